@@ -437,7 +437,7 @@ class Split:
 
     def rows(self, index=slice(None), *, unit: bool = False) -> np.ndarray:
         """float32 features (n_index, dim): raw, or with rows of length one."""
-        x = np.asarray(self.x[index], np.float32)
+        x = np.array(self.x[index], np.float32)
         return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) if unit else x
 
 
@@ -519,7 +519,7 @@ class FeatureCache:
     def text(self) -> np.ndarray | None:
         """Class text features (n_template, n_class, dim), raw, float32; None where the file has none."""
         name = f"text/{self.prompts}/features"
-        return np.asarray(self.read(name), np.float32) if name in self.arrays else None
+        return np.array(self.read(name), np.float32) if name in self.arrays else None
 
 
 def _plain(value):

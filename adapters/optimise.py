@@ -1,0 +1,253 @@
+"""The one training loop. It trains n_run runs at once; a single run is n_run = 1.
+
+Nothing in a run depends on who else is in the batch: it has its own generator, minibatches over its own n items, and its own
+terms of the loss, so a run alone and the same run among others differ only by the rounding of the matrix products.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from cliad.adapters.base import Episode, Head, HeadError, Plan, Support, Tensors, unit
+
+Run = tuple[Head, Episode]
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """What fitting gives: a head with its parameters p and constants c, each (1, ...). `diverged`: they are not finite."""
+
+    head: Head
+    p: Tensors
+    c: Tensors
+    logit_scale: float
+    diverged: bool = False
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(n, n_class) float32 logits of raw or unit features x (n, dim); raw ones for a head that needs them."""
+        x = x if "raw" in self.head.needs else unit(x)
+        with torch.no_grad():
+            return self.head.logits(self.p, self.c, hypers([self.head], x), x[None])[0]
+
+    def rebind(self, text: Tensor) -> Classifier:
+        """The same parameters for other classes, text (n_template, n_class, dim); HeadError where they have a class axis."""
+        if self.head.per_class:
+            raise HeadError(f"{type(self.head).__name__} has parameters for each of its classes; it cannot serve others")
+        none = text.new_zeros(1, 0, text.shape[-1])
+        support = Support(none, none[..., 0].long(), none[..., 0], text, self.logit_scale, text.shape[1])
+        return replace(self, c=self.head.bind(support, hypers([self.head], text)))
+
+
+def group_key(run: Run) -> Hashable:
+    """Runs with equal keys have tensors of equal shapes and train together: head, static fields, plan, and the data they share."""
+    head, episode = run
+    static = tuple((f.name, getattr(head, f.name)) for f in fields(head) if f.name not in head.vary)
+    return type(head), static, head.plan(len(episode.index)), id(episode.features), id(episode.text), episode.n_class, episode.logit_scale
+
+
+def group(runs: Sequence[Run]) -> list[list[int]]:
+    """Positions of the runs, those that can train together in one list."""
+    groups = defaultdict(list)
+    for i, run in enumerate(runs):
+        groups[group_key(run)].append(i)
+    return list(groups.values())
+
+
+def hypers(heads: Sequence[Head], like: Tensor) -> Tensors:
+    """h: each field of `vary` as a vector (n_run,)."""
+    return {name: like.new_tensor([float(getattr(head, name)) for head in heads]) for name in sorted(heads[0].vary)}
+
+
+def fit(runs: Sequence[Run]) -> list[Classifier]:
+    """Fit the runs of one group together.
+
+    Args:
+        runs: (head, episode) pairs with equal `group_key`; the heads may differ in `vary` fields, the episodes in all but
+            their feature matrix and text.
+    Raises:
+        ValueError: the runs are not of one group.
+        HeadError: the episode lacks what the head needs.
+    """
+    if len(group(runs)) != 1:
+        raise ValueError(f"the runs of one group are asked; however: {len(group(runs))=}")
+    head, episode = runs[0]
+    require(head, episode)
+    heads, episodes = [head for head, _ in runs], [episode for _, episode in runs]
+    h = hypers(heads, episode.features)
+    features = episode.features if "raw" in head.needs else unit(episode.features)
+    support, rows = stack(episodes, features)
+    generators = [Generator().manual_seed(episode.seed) for episode in episodes]
+    c = head.bind(support, h)
+    p = head.start(c, h, generators)
+    plan = head.plan(len(episode.index))
+    if plan.steps:
+        p = _train(head, plan, p, c, h, _Batches(features, support, rows, plan, generators), episodes)
+    p = {name: value.detach() for name, value in head.finish(p, c, h).items()}
+    return [_slice(run, p, c, i) for i, run in enumerate(runs)]
+
+
+def require(head: Head, episode: Episode) -> None:
+    """HeadError where an episode lacks something that the head cannot do without."""
+    options = {"text": "text features; import them with --text", "views": "augmented views; extract with --views 10"}
+    options |= {"pre_projection": "features before the projection; extract with --pre-projection"}
+    for need in sorted(head.needs & options.keys()):
+        if getattr(episode, need) is None:
+            raise HeadError(f"{type(head).__name__} needs a cache with {options[need]}")
+
+
+def _slice(run: Run, p: Tensors, c: Tensors, i: int) -> Classifier:
+    """Run i's own part of what was fitted; constants named _like_this served training only."""
+    own = lambda tensors: {k: v[i : i + 1] if len(v) > 1 else v for k, v in tensors.items() if not k.startswith("_")}
+    diverged = not all(bool(torch.isfinite(value).all()) for value in own(p).values())
+    return Classifier(run[0], own(p), own(c), run[1].logit_scale, diverged)
+
+
+def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tensor]:
+    """The support of all runs, padded to the longest, and its row numbers (n_run, n) in the feature matrix."""
+    first, n = episodes[0], max(len(episode.index) for episode in episodes)
+    pad = lambda values: torch.stack([F.pad(value, (0, n - len(value))) for value in values])
+    rows, y = pad([e.index for e in episodes]), pad([e.y for e in episodes])
+    mask = pad([torch.ones_like(e.index, dtype=features.dtype) for e in episodes])
+    views = None if first.views is None else first.views[:, rows].transpose(0, 1) * mask[:, None, :, None]
+    x = features[rows] * mask[..., None]
+    return Support(x, y, mask, first.text, first.logit_scale, first.n_class, views), rows
+
+
+class _Batches:
+    """Minibatches of all runs: step -> x (n_run, b, dim), y (n_run, b), and weights (n_run, b) that sum to 1 in each run."""
+
+    def __init__(self, features: Tensor, support: Support, rows: Tensor, plan: Plan, generators: Sequence[Generator]):
+        self.features, self.support, self.rows, self.plan = features, support, rows, plan
+        self.counts = support.mask.sum(dim=1).long().tolist()
+        self.generators = generators
+        self.full = (support.x, support.y, support.mask / support.mask.sum(dim=1, keepdim=True))
+
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        if self.plan.batch is None or self.plan.per_epoch == 1:
+            return self.full  # every item in every step: the order does not matter
+        if step % self.plan.per_epoch == 0:
+            self._shuffle()
+        at, weight = (part[:, step % self.plan.per_epoch] for part in (self.at, self.weight))
+        return self.features[self.rows.gather(1, at)], self.support.y.gather(1, at), weight
+
+    def _shuffle(self) -> None:
+        """A new epoch: (n_run, per_epoch, b) positions in the support, each item once; what pads the shorter batches weighs nothing."""
+        per_epoch, width = self.plan.per_epoch, -(-max(self.counts) // self.plan.per_epoch)
+        at, weight = torch.zeros(len(self.counts), per_epoch, width, dtype=torch.long), torch.zeros(len(self.counts), per_epoch, width)
+        for run, (n, generator) in enumerate(zip(self.counts, self.generators, strict=True)):
+            for step, part in enumerate(torch.randperm(n, generator=generator).tensor_split(per_epoch)):
+                at[run, step, : len(part)], weight[run, step, : len(part)] = part, 1 / len(part)
+        self.at, self.weight = at.to(self.rows.device), weight.to(self.features)
+
+
+def _train(head: Head, plan: Plan, p: Tensors, c: Tensors, h: Tensors, batches: _Batches, episodes: Sequence[Episode]) -> Tensors:
+    p = {name: value.detach().clone().requires_grad_() for name, value in p.items()}
+    optimiser = Optimiser(plan, p, h, head.rates(c, h))
+    best = _Best(head, c, h, episodes, batches.features) if plan.keep == "best" and len(episodes[0].val_index) else None
+    for step in range(plan.steps):
+        x, y, weight = batches(step)
+        logits = head.logits(p, c, h, x)
+        loss = (F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y) * weight).sum()
+        if (penalty := head.penalty(p, c, h)) is not None:
+            loss = loss + penalty.sum()
+        for value, grad in zip(p.values(), torch.autograd.grad(loss, list(p.values())), strict=True):
+            value.grad = grad
+        optimiser.step(step)
+        if best and ((step + 1) % plan.look == 0 or step + 1 == plan.steps):
+            best.look(p)
+    return best.p if best else p
+
+
+class _Best:
+    """The parameters of each run at its best validation accuracy so far; of equally good ones the last."""
+
+    def __init__(self, head: Head, c: Tensors, h: Tensors, episodes: Sequence[Episode], features: Tensor):
+        self.head, self.c, self.h = head, c, h
+        val = [replace(e, index=e.val_index, y=e.val_y, views=None) for e in episodes]
+        support, _ = stack(val, features)
+        self.x, self.y, self.mask = support.x, support.y, support.mask
+        self.score, self.p = features.new_full((len(episodes),), -1.0), {}
+
+    @torch.no_grad()
+    def look(self, p: Tensors) -> None:
+        right = self.head.logits(p, self.c, self.h, self.x).argmax(dim=-1) == self.y
+        score = (right * self.mask).sum(dim=1)
+        better = score >= self.score
+        self.score = torch.where(better, score, self.score)
+        keep = lambda name, new: torch.where(better.view(-1, *[1] * (new.dim() - 1)), new, self.p.get(name, new))
+        self.p = {name: keep(name, value.detach()).clone() for name, value in p.items()}
+
+
+def rate(plan: Plan, step: int, lr: Tensor) -> Tensor:
+    """The learning rates (n_run,) at a step, from the highest ones."""
+    if step < plan.warmup:
+        return torch.full_like(lr, plan.warmup_rate) if plan.warmup_rate is not None else lr * ((step + 1) / (plan.warmup + 1))
+    if plan.schedule == "constant":
+        return lr
+    if plan.schedule == "cosine-epoch":
+        done = (step // plan.per_epoch) / (plan.steps / plan.per_epoch)
+        return lr * 0.5 * (1 + math.cos(math.pi * done))
+    done = (step - plan.warmup) / max(plan.steps - plan.warmup, 1)
+    return lr * 0.5 * (1 + math.cos(math.pi * done))
+
+
+class Optimiser:
+    """SGD with momentum, Adam, AdamW for stacked parameters, each run with its own learning rate and weight decay.
+
+    Where all runs of a group agree in both, torch's own optimiser does the step (fused: one pass over memory).
+    """
+
+    def __init__(self, plan: Plan, p: Tensors, h: Tensors, rates: dict[str, tuple[Tensor, int]]):
+        self.plan, self.p, self.rates = plan, p, rates
+        self.lr, self.decay = h.get("lr"), h.get("weight_decay")
+        self.state: dict[str, tuple[Tensor, ...]] = {}
+        self.torch = self._torch_optimiser()
+
+    def _torch_optimiser(self) -> torch.optim.Optimizer | None:
+        one = lambda values: values is None or bool((values == values[0]).all())
+        if self.plan.optimiser == "sgd" or self.rates or not (one(self.lr) and one(self.decay)):
+            return None
+        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.plan.optimiser]
+        decay = 0.0 if self.decay is None else float(self.decay[0])
+        return kind(list(self.p.values()), lr=float(self.lr[0]), weight_decay=decay, eps=self.plan.eps, fused=True)
+
+    @torch.no_grad()
+    def step(self, step: int) -> None:
+        if self.torch is not None:
+            self.torch.param_groups[0]["lr"] = float(rate(self.plan, step, self.lr[:1]))
+            return self.torch.step()
+        for name, value in self.p.items():
+            own, every = self.rates.get(name, (self.lr, 1))
+            if every == 1:
+                self._move(name, value, rate(self.plan, step, own), step)
+            elif (step + 1) % every == 0:
+                value -= self._column(own, value) * value.grad
+
+    @staticmethod
+    def _column(values: Tensor, like: Tensor) -> Tensor:
+        return values.view(-1, *[1] * (like.dim() - 1))
+
+    def _move(self, name: str, value: Tensor, lr: Tensor, step: int) -> None:
+        lr, grad = self._column(lr, value), value.grad
+        if self.decay is not None:
+            decay = self._column(self.decay, value)
+            if self.plan.optimiser == "adamw":
+                value -= lr * decay * value
+            else:
+                grad = grad + decay * value
+        if self.plan.optimiser == "sgd":
+            (momentum,) = self.state.setdefault(name, (torch.zeros_like(value),))
+            value -= lr * momentum.mul_(self.plan.momentum).add_(grad)
+            return
+        mean, square = self.state.setdefault(name, (torch.zeros_like(value), torch.zeros_like(value)))
+        mean.lerp_(grad, 1 - 0.9)
+        square.mul_(0.999).addcmul_(grad, grad, value=1 - 0.999)
+        size = (square / (1 - 0.999 ** (step + 1))).sqrt_().add_(self.plan.eps)
+        value -= lr / (1 - 0.9 ** (step + 1)) * mean / size

@@ -1,0 +1,39 @@
+"""Toy worlds on real temporary files, written with the real code."""
+
+import numpy as np
+import pytest
+import torch
+
+from cliad.cache import store
+from cliad.cache.folder import cache_path
+
+torch.set_num_threads(1)
+
+
+def toy_cache(folder, *, dataset="toy", encoder="toy", n_class=5, dim=16, n=(24, 8, 12), noise=0.6, text=True, val=True, seed=0):
+    """A cache of `n_class` blobs around random directions; their text lies near them, but not on them."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(n_class, dim))
+    labels = {name: np.arange(per * n_class) % n_class for name, per in zip(("train", "val", "test"), n, strict=True)}
+    if not val:
+        del labels["val"]
+    rows = {name: 10 * (centres[y] + noise * rng.normal(size=(len(y), dim))) for name, y in labels.items()}
+    splits = {name: store.SplitLayout([f"{name}/{i}.jpg" for i in range(len(y))], y, {"features": (dim,)}) for name, y in labels.items()}
+    recipe = {"files": store.file_list_hash({name: (s.paths, s.labels) for name, s in splits.items()}), "weights": encoder}
+    header = store.Header(dataset, encoder, encoder, recipe, batch=16, dtype="float32")
+    classnames, templates = [f"class {i}" for i in range(n_class)], ["a {}.", "the {}."]
+    features = np.stack([centres + 0.4 * rng.normal(size=(n_class, dim)) for _ in templates]) if text else None
+    text_set = store.TextSet("default", features, templates, classnames, {"templates": templates, "classnames": classnames}, encoder, 20.0)
+    path = cache_path(folder, dataset, encoder, header.image_id)
+    store.create(path, header, splits, [text_set])
+    with store.Writer(path) as writer:
+        for name, start, stop in writer.todo():
+            writer.write(name, start, {"features": rows[name][start:stop]}, np.full(stop - start, store.DONE))
+        return writer.finish()
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """The folder of one toy cache."""
+    toy_cache(tmp_path / "caches")
+    return tmp_path / "caches"
