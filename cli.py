@@ -23,9 +23,7 @@ app = typer.Typer(
 CacheOption = Annotated[
     Path | None, typer.Option("--cache", help="Cache folder; default $CLIAD_CACHE or the user's cache folder.", metavar="DIR")
 ]
-DatasetOption = Annotated[
-    str | None, typer.Option(help="Data set; default the cache written last, or the bundled digits.", metavar="NAME")
-]
+DatasetOption = Annotated[str | None, typer.Option(help="Data set; default the cache written last, or the bundled digits.", metavar="NAME")]
 EncoderOption = Annotated[str | None, typer.Option(help="Encoder of the cache, where a data set has several.", metavar="NAME")]
 PromptsOption = Annotated[str | None, typer.Option(help="Prompt set of the cache, where it has several.", metavar="NAME")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")]
@@ -213,3 +211,7 @@ def shots(
         return _print_json(drawn)
     for role, items in drawn.items():
         print("\n".join(f"{role}\t{item['label']}\t{item['classname']}\t{item['path']}" for item in items))
+
+
+if __name__ == "__main__":
+    main()

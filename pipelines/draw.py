@@ -41,6 +41,14 @@ PROTOCOLS = {
 }
 
 
+def check_asked(shots: int, protocol: str) -> None:
+    """DrawError where there is no such protocol or number of shots, whatever the data."""
+    if protocol not in PROTOCOLS:
+        raise DrawError(f"there is no protocol '{protocol}'; choose one of {', '.join(PROTOCOLS)}")
+    if shots < 1:
+        raise DrawError(f"shots is the number of images per class, at least 1; got {shots}")
+
+
 def draw(
     train: Sequence[int], val: Sequence[int] | None, *, shots: int, seed: int, protocol: str = "coop", names: Sequence[str] = ()
 ) -> Draw:
@@ -56,10 +64,7 @@ def draw(
     Raises:
         DrawError: unknown protocol, or a class with too few training images.
     """
-    if protocol not in PROTOCOLS:
-        raise DrawError(f"there is no protocol '{protocol}'; choose one of {', '.join(PROTOCOLS)}")
-    if shots < 1:
-        raise DrawError(f"shots is the number of images per class, at least 1; got {shots}")
+    check_asked(shots, protocol)
     rule, generator = PROTOCOLS[protocol], random.Random(seed)
     support_of = lambda taken: _support(train, taken, shots, generator, names)
     val_of = lambda taken: _validation(val if val else train, taken if not val else set(), rule.val_shots(shots), generator)

@@ -21,6 +21,7 @@ from cliad.adapters.optimise import Classifier, group, require
 from cliad.adapters.select import fit_all, fit_selected
 from cliad.cache import folder as cache_folder
 from cliad.cache.store import FeatureCache
+from cliad.pipelines.draw import check_asked
 from cliad.pipelines.episode import DrawnEpisode, make_episodes, pick_device, score_rows
 
 LARGEST_GROUP = 64  # runs trained at once
@@ -145,6 +146,7 @@ def train(
 ) -> tuple[Result, FeatureCache]:
     """One run on a cache of `folder`: the verb `cliad train`."""
     made = make_head(head, hyper)
+    check_asked(shots, protocol)
     cache = find_cache(folder, dataset, encoder, prompts, tell)
     spec = spec_of(cache, head, made, shots=shots, seed=seed, protocol=protocol, select=select, given=hyper)
     (result,) = next(run(cache, [spec], pick_device(device)))
