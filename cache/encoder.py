@@ -1,0 +1,58 @@
+"""What stage one asks of an encoder, and the choice of the device it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+class EncoderError(ValueError):
+    """An encoder that cannot be found, loaded or run as asked; the message says what to do."""
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A frozen image and text encoder with one common space.
+
+    The recipes are JSON objects that hold all that decides the numbers, weights as a hash. Features of two encoders
+    with one `encoder_id` lie in one space. `parts` names what `encode_parts` gives, with the shape of one row.
+    """
+
+    name: str
+    encoder_id: str
+    image_recipe: Mapping
+    text_recipe: Mapping
+    dim: int
+    logit_scale: float  # the multiplier, not its logarithm
+    device: torch.device
+    parts: Mapping[str, tuple[int, ...]]
+
+    def preprocess(self, image: Image.Image) -> Tensor:
+        """The plain view of an RGB image, uint8 (3, height, width): resized and cropped, not yet normalised."""
+
+    def encode_images(self, batch: Tensor) -> Tensor:
+        """Raw features (b, dim), float32, of preprocessed images (b, 3, height, width)."""
+
+    def encode_parts(self, batch: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
+        """Several outputs of one pass, float32: "features" (b, dim), "pre_projection" (b, dim_pre), "tokens" (b, n_token, dim)."""
+
+    def encode_texts(self, texts: Sequence[str], *, pre_projection: bool = False) -> Tensor:
+        """Raw features (n, dim), float32; with `pre_projection` what enters the text projection, (n, dim_text)."""
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device by its name; "auto" takes CUDA, then Apple's, then the CPU.
+
+    Raises:
+        EncoderError: there is no such device.
+    """
+    here = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name == "auto":
+        return torch.device(here[0])
+    if name not in here and not (name == "cuda" and "cuda:0" in here):
+        raise EncoderError(f"there is no device '{name}' here; torch sees {', '.join(here)}; give one of these or auto with --device")
+    return torch.device(name)

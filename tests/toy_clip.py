@@ -1,0 +1,29 @@
+"""A very small CLIP with random weights, of open_clip's own classes, as a weights file that cliad loads like any other."""
+
+import json
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+
+VISION = {"image_size": 32, "layers": 2, "width": 64, "head_width": 16, "patch_size": 8}
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+
+
+def register(folder: Path, name: str = "toy-clip", **changes) -> str:
+    """Make an architecture known to open_clip; `changes` replace entries of its configuration."""
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps({"embed_dim": 24, "vision_cfg": VISION, "text_cfg": TEXT} | changes))
+    open_clip.add_model_config(file)
+    return name
+
+
+def weights(folder: Path, name: str = "toy-clip", seed: int = 0, **options) -> Path:
+    """A file with random weights for a known architecture."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = open_clip.create_model(name, **options)
+    path = folder / f"{name}-{seed}.safetensors"
+    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
+    return path
