@@ -77,7 +77,7 @@ def checked_rows(where: str, x: np.ndarray, y: np.ndarray, paths=None, status=No
     if y.min() < 0 or y.max() >= MAX_CLASS:
         wrong = y.min() if y.min() < 0 else y.max()
         raise CacheError(f"{where}: label {wrong} found; labels must be class numbers from 0 on")
-    status = np.full(len(y), DONE, np.uint8) if status is None else status
+    status = np.full(len(y), DONE, np.uint8) if status is None else status.astype(np.uint8)
     paths = [""] * len(y) if paths is None else paths
     if len(paths) != len(y) or status.shape != y.shape:
         raise CacheError(f"{where}: {len(y)} labels but {len(paths)} paths and status {status.shape}; one for each row is asked")
