@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_module
 import shlex
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -87,6 +88,153 @@ def _hyper(named: dict, settings: list[str]) -> dict:
             raise typer.BadParameter(f"--set takes name=value; got {setting}")
         given[name.strip()] = value.strip()
     return given
+
+
+@app.command()
+def extract(
+    dataset: Annotated[str, typer.Option(help="Data set; `cliad datasets` lists them.", metavar="NAME")],
+    model: Annotated[
+        str | None,
+        typer.Option(help="Encoder: tiny, or a model of open_clip such as ViT-B-32; default tiny for digits, ViT-B-32 for all else."),
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="Weights: a tag of open_clip such as openai, or a file.", metavar="TAG|FILE")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder that holds the data sets; default $CLIAD_DATA.", metavar="DIR", envvar="CLIAD_DATA", show_envvar=False),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="How features are stored: float16 or float32.")] = "float16",
+    batch: Annotated[int | None, typer.Option(help="Images per encoder call; found when not given.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that read images; default one per core.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Extract anew what is there already.")] = False,
+    cache: CacheOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Run the frozen encoders once over a data set and write image and class-text features to a cache file.
+
+    Example: cliad extract --dataset dtd --model ViT-B-32 --pretrained openai --data DIR
+    """
+    from cliad.cache.folder import cache_dir
+    from cliad.pipelines.extract import extract as run_extract
+
+    choices = {"model": model, "pretrained": pretrained, "data": data, "dtype": dtype, "batch": batch, "workers": workers, "device": device}
+    with _bar() as progress:
+        path = run_extract(dataset, cache_folder=cache_dir(cache), force=force, tell=_tell, progress=progress, **choices)
+    print(path)
+
+
+@contextmanager
+def _bar():
+    """A progress bar on stderr: images done, rate, time left, share of the time spent waiting for images."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = [BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} images/s"), TimeRemainingColumn()]
+    columns.append(TextColumn("waited for data {task.fields[waiting]:.0%}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None, rate=0, waiting=0)
+        yield lambda state: bar.update(task, completed=state.done, total=state.total, rate=state.rate, waiting=state.waiting)
+
+
+@app.command("import")
+def import_(
+    kind: Annotated[str, typer.Argument(help="tip-adapter, npz or clip-retrieval.", metavar="KIND")],
+    source: Annotated[Path, typer.Argument(help="The folder or file with the features.", metavar="PATH")],
+    dataset: Annotated[str, typer.Option(help="Name of the data set.", metavar="NAME")],
+    encoder: Annotated[str, typer.Option(help="Name of the encoder that made them, such as ViT-B-32.", metavar="NAME")],
+    text: Annotated[
+        Path | None, typer.Option(help="Class text features, an npz file; with class_index only these classes are kept.", metavar="FILE")
+    ] = None,
+    classnames: Annotated[Path | None, typer.Option(help="Class names, one a line.", metavar="FILE")] = None,
+    split_file: Annotated[
+        Path | None, typer.Option(help="split_zhou_NAME.json in whose order the rows stand: paths and class names.", metavar="FILE")
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="clip-retrieval: the column with the classes, or folder.", metavar="COLUMN")] = None,
+    logit_scale: Annotated[float | None, typer.Option(help="Multiplier of the cosines; default the source's own, else 100.")] = None,
+    logit_scale_is: Annotated[str | None, typer.Option(help="What a logit scale below 10 is: multiplier or log.")] = None,
+    dtype: Annotated[str, typer.Option(help="How features are stored: float16 or float32.")] = "float16",
+    prompts: Annotated[
+        str, typer.Option(help="Name of the prompt set; a new name adds one to a cache of the same features.", metavar="NAME")
+    ] = "default",
+    force: Annotated[bool, typer.Option("--force", help="Write anew what is there already.")] = False,
+    cache: CacheOption = None,
+) -> None:
+    """Make a cache from features that exist already.
+
+    Example: cliad import npz features.npz --dataset mine --encoder ViT-B-32
+    """
+    from cliad.cache.folder import cache_dir
+    from cliad.pipelines.importing import import_features
+
+    choices = {"text": text, "classnames": classnames, "split_file": split_file, "labels": labels, "logit_scale": logit_scale}
+    choices |= {"logit_scale_is": logit_scale_is, "dtype": dtype, "prompts": prompts, "force": force, "tell": _tell}
+    print(import_features(kind, source, dataset=dataset, encoder=encoder, cache_folder=cache_dir(cache), **choices))
+
+
+@app.command()
+def info(file: Annotated[Path, typer.Argument(help="A cache file.")], json: JsonOption = False) -> None:
+    """Show what a cache file holds.
+
+    Example: cliad info FILE.h5
+    """
+    from cliad.pipelines.info import info as read_info
+
+    facts = read_info(file)
+    if json:
+        return _print_json(facts)
+    print(f"{facts['dataset']} by {facts['encoder']}, fingerprint {facts['fingerprint']}, {facts['bytes'] / 1e6:.1f} MB")
+    print(
+        f"{facts['dim']} features as {facts['dtype']}, {'unit' if facts['unit_rows'] else 'raw'} rows{'' if facts['complete'] else ', NOT complete'}"
+    )
+    rows = [
+        [name, *(f"{s[key]:,}" for key in ("n", "n_class", "unreadable", "to_do")), ", ".join(a for a in s["arrays"] if a not in FIXED)]
+        for name, s in facts["splits"].items()
+    ]
+    _table("splits", ["split", "rows", "classes", "unreadable", "to do", "arrays"], rows)
+    for split in facts["splits"].values():
+        print("".join(f"unreadable: {path}\n" for path in split["unreadable_paths"]), end="")
+    rows = [
+        [name, p["text_id"], str(p["n_class"]), f"{p['logit_scale']:g}", "; ".join(p["templates"][:3]), "yes" if p["has_text"] else "no"]
+        for name, p in facts["prompts"].items()
+    ]
+    _table("prompts", ["name", "text id", "classes", "logit scale", "templates", "text"], rows)
+    print(
+        f"made with {', '.join(f'{name} {version}' for name, version in facts['versions'].items())}\nrecipe {json_module.dumps(facts['recipe'])}"
+    )
+
+
+FIXED = ("labels", "paths", "status", "checksums")  # arrays that every split has
+
+
+@app.command()
+def verify(file: Annotated[Path, typer.Argument(help="A cache file.")]) -> None:
+    """Check that every row of a cache file is there, finite and undamaged; exit code 1 where not.
+
+    Example: cliad verify FILE.h5
+    """
+    from cliad.pipelines.verify import verify as find_problems
+
+    found = find_problems(file)
+    print("\n".join(found) or f"{file} is sound")
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command()
+def export(
+    source: Annotated[Path, typer.Argument(help="A cache file.", metavar="FILE")],
+    format: Annotated[str, typer.Option(help="npz, safetensors or npy+parquet.")],
+    out: Annotated[Path, typer.Option(help="The file, or for npy+parquet the folder, to write.", metavar="PATH")],
+    prompts: PromptsOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+) -> None:
+    """Write a cache in a form that other tools read.
+
+    Example: cliad export FILE.h5 --format npz --out features.npz
+    """
+    from cliad.pipelines.export_cache import export_cache
+
+    print("\n".join(f"wrote {path}" for path in export_cache(source, format=format, out=out, prompts=prompts, force=force)))
 
 
 @app.command()
