@@ -103,6 +103,21 @@ def test_a_wrong_file_is_one_clear_line(tmp_path, spoil, message):
     assert "\n" not in str(error.value)
 
 
+def test_whatever_byte_is_damaged_opening_works_or_is_one_line(tmp_path):
+    path = write(tmp_path / "a.h5")
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for at in random.integers(len(whole), size=random.choice([1, 3, 20])):
+            damaged[at] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            cache = store.open_cache(path)
+            assert cache.split_names and cache.logit_scale and cache.split(cache.split_names[0]).status.shape
+        except store.CacheError as error:
+            assert "\n" not in str(error)
+
+
 def set_attr(path, name, value):
     with h5py.File(path, "r+") as file:
         file.attrs[name] = np.bytes_(value) if isinstance(value, bytes) else value
