@@ -232,6 +232,10 @@ def create(path: Path, header: Header, splits: Mapping[str, SplitLayout], texts:
 def add_text(path: Path, text: TextSet) -> None:
     """Add a prompt set to a finished cache: on a copy that then takes its place, so that readers never see half of it."""
     cache = open_cache(path)
+    if text.encoder_id != cache.attrs["encoder_id"]:
+        raise CacheError(
+            f"{path.name} holds features of encoder {cache.attrs['encoder_id']}, the text is of {text.encoder_id}; they share no space"
+        )
     if text.name in cache.prompt_sets:
         raise CacheError(
             f"{path.name} has prompts '{text.name}' already, with other templates or class names; give --prompts NAME for a new set"

@@ -81,6 +81,8 @@ def test_adding_prompts_keeps_the_old_ones(tmp_path):
     assert mine.classnames[1] == "hound" and store.problems(mine) == [] and mine.text.shape == (2, 3, 6)
     with pytest.raises(store.CacheError, match="prompts 'mine' already"):
         store.add_text(path, text_set("mine"))
+    with pytest.raises(store.CacheError, match="share no space"):
+        store.add_text(path, text_set("theirs", encoder_id="e2"))
 
 
 @pytest.mark.parametrize(
