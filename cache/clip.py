@@ -17,7 +17,7 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import Compose, Normalize, ToTensor
+from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
 from torchvision.transforms import functional as image_functions
 
 from cliad.cache.encoder import EncoderError
@@ -47,16 +47,27 @@ class Clip:
         if device.type == "cuda" or hasattr(model.visual, "attnpool"):
             self.model.visual.to(memory_format=torch.channels_last)
         self._resize, self._normalise = _split_transform(preprocess)
+        self._size, self._interpolation = self.image_recipe["preprocess"]["size"], InterpolationMode(_interpolation(preprocess))
         blank = self.preprocess(Image.new("RGB", (64, 64)))
         self.parts = {part: tuple(x.shape[1:]) for part, x in self._all_parts(blank[None]).items()}
         self.dim = self.parts["features"][0]
 
     @property
+    def text_projects(self) -> bool:
+        return getattr(getattr(self.model, "text", self.model), "text_projection", None) is not None
+
+    @property
     def precision(self) -> str:
         return "float16 autocast" if self._half else "float32"
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        return image_functions.pil_to_tensor(self._resize(image).convert("RGB"))
+    def preprocess(self, image: Image.Image, *, box: tuple[int, int, int, int] | None = None, mirror: bool = False) -> Tensor:
+        if box:
+            left, top, width, height = box
+            image = image_functions.resized_crop(image, top, left, height, width, self._size, self._interpolation)
+        else:
+            image = self._resize(image)
+        image = image_functions.hflip(image) if mirror else image
+        return image_functions.pil_to_tensor(image.convert("RGB"))
 
     @torch.inference_mode()
     def encode_images(self, batch: Tensor) -> Tensor:
@@ -74,8 +85,8 @@ class Clip:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], *, pre_projection: bool = False) -> Tensor:
         holder = getattr(self.model, "text", self.model)
-        if pre_projection and not hasattr(holder, "text_projection"):
-            raise EncoderError(f"the text tower of {self.name} ends in no projection matrix, so there is nothing before it to keep")
+        if pre_projection and not self.text_projects:
+            raise EncoderError(f"the text tower of {self.name} ends in no projection, so there is nothing before it to keep")
         with swapped(holder, text_projection=None) if pre_projection else nullcontext(), self._autocast():
             chunks = (texts[i : i + TEXT_BATCH] for i in range(0, len(texts), TEXT_BATCH))
             return torch.cat([self.model.encode_text(self.tokenizer(list(chunk)).to(self.device)).float() for chunk in chunks])
@@ -118,6 +129,11 @@ def _json_ready(preprocess: PreprocessCfg) -> dict:
     recipe = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(preprocess).items()}
     size = recipe["size"]
     return recipe | {"size": size if isinstance(size, list) else [size, size], "decoder": "pillow upright rgb"}
+
+
+def _interpolation(preprocess: PreprocessCfg) -> str:
+    """As open_clip reads it: whatever is not bilinear is bicubic."""
+    return "bilinear" if preprocess.interpolation == "bilinear" else "bicubic"
 
 
 def _split_transform(preprocess: PreprocessCfg) -> tuple[Compose, Normalize]:

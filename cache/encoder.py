@@ -29,10 +29,15 @@ class Encoder(Protocol):
     dim: int
     logit_scale: float  # the multiplier, not its logarithm
     device: torch.device
+    precision: str  # what the numbers are computed in: recorded, no part of an id
     parts: Mapping[str, tuple[int, ...]]
+    text_projects: bool  # the text tower ends in a projection, so there is something before it
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """The plain view of an RGB image, uint8 (3, height, width): resized and cropped, not yet normalised."""
+    def preprocess(self, image: Image.Image, *, box: tuple[int, int, int, int] | None = None, mirror: bool = False) -> Tensor:
+        """The plain view of an RGB image, uint8 (3, height, width): resized and cropped, not yet normalised.
+
+        With a box (left, top, width, height) that part of the image, resized; `mirror` turns left and right round.
+        """
 
     def encode_images(self, batch: Tensor) -> Tensor:
         """Raw features (b, dim), float32, of preprocessed images (b, 3, height, width)."""

@@ -550,12 +550,13 @@ def _load_index(path: Path) -> tuple[dict, dict, dict]:
     return attrs, arrays, text_attrs
 
 
-def open_cache(path: Path, prompts: str | None = None) -> FeatureCache:
+def open_cache(path: Path, prompts: str | None = None, *, any_prompts: bool = False) -> FeatureCache:
     """Open a cache file and check that its ids are those of its recipes.
 
     Args:
         path: the file.
         prompts: the prompt set to use; by default "default", or the only one there is.
+        any_prompts: where the set meant is not there, or not named, any other does.
     Raises:
         CacheError: not there, not HDF5, truncated, of another schema, changed, or text and images of different encoders.
     """
@@ -565,7 +566,7 @@ def open_cache(path: Path, prompts: str | None = None) -> FeatureCache:
     try:
         if not h5py.is_hdf5(path):
             raise CacheError(f"{path} is not an HDF5 file ({path.stat().st_size} bytes without its signature); was it copied badly?")
-        return _opened(path, prompts)
+        return _opened(path, prompts, any_prompts)
     except CacheError:
         raise
     except Exception as error:  # HDF5 on damaged bytes raises OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError, ...
@@ -573,7 +574,7 @@ def open_cache(path: Path, prompts: str | None = None) -> FeatureCache:
         raise CacheError(f"{path} cannot be read, it seems truncated or damaged ({reason}); extract it again with --force") from None
 
 
-def _opened(path: Path, prompts: str | None) -> FeatureCache:
+def _opened(path: Path, prompts: str | None, any_prompts: bool) -> FeatureCache:
     attrs, arrays, text_attrs = _load_index(path)
     if "schema" not in attrs or "image_recipe" not in attrs or not text_attrs:
         raise CacheError(
@@ -585,7 +586,8 @@ def _opened(path: Path, prompts: str | None) -> FeatureCache:
         )
     if lost := _lost(attrs, arrays, text_attrs, path.stat().st_size):
         raise CacheError(f"{path} is damaged, it has lost {lost[:3]}; extract it again with --force")
-    return _checked(FeatureCache(path, attrs, arrays, text_attrs, _choose_prompts(path, list(text_attrs), prompts)))
+    chosen = _choose_prompts(path, list(text_attrs), prompts, any_prompts)
+    return _checked(FeatureCache(path, attrs, arrays, text_attrs, chosen))
 
 
 def _lost(attrs: Mapping, arrays: Mapping[str, _Entry], text_attrs: Mapping[str, Mapping], size: int) -> list[str]:
@@ -600,10 +602,10 @@ def _lost(attrs: Mapping, arrays: Mapping[str, _Entry], text_attrs: Mapping[str,
     return lost + [name for name, entry in arrays.items() if entry.offset is not None and entry.offset + entry.nbytes > size]
 
 
-def _choose_prompts(path: Path, sets: list[str], prompts: str | None) -> str:
+def _choose_prompts(path: Path, sets: list[str], prompts: str | None, any_prompts: bool) -> str:
     if prompts in sets:
         return prompts
-    if prompts is None and ("default" in sets or len(sets) == 1):
+    if any_prompts or (prompts is None and ("default" in sets or len(sets) == 1)):
         return "default" if "default" in sets else sets[0]
     asked = f"no prompts '{prompts}'" if prompts else "several prompt sets"
     raise CacheError(f"{path.name} has {asked}; choose one of {sorted(sets)} with --prompts NAME")

@@ -6,6 +6,8 @@ import difflib
 import os
 from pathlib import Path
 
+import platformdirs
+
 from cliad.cache.datasets import cifar, imagenet, zhou
 from cliad.cache.datasets.base import Dataset, DatasetError
 from cliad.cache.datasets.digits import DIGITS
@@ -56,6 +58,12 @@ def find_dataset(name: str) -> Dataset:
 
 
 def data_dir(given: Path | None = None) -> Path | None:
-    """The folder that holds the data sets: `given` (--data), else $CLIAD_DATA, else none."""
-    folder = given or os.environ.get("CLIAD_DATA")
-    return Path(folder).expanduser() if folder else None
+    """The folder that holds the data sets: `given` (--data), else $CLIAD_DATA, else the user's data folder if it is there."""
+    if folder := given or os.environ.get("CLIAD_DATA"):
+        return Path(folder).expanduser()
+    return default_data_dir() if default_data_dir().is_dir() else None
+
+
+def default_data_dir() -> Path:
+    """Where fetched data sets go when neither --data nor $CLIAD_DATA says."""
+    return Path(platformdirs.user_data_dir("cliad", appauthor=False)) / "datasets"

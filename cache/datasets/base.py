@@ -22,6 +22,10 @@ class DatasetError(ValueError):
     """A data set that is unknown, missing or not as it should be; the message says what to do."""
 
 
+class DatasetMissing(DatasetError):
+    """Files of a known data set are not on the disk."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """A data set as found: rows (path, label) per split, class names by label, and how a path becomes an RGB image.
@@ -73,13 +77,13 @@ def find_folder(data: Path | None, names: Sequence[str], inside: Sequence[str]) 
         names: names of the data set's folder; case, dashes and underscores do not matter.
         inside: where images may lie in it, the usual place first.
     Raises:
-        DatasetError: no data folder, or nothing in it that fits; says what was looked for.
+        DatasetMissing: no data folder, or nothing in it that fits; says what was looked for.
     """
     if data is None:
-        raise DatasetError(f"where is {names[0]}? give the folder that holds it with --data DIR or $CLIAD_DATA")
+        raise DatasetMissing(f"where is {names[0]}? give the folder that holds it with --data DIR or $CLIAD_DATA")
     data = Path(data).expanduser()
     if not data.is_dir():
-        raise DatasetError(f"there is no data folder {data}; give the folder that holds {names[0]}/ with --data DIR or $CLIAD_DATA")
+        raise DatasetMissing(f"there is no data folder {data}; give the folder that holds {names[0]}/ with --data DIR or $CLIAD_DATA")
     wanted = [_squashed(name) for name in names]
     folders = sorted((entry for entry in data.iterdir() if entry.is_dir()), key=lambda entry: entry.name)
     named = sorted((entry for entry in folders if _squashed(entry.name) in wanted), key=lambda entry: wanted.index(_squashed(entry.name)))
@@ -88,12 +92,12 @@ def find_folder(data: Path | None, names: Sequence[str], inside: Sequence[str]) 
             if (folder / place).is_dir():
                 return folder, folder / place
     if named:
-        raise DatasetError(
+        raise DatasetMissing(
             f"{named[0]} has no folder {inside[0]}/ with the images{_seen(named[0])}; `cliad data check {names[-1]}` says more"
         )
     close = difflib.get_close_matches(names[0], [folder.name for folder in folders], n=1)
     hint = f"; is it {close[0]}/? then rename or link it" if close else ""
-    raise DatasetError(f"{data} has no folder {names[0]}/{hint}; `cliad data check {names[-1]}` says where to get it")
+    raise DatasetMissing(f"{data} has no folder {names[0]}/{hint}; `cliad data check {names[-1]}` says where to get it")
 
 
 def _squashed(name: str) -> str:
@@ -109,12 +113,12 @@ def need_file(folder: Path, *names: str) -> Path:
     """The first of `names` that is a file in the folder.
 
     Raises:
-        DatasetError: none of them is.
+        DatasetMissing: none of them is.
     """
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise DatasetError(f"{folder} has no {names[0]}{_seen(folder)}")
+    raise DatasetMissing(f"{folder} has no {names[0]}{_seen(folder)}")
 
 
 def read_lines(path: Path) -> list[str]:

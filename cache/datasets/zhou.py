@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliad.cache.datasets import official
-from cliad.cache.datasets.base import Dataset, DatasetError, Listing, Remote, Rows, find_folder, need_file, opener, read_lines
+from cliad.cache.datasets.base import (
+    Dataset,
+    DatasetError,
+    DatasetMissing,
+    Listing,
+    Remote,
+    Rows,
+    find_folder,
+    need_file,
+    opener,
+    read_lines,
+)
 from cliad.cache.prompts import clean
 
 SPLITS = "https://raw.githubusercontent.com/linzhiqiu/cross_modal_adaptation/main/splits/"
@@ -43,7 +54,7 @@ class Place:
         for place in places:
             if (place / self.split_file).is_file():
                 return place / self.split_file
-        raise DatasetError(f"{folder} has no {self.split_file}; `cliad data download {self.name}` fetches it, or use --split official")
+        raise DatasetMissing(f"{folder} has no {self.split_file}; `cliad data download {self.name}` fetches it, or use --split official")
 
 
 def read_split_file(path: Path) -> tuple[dict[str, Rows], list[str]]:
@@ -69,7 +80,9 @@ def read_split_file(path: Path) -> tuple[dict[str, Rows], list[str]]:
 
 
 def _read_aircraft(data: Path | None, split: str) -> Listing:
-    _, images = find_folder(data, ("fgvc_aircraft", "fgvc-aircraft-2013b", "fgvc", "aircraft"), ("images", "data/images"))
+    _, images = find_folder(
+        data, ("fgvc_aircraft", "fgvc-aircraft-2013b", "fgvc", "aircraft"), ("images", "data/images", "fgvc-aircraft-2013b/data/images")
+    )
     lists = images.parent
     names = read_lines(need_file(lists, "variants.txt"))
     rows: dict[str, Rows] = {}
