@@ -15,7 +15,7 @@ from cliad.cache import clip, prompts, store
 from cliad.cache.datasets import find_dataset
 from cliad.cache.datasets.base import Listing
 from cliad.cache.encoder import Encoder, choose_device
-from cliad.cache.folder import cache_path
+from cliad.cache.folder import cache_dir, cache_path
 from cliad.cache.loader import Batch, Loader, default_workers
 
 CPU_BATCH, GPU_BATCH = 64, 512
@@ -35,7 +35,7 @@ class Progress:
 def extract(
     dataset: str,
     *,
-    cache_folder: Path,
+    cache_folder: Path | None = None,
     model: str | None = None,
     pretrained: str | None = None,
     data: Path | None = None,
@@ -51,7 +51,7 @@ def extract(
 
     Args:
         dataset: a name of `cliad datasets`.
-        cache_folder: where caches lie (`cliad.cache.folder.cache_dir`).
+        cache_folder: where caches lie; None: $CLIAD_CACHE or the user's cache folder.
         model, pretrained: the encoder; by default `tiny` for digits and ViT-B-32 / openai for all else.
         data: the folder that holds the data sets.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -69,7 +69,7 @@ def extract(
     where = choose_device(device)
     encoder = clip.load(*chosen, device=where, half=dtype == "float16")
     job = Extraction(dataset, listing, encoder, prompts.check_templates(templates), dtype, batch or default_batch(encoder))
-    path = cache_path(cache_folder, dataset, encoder.name, job.header.image_id)
+    path = cache_path(cache_dir(cache_folder), dataset, encoder.name, job.header.image_id)
     with store.hold(path, tell):
         if path.exists() and not force:
             store.open_cache(path)
