@@ -27,6 +27,12 @@ CacheOption = Annotated[
 DatasetOption = Annotated[str | None, typer.Option(help="Data set; default the cache written last, or the bundled digits.", metavar="NAME")]
 EncoderOption = Annotated[str | None, typer.Option(help="Encoder of the cache, where a data set has several.", metavar="NAME")]
 PromptsOption = Annotated[str | None, typer.Option(help="Prompt set of the cache, where it has several.", metavar="NAME")]
+ModelOption = Annotated[
+    str | None, typer.Option(help="Encoder, where it is not the one that the run names; it is checked.", metavar="NAME")
+]
+PretrainedOption = Annotated[
+    str | None, typer.Option(help="Its weights: a tag of open_clip such as openai, or a file.", metavar="TAG|FILE")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cuda, cuda:1, mps or cpu.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -292,6 +298,70 @@ def _print_run(row: dict) -> None:
     _table(name, ["head", "test accuracy", "training", "selected on"], rows)
     found = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in row["found"].items())
     print(f"{found}\nrun folder: {row['run']}" if found else f"run folder: {row['run']}")
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(help="A run folder of `cliad train`, or latest: the newest in runs/.", metavar="RUN")],
+    images: Annotated[list[str], typer.Argument(help="Image files, folders of images, or quoted glob patterns.", metavar="IMAGE...")],
+    top: Annotated[int, typer.Option(help="Likeliest classes to show per image.")] = 5,
+    json: JsonOption = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV: path, rank, class, probability (0 to 1), error.")] = False,
+    model: ModelOption = None,
+    pretrained: PretrainedOption = None,
+    batch: Annotated[int, typer.Option(help="Images per encoder call.")] = 32,
+    workers: Annotated[int | None, typer.Option(help="Threads that read images; default one per core.")] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Classify images with a trained head; an image that cannot be read is named and stops nothing.
+
+    Exit code 0 where at least one image was classified, 1 where none was.
+
+    Example: cliad predict latest photos/ --top 3
+    """
+    from cliad.pipelines.predict import predict as run_predict
+
+    if json and csv:
+        raise typer.BadParameter("--json or --csv, not both")
+    choices = {"top": top, "model": model, "pretrained": pretrained, "batch": batch, "workers": workers, "device": device}
+    found = run_predict(run, images, tell=lambda line: None if json or csv else _tell(line), **choices)
+    show = _show_json if json else _show_csv if csv else _show_predictions
+    raise typer.Exit(0 if show(found) else 1)
+
+
+def _show_json(found) -> int:
+    """One JSON list, written as the predictions come; how many images were classified."""
+    good, before = 0, "["
+    for prediction in found:
+        print(before + json_module.dumps(prediction.json(), ensure_ascii=False), end="", flush=True)
+        good, before = good + (prediction.error is None), ",\n "
+    print("]" if before != "[" else "[]")
+    return good
+
+
+def _show_csv(found) -> int:
+    import csv
+
+    out, good = csv.writer(sys.stdout, lineterminator="\n"), 0
+    out.writerow(["path", "rank", "class", "probability", "error"])
+    for prediction in found:
+        if prediction.error is not None:
+            out.writerow([prediction.path, "", "", "", prediction.error])
+        out.writerows([prediction.path, i, name, f"{p:.6f}", ""] for i, (name, p) in enumerate(prediction.top, 1))
+        sys.stdout.flush()
+        good += prediction.error is None
+    return good
+
+
+def _show_predictions(found) -> int:
+    good = 0
+    for prediction in found:
+        if prediction.error is not None:
+            _tell(f"cliad: {prediction.path}: {prediction.error}")
+            continue
+        print(f"{prediction.path}\n" + "\n".join(f"  {_percent(p):>8}  {name}" for name, p in prediction.top), flush=True)
+        good += 1
+    return good
 
 
 @app.command()

@@ -13,7 +13,7 @@ from cliad.cache.datasets import data_dir, find_dataset
 from cliad.cache.datasets.base import Dataset, DatasetError, DatasetMissing, Listing
 from cliad.cache.encoder import Encoder, EncoderError, choose_device
 from cliad.cache.filling import Extraction, Filled, Progress, fill
-from cliad.cache.folder import cache_path
+from cliad.cache.folder import cache_dir, cache_path
 from cliad.cache.loader import default_workers
 from cliad.cache.views import FLIPPED, ViewSet, parse_draws
 from cliad.pipelines.download import Fetching, download
@@ -92,7 +92,7 @@ class Extras:
 def extract(
     dataset: str,
     *,
-    cache_folder: Path,
+    cache_folder: Path | None = None,
     model: str | None = None,
     pretrained: str | None = None,
     encoder: EncoderChoice | None = None,
@@ -114,7 +114,7 @@ def extract(
 
     Args:
         dataset: a name of `cliad datasets`, or folder:PATH, csv:FILE, wds:PATTERN.
-        cache_folder: where caches lie (`cliad.cache.folder.cache_dir`).
+        cache_folder: where caches lie; None: $CLIAD_CACHE or the user's cache folder.
         model, pretrained: the encoder, in short for `encoder`.
         split: "field" or "official".
         data: the folder that holds the data sets; by default $CLIAD_DATA.
@@ -144,7 +144,7 @@ def extract(
     job = Extraction(name, listing, network, dtype, extras.parts, extras.view_sets, rows)
     _check_parts(job)
     run = _Run(job, texts, prompt_set.key, extras.pre_projection, workers or default_workers(), tell, progress)
-    path = cache_path(cache_folder, name, network.name, store.recipe_id(job.recipe))
+    path = cache_path(cache_dir(cache_folder), name, network.name, store.recipe_id(job.recipe))
     with store.hold(path, tell):
         if path.exists() and not force:
             return _found(path, run)

@@ -131,7 +131,7 @@ def find_cache(folder: Path, dataset: str | None, encoder: str | None, prompts: 
 
 def train(
     *,
-    folder: Path,
+    folder: Path | None = None,
     dataset: str | None = None,
     encoder: str | None = None,
     prompts: str | None = None,
@@ -144,7 +144,21 @@ def train(
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
 ) -> tuple[Result, FeatureCache]:
-    """One run on a cache of `folder`: the verb `cliad train`."""
+    """One run: the verb `cliad train`.
+
+    Args:
+        folder: the cache folder; None: $CLIAD_CACHE or the user's cache folder.
+        dataset, encoder, prompts: which cache; by default the one written last, or the bundled digits.
+        head: a name of `cliad heads`; hyper: its hyper-parameters by name, such as {"alpha": 0.2}.
+        shots, seed, protocol: the few-shot draw; shots are images per class.
+        select: "fixed" hyper-parameters or chosen on "val"; None: the head's published way.
+        device: auto, cpu, cuda, cuda:1, mps.
+    Returns:
+        The result (`.row()`: accuracies as fractions, seconds; `.classifier`) and the cache it is of.
+    Raises:
+        SpecError, HeadError, DrawError, CacheError: what is wrong and what to do, in one line.
+    """
+    folder = cache_folder.cache_dir(folder)
     made = make_head(head, hyper)
     check_asked(shots, protocol)
     cache = find_cache(folder, dataset, encoder, prompts, tell)
