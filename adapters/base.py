@@ -5,7 +5,7 @@ Axes: n_run runs trained together, n items, n_view cached views of an item, n_te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -55,7 +55,7 @@ class Support:
 
     x (n_run, n, dim): unit rows, or raw ones where the head needs "raw"; y (n_run, n), 0 in the padding;
     mask (n_run, n): 1.0 for an item, 0.0 for padding; text (n_template, n_class, dim) raw, or None;
-    views (n_run, n_view, n, dim) raw, or None.
+    rows (n_run, n): row numbers in `all_views` (n_view, n_row, dim) raw, which all runs share; None where there are no views.
     """
 
     x: Tensor
@@ -64,7 +64,16 @@ class Support:
     text: Tensor | None
     logit_scale: float
     n_class: int
-    views: Tensor | None = None
+    rows: Tensor | None = None
+    all_views: Tensor | None = None
+
+    def per_view(self, what: Callable[[Tensor], Tensor] = lambda views: views) -> Tensor | None:
+        """what(views), computed once on (n_view, n_row, dim), for the support: (n_run, ..., n, dim), zeros in the padding."""
+        if self.all_views is None:
+            return None
+        values = what(self.all_views)
+        picked = values[..., self.rows, :].movedim(-3, 0)
+        return picked * self.mask.view(len(picked), *[1] * (picked.dim() - 3), -1, 1)
 
     @property
     def onehot(self) -> Tensor:
@@ -78,7 +87,8 @@ class Plan:
 
     steps 0 means that `start` gives the solution. `batch` None is the full support. An epoch of `per_epoch` steps shows each
     item once, in minibatches of nearly equal size. `warmup` steps come first: at the constant rate `warmup_rate`, or, where that
-    is None, rising linearly from zero. `keep` "best" takes the parameters that do best on validation, looked at every `look` steps.
+    is None, rising linearly from zero. Where a run selects on validation, `keep` "best" takes the parameters that do best there,
+    looked at every `look` steps; a run that does not select ends with the last ones, whatever `keep` says.
     """
 
     steps: int = 0
@@ -99,6 +109,12 @@ class Plan:
         per_epoch = -(-n // batch)
         return cls(steps=epochs * per_epoch, per_epoch=per_epoch, batch=-(-n // per_epoch), **options)
 
+    @classmethod
+    def dassl(cls, n: int, *, epochs: int, batch: int, **options) -> Plan:
+        """The recipe of CoOp and all that is built on its trainer: cosine per epoch after one epoch at the constant rate 1e-5."""
+        per_epoch = -(-n // batch)
+        return cls.epochs(n, epochs=epochs, batch=batch, schedule="cosine-epoch", warmup=per_epoch, warmup_rate=1e-5, **options)
+
 
 def hyper(default, meaning: str, low: float | None = None, high: float | None = None, choices: Sequence = ()) -> Any:
     """A hyper-parameter of a head: its default, what it means, and what it may be."""
@@ -113,9 +129,10 @@ class Head:
     tuned      fields of `vary` that only `logits` reads once training is over: they are searched without training again
     space      what `--select val` searches: field -> candidates, the first of equally good ones wins
     refine     bisection steps around the best candidate of a one-field space, in log10 (the linear probe's C)
-    needs      of {"text", "raw", "views", "pre_projection", "tokens"}; "raw": x comes as the encoder gave it, else in unit rows
+    needs      of {"text", "raw", "views", "pre_projection", "tokens"}; "raw": x comes as the encoder gave it, else in unit rows;
+               "pre_projection" (with "raw"): x (n, dim + dim_pre) is the feature and, behind it, what entered the last projection
     likes      what it uses where the cache has it, and does without where not
-    select     the published way: "fixed" values, or chosen on "val"
+    select     the published way: "fixed" values, or chosen on "val" (fields of `space`, or the epoch, see Plan.keep)
     per_class  whether parameters have a class axis, so that they cannot serve other classes
     """
 
@@ -132,9 +149,13 @@ class Head:
         for spec in fields(self):
             check(type(self).__name__, spec.name, getattr(self, spec.name), spec.metadata)
 
-    def plan(self, n: int) -> Plan:
-        """The training plan for a run of n items."""
+    def plan(self, n: int, n_class: int) -> Plan:
+        """The training plan for a run of n items of n_class classes."""
         return Plan()
+
+    def searches(self) -> dict[str, tuple]:
+        """The part of `space` that means something for this head's other fields."""
+        return dict(self.space)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
         """The constants c that logits need: class weights, keys, ..."""

@@ -35,7 +35,7 @@ class ClipAdapter(Head):
     space: ClassVar[dict[str, tuple]] = {"alpha": (0.2, 0.4, 0.6, 0.8, 1.0, 0.0)}
     per_class: ClassVar[bool] = False
 
-    def plan(self, n: int) -> Plan:
+    def plan(self, n: int, n_class: int) -> Plan:
         plan = Plan.epochs(n, epochs=self.epochs, batch=self.batch)
         return Plan.epochs(n, epochs=self.epochs, batch=self.batch, warmup=plan.steps * 3 // 10)
 
@@ -56,7 +56,7 @@ class ClipAdapter(Head):
 
 def kaiming(n_in: int, n_out: int, generator: Generator) -> Tensor:
     """(n_in, n_out) weights as PyTorch starts a bias-free linear layer: uniform in +-1/sqrt(n_in)."""
-    return (torch.rand(n_in, n_out, generator=generator) * 2 - 1) / math.sqrt(n_in)
+    return (torch.rand(n_in, n_out, generator=generator, device=generator.device) * 2 - 1) / math.sqrt(n_in)
 
 
 def width(hidden: str, dim: int) -> int:

@@ -39,7 +39,7 @@ class LinearProbe(Head):
         count = c["_mask"].sum(dim=1)
         ridge = 1 / (h["C"] * count)  # both terms are divided by C n: mean cross-entropy + ridge |W|^2 / 2
         x = torch.cat([c["_x"], c["_mask"][..., None]], dim=-1)  # (n_run, n, dim + 1): the last weight is the intercept
-        penalised = torch.ones(dim + 1).index_fill(0, torch.tensor(dim), 0).to(x)
+        penalised = torch.cat([x.new_ones(dim), x.new_zeros(1)])
 
         def objective(w: Tensor) -> tuple[Tensor, Tensor]:
             """Value (n_run,) and gradient of w (n_run, n_class, dim + 1)."""

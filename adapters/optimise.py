@@ -16,11 +16,13 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 from torch.optim.adam import adam
 from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from cliad.adapters.base import Episode, Head, HeadError, Plan, Support, Tensors, unit
 
 Run = tuple[Head, Episode]
 BETAS = 0.9, 0.999  # of Adam and AdamW
+SCORED_AT_ONCE = 4096  # rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +38,9 @@ class Classifier:
     def logits(self, x: Tensor) -> Tensor:
         """(n, n_class) float32 logits of raw or unit features x (n, dim); raw ones for a head that needs them."""
         x = x if "raw" in self.head.needs else unit(x)
+        h = hypers([self.head], x)
         with torch.no_grad():
-            return self.head.logits(self.p, self.c, hypers([self.head], x), x[None])[0]
+            return torch.cat([self.head.logits(self.p, self.c, h, part[None])[0] for part in x.split(SCORED_AT_ONCE)])
 
     def rebind(self, text: Tensor) -> Classifier:
         """The same parameters for other classes, text (n_template, n_class, dim); HeadError where they have a class axis."""
@@ -52,7 +55,15 @@ def group_key(run: Run) -> Hashable:
     """Runs with equal keys have tensors of equal shapes and train together: head, static fields, plan, and the data they share."""
     head, episode = run
     static = tuple((f.name, getattr(head, f.name)) for f in fields(head) if f.name not in head.vary)
-    return type(head), static, head.plan(len(episode.index)), id(episode.features), id(episode.text), episode.n_class, episode.logit_scale
+    return (
+        type(head),
+        static,
+        head.plan(len(episode.index), episode.n_class),
+        id(episode.features),
+        id(episode.text),
+        episode.n_class,
+        episode.logit_scale,
+    )
 
 
 def group(runs: Sequence[Run]) -> list[list[int]]:
@@ -68,12 +79,28 @@ def hypers(heads: Sequence[Head], like: Tensor) -> Tensors:
     return {name: like.new_tensor([float(getattr(head, name)) for head in heads]) for name in sorted(heads[0].vary)}
 
 
-def fit(runs: Sequence[Run]) -> list[Classifier]:
+def inputs(head: Head, episode: Episode) -> Tensor:
+    """The feature matrix (n_row, dim) as the head takes it, see Head.needs."""
+    if "pre_projection" in head.needs:
+        return torch.cat([episode.features, episode.pre_projection], dim=-1)
+    return episode.features if "raw" in head.needs else unit(episode.features)
+
+
+def validation(head: Head, episode: Episode) -> tuple[Tensor, Tensor]:
+    """Validation rows as `Classifier.logits` takes them, and labels (n_val,)."""
+    columns = [episode.features[episode.val_index]]
+    if "pre_projection" in head.needs:
+        columns.append(episode.pre_projection[episode.val_index])
+    return torch.cat(columns, dim=-1), episode.val_y
+
+
+def fit(runs: Sequence[Run], *, validate: bool = False) -> list[Classifier]:
     """Fit the runs of one group together.
 
     Args:
         runs: (head, episode) pairs with equal `group_key`; the heads may differ in `vary` fields, the episodes in all but
             their feature matrix and text.
+        validate: a plan with keep "best" may look at the validation items.
     Raises:
         ValueError: the runs are not of one group.
         HeadError: the episode lacks what the head needs.
@@ -84,16 +111,19 @@ def fit(runs: Sequence[Run]) -> list[Classifier]:
     require(head, episode)
     heads, episodes = [head for head, _ in runs], [episode for _, episode in runs]
     h = hypers(heads, episode.features)
-    features = episode.features if "raw" in head.needs else unit(episode.features)
+    features = inputs(head, episode)
     support, rows = stack(episodes, features)
+    if "views" in head.needs | head.likes:
+        support = replace(support, rows=rows, all_views=episode.views)
     generators = [Generator().manual_seed(episode.seed) for episode in episodes]
     c = head.bind(support, h)
     p = head.start(c, h, generators)
-    plan = head.plan(len(episode.index))
+    plan, diverged = head.plan(len(episode.index), episode.n_class), [False] * len(runs)
     if plan.steps:
-        p = _train(head, plan, p, c, h, _Batches(features, support, rows, plan, generators), episodes)
+        best = _Best(head, c, h, episodes, features) if validate and plan.keep == "best" and len(episode.val_index) else None
+        p, diverged = _train(head, plan, p, c, h, _Batches(features, support, rows, plan, generators), best)
     p = {name: value.detach() for name, value in head.finish(p, c, h).items()}
-    return [_slice(run, p, c, i) for i, run in enumerate(runs)]
+    return [_slice(run, p, c, i, diverged[i]) for i, run in enumerate(runs)]
 
 
 def require(head: Head, episode: Episode) -> None:
@@ -105,11 +135,11 @@ def require(head: Head, episode: Episode) -> None:
             raise HeadError(f"{type(head).__name__} needs a cache with {options[need]}")
 
 
-def _slice(run: Run, p: Tensors, c: Tensors, i: int) -> Classifier:
+def _slice(run: Run, p: Tensors, c: Tensors, i: int, diverged: bool) -> Classifier:
     """Run i's own part of what was fitted; constants named _like_this served training only."""
     own = lambda tensors: {k: v[i : i + 1] if len(v) > 1 else v for k, v in tensors.items() if not k.startswith("_")}
-    diverged = not all(bool(torch.isfinite(value).all()) for value in own(p).values())
-    return Classifier(run[0], own(p), own(c), run[1].logit_scale, diverged)
+    finite = all(bool(torch.isfinite(value).all()) for value in own(p).values())
+    return Classifier(run[0], own(p), own(c), run[1].logit_scale, diverged or not finite)
 
 
 def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tensor]:
@@ -118,13 +148,15 @@ def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tenso
     pad = lambda values: torch.stack([F.pad(value, (0, n - len(value))) for value in values])
     rows, y = pad([e.index for e in episodes]), pad([e.y for e in episodes])
     mask = pad([torch.ones_like(e.index, dtype=features.dtype) for e in episodes])
-    views = None if first.views is None else first.views[:, rows].transpose(0, 1) * mask[:, None, :, None]
     x = features[rows] * mask[..., None]
-    return Support(x, y, mask, first.text, first.logit_scale, first.n_class, views), rows
+    return Support(x, y, mask, first.text, first.logit_scale, first.n_class), rows
 
 
 class _Batches:
-    """Minibatches of all runs: step -> x (n_run, b, dim), y (n_run, b), and weights (n_run, b) that sum to 1 in each run."""
+    """Minibatches of all runs: step -> x (n_run, b, dim), y (n_run, b), and weights (n_run, b) that sum to 1 in each run.
+
+    Where the support has views, an epoch shows each item in a view drawn for it, else in the plain one.
+    """
 
     def __init__(self, features: Tensor, support: Support, rows: Tensor, plan: Plan, generators: Sequence[Generator]):
         self.features, self.support, self.rows, self.plan = features, support, rows, plan
@@ -133,39 +165,49 @@ class _Batches:
         self.full = (support.x, support.y, support.mask / support.mask.sum(dim=1, keepdim=True))
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        if self.plan.batch is None or self.plan.per_epoch == 1:
+        views = self.support.all_views
+        if views is None and (self.plan.batch is None or self.plan.per_epoch == 1):
             return self.full  # every item in every step: the order does not matter
         if step % self.plan.per_epoch == 0:
-            self._shuffle()
-        at, weight = (part[:, step % self.plan.per_epoch] for part in (self.at, self.weight))
-        return self.features[self.rows.gather(1, at)], self.support.y.gather(1, at), weight
+            self._shuffle(1 if views is None else len(views))
+        at, view, weight = (part[:, step % self.plan.per_epoch] for part in (self.at, self.view, self.weight))
+        rows = self.rows.gather(1, at)
+        x = self.features[rows] if views is None else unit(views[view, rows])
+        return x, self.support.y.gather(1, at), weight
 
-    def _shuffle(self) -> None:
+    def _shuffle(self, n_view: int) -> None:
         """A new epoch: (n_run, per_epoch, b) positions in the support, each item once; what pads the shorter batches weighs nothing."""
         per_epoch, width = self.plan.per_epoch, -(-max(self.counts) // self.plan.per_epoch)
-        at, weight = torch.zeros(len(self.counts), per_epoch, width, dtype=torch.long), torch.zeros(len(self.counts), per_epoch, width)
+        at, view = (torch.zeros(len(self.counts), per_epoch, width, dtype=torch.long, device="cpu") for _ in range(2))
+        weight = torch.zeros(at.shape, device="cpu")
         for run, (n, generator) in enumerate(zip(self.counts, self.generators, strict=True)):
-            for step, part in enumerate(torch.randperm(n, generator=generator).tensor_split(per_epoch)):
+            for step, part in enumerate(torch.randperm(n, generator=generator, device="cpu").tensor_split(per_epoch)):
                 at[run, step, : len(part)], weight[run, step, : len(part)] = part, 1 / len(part)
-        self.at, self.weight = at.to(self.rows.device), weight.to(self.features)
+                if n_view > 1:
+                    view[run, step, : len(part)] = torch.randint(n_view, part.shape, generator=generator, device="cpu")
+        self.at, self.view, self.weight = at.to(self.rows.device), view.to(self.rows.device), weight.to(self.features)
 
 
-def _train(head: Head, plan: Plan, p: Tensors, c: Tensors, h: Tensors, batches: _Batches, episodes: Sequence[Episode]) -> Tensors:
+def _train(head: Head, plan: Plan, p: Tensors, c: Tensors, h: Tensors, batches: _Batches, best: _Best | None) -> tuple[Tensors, list[bool]]:
+    """The trained parameters, and which runs diverged: their last epoch's loss is above the first step's and above guessing's."""
     p = {name: value.detach().clone().requires_grad_() for name, value in p.items()}
     optimiser = Optimiser(plan, p, h, head.rates(c, h))
-    best = _Best(head, c, h, episodes, batches.features) if plan.keep == "best" and len(episodes[0].val_index) else None
+    first, last = None, 0
     for step in range(plan.steps):
         x, y, weight = batches(step)
         logits = head.logits(p, c, h, x)
-        loss = (F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y) * weight).sum()
+        loss = (F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y) * weight).sum(dim=1)
+        first = loss.detach() if first is None else first
+        last = last + loss.detach() / plan.per_epoch if step + plan.per_epoch >= plan.steps else last
         if (penalty := head.penalty(p, c, h)) is not None:
-            loss = loss + penalty.sum()
-        for value, grad in zip(p.values(), torch.autograd.grad(loss, list(p.values())), strict=True):
+            loss = loss + penalty
+        for value, grad in zip(p.values(), torch.autograd.grad(loss.sum(), list(p.values())), strict=True):
             value.grad = grad
         optimiser.step(step)
         if best and ((step + 1) % plan.look == 0 or step + 1 == plan.steps):
             best.look(p)
-    return best.p if best else p
+    fine = last <= first.clamp(min=math.log(logits.shape[-1]))  # NaN is not
+    return best.p if best else p, (~fine).tolist()
 
 
 class _Best:
@@ -173,7 +215,7 @@ class _Best:
 
     def __init__(self, head: Head, c: Tensors, h: Tensors, episodes: Sequence[Episode], features: Tensor):
         self.head, self.c, self.h = head, c, h
-        val = [replace(e, index=e.val_index, y=e.val_y, views=None) for e in episodes]
+        val = [replace(e, index=e.val_index, y=e.val_y) for e in episodes]
         support, _ = stack(val, features)
         self.x, self.y, self.mask = support.x, support.y, support.mask
         self.score, self.p = features.new_full((len(episodes),), -1.0), {}
@@ -195,7 +237,7 @@ def rate(plan: Plan, step: int, lr: Tensor) -> Tensor:
     if plan.schedule == "constant":
         return lr
     if plan.schedule == "cosine-epoch":
-        done = (step // plan.per_epoch) / (plan.steps / plan.per_epoch)
+        done = ((step - plan.warmup) // plan.per_epoch) / (plan.steps / plan.per_epoch)
         return lr * 0.5 * (1 + math.cos(math.pi * done))
     done = (step - plan.warmup) / max(plan.steps - plan.warmup, 1)
     return lr * 0.5 * (1 + math.cos(math.pi * done))
@@ -212,7 +254,7 @@ class Optimiser:
         self.plan, self.p, self.rates = plan, p, rates
         self.lr, self.decay = h.get("lr"), h.get("weight_decay")
         self.state = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in p.items()}
-        self.fused = plan.optimiser != "sgd" and not rates and self._agree(self.lr) and self._agree(self.decay)
+        self.fused = not rates and self._agree(self.lr) and self._agree(self.decay)
         self.steps = [torch.zeros((), device=value.device) for value in p.values()]
 
     @staticmethod
@@ -232,11 +274,14 @@ class Optimiser:
                 value -= self._column(own, value) * value.grad
 
     def _fused_step(self, lr: float) -> None:
-        function = {"adamw": adamw, "adam": adam}[self.plan.optimiser]
         mean, square = (list(part) for part in zip(*self.state.values(), strict=True))
         values, decay = list(self.p.values()), 0.0 if self.decay is None else float(self.decay[0])
-        common = {"fused": True, "amsgrad": False, "beta1": BETAS[0], "beta2": BETAS[1], "eps": self.plan.eps, "maximize": False}
-        function(values, [value.grad for value in values], mean, square, [], self.steps, lr=lr, weight_decay=decay, **common)
+        common = {"fused": True, "maximize": False, "lr": lr, "weight_decay": decay}
+        grads = [value.grad for value in values]
+        if self.plan.optimiser == "sgd":
+            return sgd(values, grads, mean, momentum=self.plan.momentum, dampening=0.0, nesterov=False, **common)
+        common |= {"amsgrad": False, "beta1": BETAS[0], "beta2": BETAS[1], "eps": self.plan.eps}
+        {"adamw": adamw, "adam": adam}[self.plan.optimiser](values, grads, mean, square, [], self.steps, **common)
 
     @staticmethod
     def _column(values: Tensor, like: Tensor) -> Tensor:

@@ -12,18 +12,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliad.adapters.base import Episode, Head, HeadError, unit
-from cliad.adapters.optimise import Classifier, Run, fit, group, hypers
+from cliad.adapters.optimise import Classifier, Run, fit, group, hypers, validation
 
 SWEEP_FLOATS = 2**26  # the most logits held at once while fitted candidates are compared
 
 
-def fit_all(runs: Sequence[Run], largest: int = 10**9) -> list[Classifier]:
-    """Fit any runs, group by group, in batches of at most `largest`; the order stays."""
+def fit_all(runs: Sequence[Run], largest: int = 10**9, *, validate: bool = False) -> list[Classifier]:
+    """Fit any runs, group by group, in batches of at most `largest`; the order stays. `validate`: see `fit`."""
     fitted: dict[int, Classifier] = {}
     for members in group(runs):
         for start in range(0, len(members), largest):
             part = members[start : start + largest]
-            fitted |= zip(part, fit([runs[i] for i in part]), strict=True)
+            fitted |= zip(part, fit([runs[i] for i in part], validate=validate), strict=True)
     return [fitted[i] for i in range(len(runs))]
 
 
@@ -48,7 +48,7 @@ def fit_selected(runs: Sequence[Run], given: Collection[str] = (), largest: int 
         HeadError: an episode without validation items, or a head with nothing to search.
     """
     head = runs[0][0]
-    free = {name: values for name, values in head.space.items() if name not in given}
+    free = {name: values for name, values in head.searches().items() if name not in given}
     for _, episode in runs:
         if not len(episode.val_index):
             raise HeadError("there are no validation images to select on; use --select fixed")
@@ -63,7 +63,7 @@ def fit_selected(runs: Sequence[Run], given: Collection[str] = (), largest: int 
 def _best_trained(runs: Sequence[Run], grid: dict[str, tuple], largest: int) -> list[tuple[Classifier, _Score]]:
     """The best candidate of each run, over the product of `grid`."""
     combos = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    trained = fit_all([(replace(head, **combo), episode) for head, episode in runs for combo in combos], largest)
+    trained = fit_all([(replace(head, **combo), episode) for head, episode in runs for combo in combos], largest, validate=True)
     per_run = [trained[i : i + len(combos)] for i in range(0, len(trained), len(combos))]
     return [_first_best(candidates, episode) for candidates, (_, episode) in zip(per_run, runs, strict=True)]
 
@@ -77,7 +77,7 @@ def _first_best(candidates: Sequence[Classifier], episode: Episode) -> tuple[Cla
 
 
 def _score(classifier: Classifier, episode: Episode) -> _Score:
-    x, y = episode.val
+    x, y = validation(classifier.head, episode)
     logits = classifier.logits(x)
     right, loss = (logits.argmax(dim=-1) == y).sum().item(), F.cross_entropy(logits, y).item()
     return _Score(-1.0, math.inf) if classifier.diverged or not math.isfinite(loss) else _Score(right, loss)
@@ -88,7 +88,7 @@ def _bisect(
 ) -> list[tuple[Classifier, _Score]]:
     """CoOp's search around the best value: keep the better end of [value / 10, 10 value], move the other to the log midpoint."""
     at = lambda values: fit_all(
-        [(replace(head, **{name: value}), episode) for (head, episode), value in zip(runs, values, strict=True)], largest
+        [(replace(head, **{name: value}), episode) for (head, episode), value in zip(runs, values, strict=True)], largest, validate=True
     )
     scored = lambda fitted: [(classifier, _score(classifier, episode)) for classifier, (_, episode) in zip(fitted, runs, strict=True)]
     middle = [getattr(classifier.head, name) for classifier, _ in chosen]
@@ -107,19 +107,19 @@ def _tune(classifier: Classifier, episode: Episode, space: dict[str, tuple]) -> 
     """Search the fields that only logits read, with the fitted parameters: candidates lie along the run axis."""
     if not space:
         return classifier
-    x, y = episode.val
+    x, y = validation(classifier.head, episode)
     x = x if "raw" in classifier.head.needs else unit(x)
     heads = [replace(classifier.head, **dict(zip(space, values, strict=True))) for values in itertools.product(*space.values())]
-    size = max(1, SWEEP_FLOATS // (len(x) * max(episode.n_class, len(episode.index))))
-    right, loss = zip(*(_sweep(classifier, heads[i : i + size], x, y) for i in range(0, len(heads), size)), strict=True)
-    right, loss = torch.cat(right), torch.cat(loss).nan_to_num(nan=math.inf)
-    best = torch.where(right == right.max(), loss, math.inf).argmin().item()
+    rows = max(1, SWEEP_FLOATS // (len(heads) * max(episode.n_class, len(episode.index) // 8)))
+    parts = [_sweep(classifier, heads, *part) for part in zip(x.split(rows), y.split(rows), strict=True)]
+    right, loss = (torch.stack(values).sum(dim=0) for values in zip(*parts, strict=True))
+    best = torch.where(right == right.max(), loss.nan_to_num(nan=math.inf), math.inf).argmin().item()
     return replace(classifier, head=heads[best])
 
 
 @torch.no_grad()
 def _sweep(classifier: Classifier, heads: Sequence[Head], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Right answers (n_head,) and mean loss (n_head,) of a fitted classifier under other heads' hyper-parameters."""
+    """Right answers (n_head,) and summed loss (n_head,) of a fitted classifier under other heads' hyper-parameters."""
     logits = classifier.head.logits(classifier.p, classifier.c, hypers(heads, x), x[None])
-    loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(heads)), reduction="none").view(len(heads), -1).mean(dim=1)
+    loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(heads)), reduction="none").view(len(heads), -1).sum(dim=1)
     return (logits.argmax(dim=-1) == y).sum(dim=1), loss

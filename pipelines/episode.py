@@ -112,8 +112,14 @@ def _views(cache: FeatureCache, rows: np.ndarray, device: torch.device) -> Tenso
     return torch.from_numpy(np.asarray(array[:, at], np.float32)).to(device)
 
 
-def score_rows(cache: FeatureCache, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """All readable rows (n, dim) raw and labels (n,) of a split: what a classifier is scored on."""
+def score_rows(cache: FeatureCache, split: str, device: torch.device, *, pre_projection: bool = False) -> tuple[Tensor, Tensor]:
+    """All readable rows (n, dim) raw and labels (n,) of a split: what a classifier is scored on.
+
+    pre_projection: the features before the projection stand behind the others, (n, dim + dim_pre).
+    """
     data = cache.split(split)
     keep = np.flatnonzero(data.readable)
-    return torch.from_numpy(data.rows(keep)).to(device), torch.as_tensor(np.asarray(data.y[keep], np.int64), device=device)
+    columns = [torch.from_numpy(data.rows(keep)).to(device)]
+    if pre_projection:
+        columns.append(_column(cache, {split: keep}, "pre_projection", device))
+    return torch.cat(columns, dim=-1), torch.as_tensor(np.asarray(data.y[keep], np.int64), device=device)

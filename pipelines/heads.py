@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cliad.adapters import HEADS
@@ -47,7 +48,10 @@ def _n_parameter(head: Head, cache: FeatureCache) -> int | None:
     n_class, text = len(cache.classnames), cache.text
     if "text" in head.needs and text is None:
         return None
-    zeros = torch.zeros(1, n_class, cache.dim)
+    pre_projection = cache.column("train", "pre_projection") if "pre_projection" in head.needs else np.zeros((0, 0))
+    if pre_projection is None:
+        return None
+    zeros = torch.zeros(1, n_class, cache.dim + pre_projection.shape[1])
     label = torch.arange(n_class)[None]
     support = Support(zeros, label, torch.ones(1, n_class), None if text is None else torch.from_numpy(text), cache.logit_scale, n_class)
     h = hypers([head], zeros)

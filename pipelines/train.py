@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -17,7 +18,7 @@ import torch
 from cliad.adapters import HEADS
 from cliad.adapters.base import Head, default_of
 from cliad.adapters.metrics import calibration, fit_temperature, metrics
-from cliad.adapters.optimise import Classifier, group, require
+from cliad.adapters.optimise import Classifier, group, require, validation
 from cliad.adapters.select import fit_all, fit_selected
 from cliad.cache import folder as cache_folder
 from cliad.cache.store import FeatureCache
@@ -171,10 +172,11 @@ def spec_of(
     cache: FeatureCache, head: str, made: Head, *, shots: int, seed: int, protocol: str, select: str | None, given: Collection[str]
 ) -> TrainSpec:
     """The spec of a run; `select` None is the head's published way."""
-    select = select or ("val" if made.select == "val" and set(made.space) - set(given) else "fixed")
+    free = bool(set(made.searches()) - set(given)) or made.plan(1, 1).keep == "best"
+    select = select or ("val" if made.select == "val" and free else "fixed")
     if select not in ("fixed", "val"):
         raise SpecError(f"select is fixed or val; got {select}")
-    if select == "val" and not set(made.space) - set(given):
+    if select == "val" and not free:
         raise SpecError(f"{head} has nothing left to select on validation; use --select fixed")
     pairs = tuple(sorted((name, getattr(made, name)) for name in given))
     return TrainSpec(cache.dataset, cache.encoder, cache.prompts, head, shots, seed, protocol, select, pairs)
@@ -191,8 +193,8 @@ def run(cache: FeatureCache, specs: Sequence[TrainSpec], device: torch.device, l
     needs = frozenset().union(*(head.needs | head.likes for head in heads))
     drawn = dict(zip(asked, make_episodes(cache, asked, device, needs=needs), strict=True))
     episodes = [drawn[spec.shots, spec.seed, spec.protocol] for spec in specs]
-    test = score_rows(cache, "test", device)
-    zero_shot = _zero_shot(cache, episodes[0], test)
+    test = functools.cache(lambda pre_projection: score_rows(cache, "test", device, pre_projection=pre_projection))
+    zero_shot = _zero_shot(cache, episodes[0], test(False))
     runs = [(head, drawn.episode) for head, drawn in zip(heads, episodes, strict=True)]
     for members in _groups(specs, runs, largest):
         part = [runs[i] for i in members]
@@ -209,7 +211,8 @@ def run(cache: FeatureCache, specs: Sequence[TrainSpec], device: torch.device, l
             "device": str(device),
             "versions": versions(),
         }
-        yield [Result(specs[i], _values(c, episodes[i], test, cache) | shared, c) for i, c in zip(members, classifiers, strict=True)]
+        scored_on = test("pre_projection" in part[0][0].needs)
+        yield [Result(specs[i], _values(c, episodes[i], scored_on, cache) | shared, c) for i, c in zip(members, classifiers, strict=True)]
 
 
 def _groups(specs: Sequence[TrainSpec], runs: Sequence, largest: int) -> Iterator[list[int]]:
@@ -239,7 +242,7 @@ def _values(classifier: Classifier, drawn: DrawnEpisode, test: tuple, cache: Fea
     diverged = classifier.diverged or not bool(torch.isfinite(logits).all())
     scores = dict.fromkeys(METRICS) if diverged else metrics(logits, y)
     if not diverged and len(drawn.episode.val_index):
-        val_x, val_y = drawn.episode.val
+        val_x, val_y = validation(head, drawn.episode)
         scores["temperature"] = fit_temperature(classifier.logits(val_x), val_y)
         scores |= {f"{name}_t": value for name, value in calibration(logits / scores["temperature"], y).items()}
     found = {spec.name: getattr(head, spec.name) for spec in fields(head)}

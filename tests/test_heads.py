@@ -1,0 +1,187 @@
+"""One battery over every head of the table; what is special to a head stands in its own test file."""
+
+import copy
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from worlds import N_CLASS, World
+
+import cliad
+from cliad.adapters import HEADS
+from cliad.adapters.base import HeadError, default_of
+from cliad.adapters.optimise import fit, group, hypers, inputs, stack
+from cliad.adapters.select import fit_all, fit_selected
+
+WORLD = World()
+EVERY = pytest.mark.parametrize("name", HEADS)
+CLOSE = {"rtol": 1e-3, "atol": 1e-3}
+
+
+def fitted(head, episode, select="fixed"):
+    """The classifier of one run."""
+    (classifier,) = fit_selected([(head, episode)]) if select == "val" else fit_all([(head, episode)])
+    return classifier
+
+
+def published_way(head):
+    """How the head selects where nothing is asked."""
+    return "val" if head.select == "val" else "fixed"
+
+
+def zero_shot(world=WORLD, episode=None):
+    """The zero-shot logits on a world's test rows."""
+    return fitted(HEADS["zero-shot"](), episode or world.episode()).logits(world.test[0])
+
+
+def at_start(head, episode, x):
+    """A head's logits before its first step."""
+    support, _ = stack([episode], inputs(head, episode))
+    h = hypers([head], episode.features)
+    c = head.bind(support, h)
+    return head.logits(head.start(c, h, [torch.Generator().manual_seed(0)]), c, h, x[None])[0]
+
+
+@EVERY
+def test_logits_are_finite_float32_of_the_right_shape(name):
+    x, _ = WORLD.scored_on(HEADS[name])
+    for shots in (1, 4):
+        logits = fitted(HEADS[name](), WORLD.episode(shots)).logits(x)
+        assert logits.shape == (len(x), N_CLASS) and logits.dtype == torch.float32 and torch.isfinite(logits).all()
+
+
+@EVERY
+def test_the_same_episode_gives_the_same_logits_and_leaves_all_as_it_was(name):
+    head, episode, x = HEADS[name](), WORLD.episode(2), WORLD.scored_on(HEADS[name])[0]
+    before, state = copy.deepcopy(episode), torch.get_rng_state()
+    first, second = (fitted(head, episode).logits(x) for _ in range(2))
+    assert torch.equal(first, second) and torch.equal(state, torch.get_rng_state()) and head == HEADS[name]()
+    for spec in fields(episode):
+        old, new = getattr(before, spec.name), getattr(episode, spec.name)
+        assert torch.equal(old, new) if isinstance(old, torch.Tensor) else old == new
+    for spec in fields(head):
+        with pytest.raises(FrozenInstanceError):
+            setattr(head, spec.name, 0)
+
+
+def mixed_runs(head):
+    """Runs of several shots, seeds and values of each field that may vary."""
+    runs = [(head, WORLD.episode(shots, seed)) for shots, seed in ((4, 1), (4, 2), (1, 3), (7, 1))]
+    for spec in fields(head):
+        if spec.name in head.vary and isinstance(default_of(spec), float):
+            low, high = (spec.metadata[key] for key in ("low", "high"))
+            other = [value for value in (getattr(head, spec.name) * factor for factor in (0.5, 1.5)) if low <= value <= (high or value)]
+            runs += [(replace(head, **{spec.name: value}), WORLD.episode(4, 2)) for value in other]
+    return runs
+
+
+@EVERY
+def test_alone_and_among_others_are_equal(name):
+    runs = mixed_runs(HEADS[name]())
+    x, _ = WORLD.scored_on(HEADS[name])
+    together = fit_all(runs)
+    assert max(map(len, group(runs))) > 1
+    for run, classifier in zip(runs, together, strict=True):
+        alone = fit([run])[0]
+        torch.testing.assert_close(alone.logits(x), classifier.logits(x), **CLOSE)
+
+
+@EVERY
+def test_alone_and_among_others_are_equal_on_views(name):
+    world, head = World(n_view=3), HEADS[name]()
+    runs = [(head, world.episode(shots, seed)) for shots, seed in ((4, 1), (4, 2), (2, 1))]
+    for run, classifier in zip(runs, fit_all(runs), strict=True):
+        torch.testing.assert_close(fit([run])[0].logits(world.scored_on(head)[0]), classifier.logits(world.scored_on(head)[0]), **CLOSE)
+
+
+@EVERY
+def test_selection_among_others_is_selection_alone(name):
+    head = HEADS[name]()
+    if not (head.searches() or head.plan(1, 1).keep == "best"):
+        pytest.skip(f"{name} has nothing to select")
+    runs = [(head, WORLD.episode(4, seed)) for seed in (1, 2)]
+    for run, classifier in zip(runs, fit_selected(runs), strict=True):
+        alone = fitted(*run, "val")
+        assert alone.head == classifier.head
+        torch.testing.assert_close(alone.logits(WORLD.scored_on(head)[0]), classifier.logits(WORLD.scored_on(head)[0]), **CLOSE)
+
+
+@EVERY
+def test_fixed_values_never_look_at_validation(name):
+    head, episode, x = HEADS[name](), WORLD.episode(4), WORLD.scored_on(HEADS[name])[0]
+    none = replace(episode, val_index=episode.val_index[:0], val_y=episode.val_y[:0])
+    assert torch.equal(fitted(head, episode).logits(x), fitted(head, none).logits(x))
+
+
+@EVERY
+def test_alpha_zero_is_zero_shot(name):
+    known = {spec.name for spec in fields(HEADS[name])}
+    if "alpha" not in known:
+        pytest.skip(f"{name} has no alpha")
+    world = World(n_template=1)
+    head = HEADS[name](alpha=0.0)
+    got, expected = fitted(head, world.episode(4)).logits(world.test[0]), zero_shot(world)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+    assert torch.equal(got.argmax(dim=1), expected.argmax(dim=1))
+
+
+@EVERY
+def test_one_shot_and_a_class_missing_in_validation(name):
+    head, episode = HEADS[name](), WORLD.episode(1)
+    keep = episode.val_y != 3
+    less = replace(episode, val_index=episode.val_index[keep], val_y=episode.val_y[keep])
+    x, y = WORLD.scored_on(head)
+    logits = fitted(head, less, published_way(head)).logits(x)
+    assert torch.isfinite(logits).all() and (logits.argmax(dim=1) == y).float().mean() > 0.5
+
+
+@EVERY
+def test_sixteen_shots_solve_the_toy_world(name):
+    head = HEADS[name]()
+    x, y = WORLD.scored_on(head)
+    assert (fitted(head, WORLD.episode(16), published_way(head)).logits(x).argmax(dim=1) == y).float().mean() > 0.9
+
+
+@EVERY
+def test_what_an_episode_lacks_is_one_line(name):
+    head = HEADS[name]
+    for need in head.needs & {"text", "pre_projection", "views"}:
+        with pytest.raises(HeadError, match="needs a cache with") as caught:
+            fitted(head(), WORLD.episode(1, **{need: None}))
+        assert "\n" not in str(caught.value)
+
+
+@EVERY
+def test_no_tensor_is_made_on_a_device_of_its_own(name):
+    head, runs = HEADS[name](), [(HEADS[name](), WORLD.episode(2, seed)) for seed in (1, 2)]
+    x, _ = WORLD.scored_on(head)
+    torch.set_default_device("meta")  # a tensor made without its neighbours' device would now be of no use to them
+    try:
+        together = fit_selected(runs) if published_way(head) == "val" else fit_all(runs)
+        assert all(classifier.logits(x).device.type == "cpu" for classifier in together)
+    finally:
+        torch.set_default_device("cpu")
+
+
+def test_no_head_names_a_device():
+    for path in (Path(cliad.__file__).parent / "adapters").glob("*.py"):
+        assert not [word for word in ("cuda", ".half(", "float16") if word in path.read_text(encoding="utf-8")], path
+
+
+@EVERY
+def test_first_line_says_what_it_is_and_every_field_is_explained(name):
+    head = HEADS[name]
+    assert head.__doc__.splitlines()[0].endswith(".") and len(head.__doc__.splitlines()[0]) < 120
+    assert all(spec.metadata.get("meaning") for spec in fields(head))
+    known = {spec.name for spec in fields(head)}
+    assert head.vary <= known and set(head.space) <= known and head.tuned <= head.vary
+    assert head.select == "fixed" or head().searches() or head().plan(1, 1).keep == "best"
+
+
+@EVERY
+def test_steps_out_of_all_measure_are_told(name):
+    head = HEADS[name]
+    if "lr" not in head.vary:
+        pytest.skip(f"{name} has no learning rate")
+    assert fitted(head(lr=1e6), WORLD.episode(4)).diverged and not fitted(head(), WORLD.episode(4)).diverged
