@@ -98,21 +98,51 @@ def _hyper(named: dict, settings: list[str]) -> dict:
 
 @app.command()
 def extract(
-    dataset: Annotated[str, typer.Option(help="Data set; `cliad datasets` lists them.", metavar="NAME")],
+    dataset: Annotated[
+        str, typer.Option(help="Data set: a name of `cliad datasets`, or folder:PATH, csv:FILE, wds:PATTERN.", metavar="NAME")
+    ],
     model: Annotated[
         str | None,
-        typer.Option(help="Encoder: tiny, or a model of open_clip such as ViT-B-32; default tiny for digits, ViT-B-32 for all else."),
+        typer.Option(
+            help="Encoder: tiny, a model of open_clip such as ViT-B-32, or hf-hub:OWNER/NAME; default tiny for digits, ViT-B-32 for all else."
+        ),
     ] = None,
     pretrained: Annotated[
         str | None, typer.Option(help="Weights: a tag of open_clip such as openai, or a file.", metavar="TAG|FILE")
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(help="Folder that holds the data sets; default $CLIAD_DATA.", metavar="DIR", envvar="CLIAD_DATA", show_envvar=False),
+    quick_gelu: Annotated[
+        bool | None, typer.Option("--quick-gelu/--no-quick-gelu", help="The activation of a weights file that does not say it.")
     ] = None,
+    squeeze: Annotated[
+        bool, typer.Option("--squeeze", help="Resize to a square without keeping proportions, as CoOp's code does.")
+    ] = False,
+    data: Annotated[Path | None, typer.Option(help="Folder that holds the data sets; default $CLIAD_DATA.", metavar="DIR")] = None,
+    split: Annotated[str, typer.Option(help="field: the literature's split files; official: the data set's own splits.")] = "field",
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the prompt set; imagenet7 and imagenet80 are known templates. Default: the data set's own, as default.",
+            metavar="NAME",
+        ),
+    ] = None,
+    template: Annotated[list[str], typer.Option(help="A template with {} for the class name; may be repeated.", metavar="TEXT")] = [],
+    descriptions: Annotated[Path | None, typer.Option(help="JSON file: class name -> list of sentences.", metavar="FILE")] = None,
+    classnames: Annotated[Path | None, typer.Option(help="Other class names, one a line.", metavar="FILE")] = None,
+    views: Annotated[int, typer.Option(help="Augmented crops of each training image to store beside the plain view.")] = 0,
+    views_scale: Annotated[
+        str, typer.Option(help="Share of the image area that a crop covers: 0.5,1 as Tip-Adapter, 0.08,1 as CoOp.", metavar="LOW,HIGH")
+    ] = "0.5,1",
+    views_seed: Annotated[int, typer.Option(help="Seed of the crops.")] = 1,
+    views_for: Annotated[
+        str | None, typer.Option(help="Only for images that these draws use, such as coop:16:1,2,3.", metavar="PROTOCOL:SHOTS:SEEDS")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Store the mirrored plain view of training images too.")] = False,
+    pre_projection: Annotated[bool, typer.Option("--pre-projection", help="Store features before the last projection too.")] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Store projected patch tokens too.")] = False,
     dtype: Annotated[str, typer.Option(help="How features are stored: float16 or float32.")] = "float16",
     batch: Annotated[int | None, typer.Option(help="Images per encoder call; found when not given.")] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that read images; default one per core.")] = None,
+    no_download: Annotated[bool, typer.Option("--no-download", help="Do not fetch what is missing.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Extract anew what is there already.")] = False,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
@@ -122,12 +152,34 @@ def extract(
     Example: cliad extract --dataset dtd --model ViT-B-32 --pretrained openai --data DIR
     """
     from cliad.cache.folder import cache_dir
+    from cliad.pipelines.extract import EncoderChoice, Extras, PromptChoice
     from cliad.pipelines.extract import extract as run_extract
 
-    choices = {"model": model, "pretrained": pretrained, "data": data, "dtype": dtype, "batch": batch, "workers": workers, "device": device}
+    choices = {
+        "encoder": EncoderChoice(model, pretrained, quick_gelu, squeeze),
+        "prompt_set": PromptChoice(prompts, template, descriptions, classnames),
+    }
+    choices["extras"] = Extras(views, _pair(views_scale), views_seed, flip, views_for, pre_projection, tokens)
+    choices |= {
+        "data": data,
+        "split": split,
+        "dtype": dtype,
+        "batch": batch,
+        "workers": workers,
+        "device": device,
+        "fetch": not no_download,
+    }
     with _bar() as progress:
         path = run_extract(dataset, cache_folder=cache_dir(cache), force=force, tell=_tell, progress=progress, **choices)
     print(path)
+
+
+def _pair(text: str) -> tuple[float, float]:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise typer.BadParameter(f"LOW,HIGH are two numbers such as 0.5,1; got {text}") from None
+    return low, high
 
 
 @contextmanager
