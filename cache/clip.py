@@ -189,7 +189,7 @@ def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
     if name not in open_clip.list_models():
         raise EncoderError(f"there is no model '{model}'{_nearest(name, open_clip.list_models())}; `cliad models` lists all")
     tags = open_clip.list_pretrained_tags_by_model(name)
-    tag = tag or ("openai" if "openai" in tags else tags[0] if len(tags) == 1 else None)
+    tag = tag or default_tag(tags)
     if tag is None:
         raise EncoderError(f"{name} has {len(tags)} sets of weights; choose one with --pretrained: {', '.join(tags) or 'a file'}")
     if not os.path.isfile(tag) and not open_clip.get_pretrained_cfg(name, tag):
@@ -197,6 +197,19 @@ def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
             f"{name} has no weights '{tag}', and there is no such file{_nearest(tag, tags)}; known: {', '.join(tags) or 'none, give a file'}"
         )
     return name, tag
+
+
+def default_tag(tags: Sequence[str]) -> str | None:
+    """The weights meant when none are named: OpenAI's, or the only ones there are."""
+    return "openai" if "openai" in tags else tags[0] if len(tags) == 1 else None
+
+
+def published() -> dict[str, list[str]]:
+    """The tags of every architecture that has published weights."""
+    tags: dict[str, list[str]] = {}
+    for name, tag in open_clip.list_pretrained():
+        tags.setdefault(name, []).append(tag)
+    return tags
 
 
 def _dashed(model: str) -> str:

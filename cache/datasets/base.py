@@ -64,6 +64,7 @@ class Dataset:
     counts: Mapping[str, int] = field(default_factory=dict)  # rows per split as they should be
     n_class: int = 0
     folder: str = ""  # the folder's usual name under the data folder
+    also: tuple[str, ...] = ()  # other names of the folder
     remotes: tuple[Remote, ...] = ()
     by_hand: str = ""  # what must be fetched by hand, and from where
     bundled: bool = False

@@ -87,6 +87,7 @@ CIFAR10 = Dataset(
     counts=_COUNTS,
     n_class=10,
     folder="cifar10",
+    also=("cifar-10-batches-py",),
     remotes=(Remote(TORONTO + "cifar-10-python.tar.gz", "cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a", 171, True),),
 )
 CIFAR100 = Dataset(
@@ -96,5 +97,6 @@ CIFAR100 = Dataset(
     counts=_COUNTS,
     n_class=100,
     folder="cifar100",
+    also=("cifar-100-python",),
     remotes=(Remote(TORONTO + "cifar-100-python.tar.gz", "cifar-100-python.tar.gz", "md5:eb9058c3a382ffc7106e4002c42a8d85", 169, True),),
 )

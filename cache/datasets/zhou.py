@@ -26,6 +26,7 @@ from cliad.cache.datasets.base import (
 from cliad.cache.prompts import clean
 
 SPLITS = "https://raw.githubusercontent.com/linzhiqiu/cross_modal_adaptation/main/splits/"
+AIRCRAFT_FOLDERS = ("fgvc_aircraft", "fgvc-aircraft-2013b", "fgvc", "aircraft")
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
 
 
@@ -80,9 +81,7 @@ def read_split_file(path: Path) -> tuple[dict[str, Rows], list[str]]:
 
 
 def _read_aircraft(data: Path | None, split: str) -> Listing:
-    _, images = find_folder(
-        data, ("fgvc_aircraft", "fgvc-aircraft-2013b", "fgvc", "aircraft"), ("images", "data/images", "fgvc-aircraft-2013b/data/images")
-    )
+    _, images = find_folder(data, AIRCRAFT_FOLDERS, ("images", "data/images", "fgvc-aircraft-2013b/data/images"))
     lists = images.parent
     names = read_lines(need_file(lists, "variants.txt"))
     rows: dict[str, Rows] = {}
@@ -98,7 +97,8 @@ def _dataset(
     split = Remote(SPLITS + place.split_file, place.split_file, f"sha256:{checksum}" if checksum else "")
     sizes = dict(zip(("train", "val", "test"), counts, strict=True))
     about = f"{n_class} classes" + ("" if place.official is None else ", also --split official")
-    return Dataset(place.name, place.read, (templates,), about, sizes, n_class, place.folders[0], (*remotes, split), by_hand)
+    remotes = (*remotes, split)
+    return Dataset(place.name, place.read, (templates,), about, sizes, n_class, place.folders[0], place.folders[1:], remotes, by_hand)
 
 
 CALTECH101 = _dataset(
@@ -205,5 +205,6 @@ FGVC_AIRCRAFT = Dataset(
     {"train": 3334, "val": 3333, "test": 3333},
     100,
     "fgvc_aircraft",
+    AIRCRAFT_FOLDERS[1:],
     (Remote(OXFORD + "fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", "fgvc-aircraft-2013b.tar.gz", "", 2754, True),),
 )
