@@ -64,6 +64,8 @@ def export_run(
         raise ExportError(f"--with-encoder is for --format onnx; {format} holds the head alone")
     if out.is_dir() or (out.exists() and not force):
         raise ExportError(f"{out} exists; give another --out PATH{'' if out.is_dir() else ', or --force to replace it'}")
+    if with_encoder and loaded.about["parts"] != ["features"]:
+        raise ExportError(f"{loaded.about['head']} takes features before the projection too; export it without --with-encoder")
     tower = loaded.encoder(model=model, pretrained=pretrained, device="cpu") if with_encoder else None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +117,7 @@ def linear_form(run: Run) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ExportError: the head is not linear.
     """
-    dim, ask = run.about["dim"], lambda x: run.classifier.logits(x).double()
+    dim, ask = run.about["width"], lambda x: run.classifier.logits(x).double()
     above, below = ask(torch.eye(dim)), ask(-torch.eye(dim))
     weights, bias = (above - below).T / 2, ((above + below) / 2).mean(dim=0)
     x = F.normalize(torch.randn(64, dim, generator=torch.Generator().manual_seed(0)), dim=-1)
@@ -163,7 +165,7 @@ def _onnx(run: Run, path: Path, encoder=None) -> None:
     module = _Whole(run, None if encoder is None else encoder.image_tower()).eval()
     generator = torch.Generator().manual_seed(0)
     if encoder is None:
-        draw: Callable[[int], Tensor] = lambda n: torch.randn(n, run.about["dim"], generator=generator)
+        draw: Callable[[int], Tensor] = lambda n: torch.randn(n, run.about["width"], generator=generator)
     else:
         size = tuple(encoder.preprocess_size)
         draw = lambda n: torch.randint(0, 256, (n, 3, *size), generator=generator, dtype=torch.uint8)
