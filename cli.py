@@ -280,19 +280,36 @@ def verify(file: Annotated[Path, typer.Argument(help="A cache file.")]) -> None:
 
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(help="A cache file.", metavar="FILE")],
-    format: Annotated[str, typer.Option(help="npz, safetensors or npy+parquet.")],
+    source: Annotated[Path, typer.Argument(help="A cache file, a run folder, or latest: the newest run in runs/.", metavar="FILE|RUN")],
+    format: Annotated[str, typer.Option(help="Of a cache: npz, safetensors or npy+parquet. Of a run: safetensors, onnx or npz.")],
     out: Annotated[Path, typer.Option(help="The file, or for npy+parquet the folder, to write.", metavar="PATH")],
     prompts: PromptsOption = None,
+    with_encoder: Annotated[
+        bool, typer.Option("--with-encoder", help="Of a run, as onnx: the image encoder too, so that the file takes pixels.")
+    ] = False,
+    model: ModelOption = None,
+    pretrained: PretrainedOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
 ) -> None:
-    """Write a cache in a form that other tools read.
+    """Write a cache, or a trained head, in a form that other programs read.
 
     Example: cliad export FILE.h5 --format npz --out features.npz
+
+    Example: cliad export latest --format onnx --out head.onnx
     """
     from cliad.pipelines.export_cache import export_cache
+    from cliad.pipelines.export_run import export_run, is_run
 
-    print("\n".join(f"wrote {path}" for path in export_cache(source, format=format, out=out, prompts=prompts, force=force)))
+    if is_run(source):
+        if prompts:
+            raise typer.BadParameter("--prompts is for a cache; a run has its own")
+        choices = {"with_encoder": with_encoder, "model": model, "pretrained": pretrained}
+        written = export_run(source, format=format, out=out, force=force, **choices)
+    else:
+        if with_encoder or model or pretrained:
+            raise typer.BadParameter("--with-encoder, --model and --pretrained are for a run; this is a cache file")
+        written = export_cache(source, format=format, out=out, prompts=prompts, force=force)
+    print("\n".join(f"wrote {path}" for path in written))
 
 
 @app.command()

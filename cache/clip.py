@@ -91,6 +91,16 @@ class Clip:
             chunks = (texts[i : i + TEXT_BATCH] for i in range(0, len(texts), TEXT_BATCH))
             return torch.cat([self.model.encode_text(self.tokenizer(list(chunk)).to(self.device)).float() for chunk in chunks])
 
+    @property
+    def preprocess_size(self) -> tuple[int, int]:
+        """(height, width) of a preprocessed image."""
+        height, width = self.image_recipe["preprocess"]["size"]
+        return height, width
+
+    def image_tower(self) -> nn.Module:
+        """The image encoder as one module, for export: preprocessed images (b, 3, height, width) uint8 -> raw features (b, dim)."""
+        return _Tower(self.model.visual, self._normalise)
+
     @torch.inference_mode()
     def _all_parts(self, batch: Tensor) -> dict[str, Tensor]:
         with self._autocast():
@@ -102,6 +112,20 @@ class Clip:
 
     def _autocast(self):
         return torch.autocast("cuda", torch.float16) if self._half else nullcontext()
+
+
+class _Tower(nn.Module):
+    """The normalisation and the image tower of a CLIP."""
+
+    def __init__(self, visual: nn.Module, normalise: Normalize):
+        super().__init__()
+        self.visual = visual
+        column = lambda values: torch.tensor(values).view(1, 3, 1, 1)
+        self.register_buffer("mean", column(normalise.mean))
+        self.register_buffer("std", column(normalise.std))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.visual((pixels.float() / 255 - self.mean) / self.std)
 
 
 def _split_towers(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

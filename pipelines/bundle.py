@@ -75,7 +75,14 @@ def _write(result: Result, cache: FeatureCache, folder: Path, name: str, command
 def _about(result: Result, cache: FeatureCache) -> dict:
     about = {"schema": SCHEMA, "head": result.spec.head, "hyper": result.values["found"], "logit_scale": result.classifier.logit_scale}
     about |= {"classnames": cache.classnames, "templates": cache.templates, "prompts": cache.prompts, "fingerprint": cache.fingerprint}
-    about |= {"dim": cache.dim, "dtype": cache.dtype, "unit_rows": cache.unit_rows}
+    parts = ["features", *(["pre_projection"] if "pre_projection" in result.classifier.head.needs else [])]
+    about |= {
+        "dim": cache.dim,
+        "parts": parts,
+        "width": sum(cache.column("test", part).shape[-1] for part in parts),
+        "dtype": cache.dtype,
+        "unit_rows": cache.unit_rows,
+    }
     about |= {"encoder": cache.encoder, "encoder_id": cache.attrs["encoder_id"]}
     about |= {"image_recipe": cache.recipe, "text_recipe": cache.text_recipe}
     return about | {"temperature": result.values["temperature"], "spec": result.spec.json()}
@@ -138,10 +145,9 @@ def _classifier(about: Mapping, tensors: Mapping) -> Classifier:
     part = lambda start: {key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)}
     head = make_head(about["head"], about["hyper"])
     classifier = Classifier(head, part("p."), part("c."), float(about["logit_scale"]))
-    if not head.needs & {"pre_projection", "tokens"}:
-        shape = tuple(classifier.logits(torch.zeros(1, about["dim"])).shape)
-        if shape != (1, len(about["classnames"])):
-            raise ValueError(f"the head gives {shape} logits for an image, run.json names {len(about['classnames'])} classes")
+    shape = tuple(classifier.logits(torch.zeros(1, about["width"])).shape)
+    if shape != (1, len(about["classnames"])):
+        raise ValueError(f"the head gives {shape} logits for an image, run.json names {len(about['classnames'])} classes")
     return classifier
 
 
@@ -153,6 +159,8 @@ KINDS = {
     "templates": list,
     "fingerprint": str,
     "dim": int,
+    "width": int,
+    "parts": list,
     "dtype": str,
     "unit_rows": bool,
     "encoder": str,
@@ -180,5 +188,7 @@ def _check(about) -> None:
     t = about["temperature"]
     if t is not None and not (isinstance(t, float) and math.isfinite(t) and t > 0):
         raise ValueError(f"temperature in run.json is no positive number: {str(t)[:20]}")
-    if about["dtype"] not in ("float16", "float32") or not 0 < about["dim"] <= 2**20 or not about["classnames"]:
-        raise ValueError("dtype, dim or classnames in run.json cannot be")
+    if about["parts"] not in (["features"], ["features", "pre_projection"]):
+        raise ValueError(f"run.json wants parts of an encoder that there are not: {str(about['parts'])[:60]}")
+    if about["dtype"] not in ("float16", "float32") or not 0 < about["dim"] <= about["width"] <= 2**20 or not about["classnames"]:
+        raise ValueError("dtype, width or classnames in run.json cannot be")

@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.optimise import Classifier
+from cliad.cache.datasets.base import image_files, open_image
 from cliad.cache.encoder import Encoder, choose_device
-from cliad.cache.loader import Loader, default_workers
-from cliad.cache.store import DONE
+from cliad.cache.loader import PLAIN, Job, Loader, default_workers
 from cliad.pipelines import bundle
 
-ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 BATCH = 32
 
 
@@ -53,14 +52,16 @@ class Run:
         return self.about["classnames"]
 
     def logits(self, x: Tensor | np.ndarray) -> Tensor:
-        """Logits (n, n_class) of raw features x (n, dim) of the run's encoder; they are first rounded as the cache rounded its own.
+        """Logits (n, n_class) of raw features x (n, width) of the run's encoder; they are first rounded as the cache rounded its own.
+
+        The width is the features' own, and for a head on features before the projection theirs behind it.
 
         Raises:
             PredictError: another width, or the training had diverged.
         """
         x = torch.as_tensor(x)
-        if x.ndim != 2 or x.shape[1] != self.about["dim"]:
-            raise PredictError(f"{self.folder} takes features (n, {self.about['dim']}), however: {tuple(x.shape)}")
+        if x.ndim != 2 or x.shape[1] != self.about["width"]:
+            raise PredictError(f"{self.folder} takes features (n, {self.about['width']}), however: {tuple(x.shape)}")
         x = x.to(getattr(torch, self.about["dtype"])).float()
         logits = self.classifier.logits(torch.nn.functional.normalize(x, dim=-1) if self.about["unit_rows"] else x)
         if not torch.isfinite(logits).all():
@@ -68,7 +69,7 @@ class Run:
         return logits
 
     def probabilities(self, x: Tensor | np.ndarray) -> Tensor:
-        """Probabilities (n, n_class) of raw features x (n, dim), at the temperature that validation found."""
+        """Probabilities (n, n_class) of raw features x (n, width), at the temperature that validation found."""
         return (self.logits(x) / (self.about["temperature"] or 1)).softmax(dim=-1)
 
     def encoder(self, *, model: str | None = None, pretrained: str | None = None, device: str = "auto") -> Encoder:
@@ -106,22 +107,26 @@ class Run:
         workers: int | None = None,
     ) -> Iterator[Prediction]:
         """One prediction per image file, in order, as soon as its batch is done; folders and globs are what they hold."""
-        from cliad.cache.datasets.base import open_image
-
         paths = find_images(images)
         encoder = encoder or self.encoder()
-        size = max(1, min(batch, len(paths)))
-        todo = [("images", i, min(i + size, len(paths))) for i in range(0, len(paths), size)]
-        read = lambda _, row: encoder.preprocess(open_image(Path(paths[row])))
-        for part in Loader(todo, read, size=size, workers=workers or default_workers()):
-            n, problems = part.stop - part.start, dict(part.problems)
-            good = torch.from_numpy(part.status[:n] == DONE)
-            found = iter(self.top(encoder.encode_images(part.images)[:n].cpu()[good], top)) if good.any() else iter(())
-            for row in range(part.start, part.stop):
-                yield Prediction(paths[row], error=problems[row]) if row in problems else Prediction(paths[row], next(found))
+        starts = range(0, len(paths), batch)
+        jobs = [Job("", start, stop, {PLAIN: range(start, stop)}, True) for start in starts if (stop := min(start + batch, len(paths)))]
+        read = lambda _, row, crops: [encoder.preprocess(open_image(Path(paths[row])))]
+        for part in Loader(jobs, read, shape=(3, *encoder.preprocess_size), workers=workers or default_workers()):
+            problems = dict(part.problems)
+            good = [row for row in part.job.rows if row not in problems]
+            x = self.features(encoder, part.images[PLAIN][[row - part.job.start for row in good]]) if good else None
+            found = dict(zip(good, self.top(x, top) if good else [], strict=True))
+            for row in part.job.rows:
+                yield Prediction(paths[row], error=problems[row]) if row in problems else Prediction(paths[row], found[row])
+
+    def features(self, encoder: Encoder, images: Tensor) -> Tensor:
+        """What the head takes (n, width), on the CPU, of preprocessed images (n, 3, height, width)."""
+        parts = encoder.encode_parts(images, self.about["parts"])
+        return torch.cat([parts[name].cpu() for name in self.about["parts"]], dim=-1)
 
     def top(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
-        """The `top` likeliest classes of features x (n, dim), each with its probability."""
+        """The `top` likeliest classes of features x (n, width), each with its probability."""
         values, classes = self.probabilities(x).topk(min(top, len(self.classnames)), dim=-1)
         pairs = zip(values.tolist(), classes.tolist(), strict=True)
         return [[(self.classnames[c], p) for p, c in zip(*pair, strict=True)] for pair in pairs]
@@ -181,7 +186,7 @@ def find_images(images: Sequence[str | Path]) -> list[str]:
 def _files(image: str) -> list[str]:
     path = Path(image)
     if path.is_dir():
-        return sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()) or [image]
+        return [str(path / file) for file in image_files(path)] or [image]
     if path.exists() or not glob.has_magic(image):
         return [image]
     return sorted(file for file in glob.glob(image, recursive=True) if Path(file).is_file()) or [image]
@@ -212,6 +217,8 @@ def _check_encoder(encoder: Encoder, wanted: Mapping | None, about: Mapping) -> 
         raise PredictError(
             f"{encoder.name} gives {encoder.dim} features, this run takes {about['dim']}; it was made with {about['encoder']}"
         )
+    if missing := set(about["parts"]) - set(encoder.parts):
+        raise PredictError(f"{encoder.name} gives no {missing.pop()}, which this run takes")
     for part in ("weights", "activation", "preprocess") if wanted else ():
         here, there = encoder.image_recipe.get(part), wanted.get(part)
         if here != there:
