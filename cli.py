@@ -169,8 +169,8 @@ def extract(
         "device": device,
         "fetch": not no_download,
     }
-    with _bar() as progress:
-        path = run_extract(dataset, cache_folder=cache_dir(cache), force=force, tell=_tell, progress=progress, **choices)
+    with _bar() as progress, _fetch_bar() as fetching:
+        path = run_extract(dataset, cache_folder=cache_dir(cache), force=force, tell=_tell, progress=progress, fetching=fetching, **choices)
     print(path)
 
 
@@ -193,6 +193,105 @@ def _bar():
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None, rate=0, waiting=0)
         yield lambda state: bar.update(task, completed=state.done, total=state.total, rate=state.rate, waiting=state.waiting)
+
+
+@contextmanager
+def _fetch_bar():
+    """A progress bar on stderr for downloads: bytes, rate, time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks = {}
+
+        def show(state):
+            if state.file not in tasks:
+                tasks[state.file] = bar.add_task(state.file)
+            bar.update(tasks[state.file], completed=state.done, total=state.total or None)
+
+        yield show
+
+
+data_app = typer.Typer(help="Look after the data sets on disk: check, download.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+DataOption = Annotated[Path | None, typer.Option(help="Folder that holds the data sets; default $CLIAD_DATA.", metavar="DIR")]
+
+
+@data_app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A name of `cliad datasets`, or folder:PATH, csv:FILE, wds:PATTERN.")],
+    data: DataOption = None,
+    split: Annotated[str, typer.Option(help="field or official.")] = "field",
+    quick: Annotated[bool, typer.Option("--quick", help="Only look whether the images are there; do not open them.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Compare a data set on disk with what it should be; exit code 1 where something is wrong.
+
+    Example: cliad data check dtd --data DIR
+    """
+    from dataclasses import asdict
+
+    from cliad.pipelines.data_check import data_check
+
+    found = data_check(name, data=data, split=split, quick=quick)
+    if json:
+        _print_json(asdict(found) | {"root": found.root and str(found.root)})
+    else:
+        print(f"{found.dataset}: {found.root or ('not on disk' if found.problems else 'in the package')}; {len(found.classnames)} classes")
+        numbers = lambda s: [f"{s.listed:,}", "-" if s.expected is None else f"{s.expected:,}", f"{s.missing:,}", f"{s.unreadable:,}"]
+        if found.splits:
+            _table("splits", ["split", "listed", "expected", "missing", "unreadable"], [[s.name, *numbers(s)] for s in found.splits])
+        print("\n".join([*found.problems, *found.advice]) or "all is as it should be")
+    raise typer.Exit(0 if found.ok else 1)
+
+
+@data_app.command()
+def download(name: Annotated[str, typer.Argument(help="A name of `cliad datasets`.")], data: DataOption = None) -> None:
+    """Fetch a data set: images and the field's split file, with checksums, resumed where it was cut.
+
+    Example: cliad data download dtd --data DIR
+    """
+    from cliad.pipelines.download import download as run_download
+
+    with _fetch_bar() as fetching:
+        print(run_download(name, data=data, tell=_tell, progress=fetching))
+
+
+@app.command()
+def datasets(cache: CacheOption = None, data: DataOption = None, json: JsonOption = False) -> None:
+    """List the data sets: what is known, what is on disk, what is cached.
+
+    Example: cliad datasets --data DIR
+    """
+    from dataclasses import asdict
+
+    from cliad.cache.folder import cache_dir
+    from cliad.pipelines.listing import list_datasets
+
+    found = list_datasets(cache_dir(cache), data)
+    if json:
+        return _print_json([asdict(row) for row in found])
+    number = lambda n: f"{n:,}" if n else "-"
+    rows = [[row.name, number(row.n_class), number(row.images), row.on_disk or "-", ", ".join(row.cached) or "-"] for row in found]
+    _table("data sets", ["name", "classes", "images", "on disk", "cached with"], rows)
+    print("your own images: folder:PATH, csv:FILE or wds:PATTERN")
+
+
+@app.command()
+def models(word: Annotated[str, typer.Argument(help="Only models with this in their name or tag.")] = "", json: JsonOption = False) -> None:
+    """List the encoders: the bundled one and all of open_clip's with published weights.
+
+    Example: cliad models ViT-B
+    """
+    from dataclasses import asdict
+
+    from cliad.pipelines.listing import list_models
+
+    found = list_models(word)
+    if json:
+        return _print_json([asdict(row) for row in found])
+    _table("encoders", ["model", "default weights", "all weights"], [[r.name, r.default or "-", ", ".join(r.pretrained)] for r in found])
 
 
 @app.command("import")

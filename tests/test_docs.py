@@ -12,7 +12,18 @@ from cliad.cli import app
 
 README = Path(cliad.__file__).parent / "README.md"
 pytestmark = pytest.mark.skipif(not README.is_file(), reason="the README is part of the checkout, not of the wheel")
-COMMANDS = get_command(app).commands
+
+
+def commands(group, before=""):
+    """All commands by what one types after `cliad`, those of groups such as `data check` too."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield before + name, command
+
+
+COMMANDS = dict(commands(get_command(app)))
 
 
 def typed():
@@ -37,5 +48,6 @@ def test_every_head_is_in_the_readme():
 
 @pytest.mark.parametrize("words", typed(), ids=" ".join)
 def test_what_the_readme_types_exists(words):
-    options = {option for param in COMMANDS[words[1]].params for option in param.opts}
+    command = COMMANDS.get(words[1]) or COMMANDS[" ".join(words[1:3])]
+    options = {option for param in command.params for option in param.opts}
     assert not [word for word in words if word.startswith("--") and word not in options]
