@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import logging
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import huggingface_hub
 import open_clip
 import torch
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
@@ -264,20 +267,85 @@ def _create(model: str, pretrained: str | None, **options) -> nn.Module:
     if model == "tiny" and "tiny" not in open_clip.list_models():
         open_clip.add_model_config(TINY / "tiny.json")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet():
             warnings.filterwarnings("error", message="QuickGELU mismatch")
             return open_clip.create_model(model, pretrained=pretrained, require_pretrained=True, **options)
     except UserWarning as warning:
         raise EncoderError(f"{warning} Give a model name that fits the weights") from None
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a file that is no checkpoint may raise anything
         raise _no_weights(model, pretrained, error) from None
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip also logs what it raises; one line is enough."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def _no_weights(model: str, pretrained: str | None, error: Exception) -> EncoderError:
-    reason = " ".join(str(error).split())[:160]
+    reason = " ".join(str(error).rpartition("Last error: ")[2].split())[:160]
     if pretrained and os.path.isfile(pretrained):
         return EncoderError(f"{pretrained} does not hold the weights of {model} ({reason}); give the --model that it was made with")
-    return EncoderError(f"no weights for {model}/{pretrained or ''}: {reason}; give a local file with --pretrained FILE")
+    if model == "tiny":
+        return EncoderError(f"the bundled encoder is not whole ({reason}); install cliad again")
+    where = (missing.where if (missing := to_fetch(model, pretrained or "")) else model) or model
+    return EncoderError(
+        f"no weights for {shown_name(model, pretrained)}: tried {where} ({reason}); give a local file with --pretrained FILE"
+    )
+
+
+def shown_name(model: str, pretrained: str | None) -> str:
+    return f"{model}/{pretrained}" if pretrained else model
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Weights that are not on this machine: where they come from, and about how large they are (0: not known)."""
+
+    where: str
+    megabytes: float
+
+
+def to_fetch(model: str, pretrained: str) -> Missing | None:
+    """What must be fetched before `load` can work; None where all is here. Arguments as `full_name` gives them."""
+    if model.startswith("hf-hub:"):
+        repository = model.removeprefix("hf-hub:")
+        return None if _in_hub_cache(repository, "open_clip_config.json") else Missing(f"{repository} on the Hugging Face hub", 0)
+    if not pretrained or os.path.isfile(pretrained):
+        return None
+    published = open_clip.get_pretrained_cfg(model, pretrained)
+    if published.get("file"):
+        return None
+    repository, _, file = published.get("hf_hub", "").rpartition("/")
+    if repository:
+        names = [file] if file else [HF_WEIGHTS_NAME, HF_SAFE_WEIGHTS_NAME]
+        names += [f"{Path(name).stem}.safetensors" for name in names]
+        return (
+            None
+            if any(_in_hub_cache(repository, name) for name in names)
+            else Missing(f"{repository} on the Hugging Face hub", _size(model))
+        )
+    here = Path.home() / ".cache" / "clip" / published["url"].rpartition("/")[2]
+    return None if here.is_file() else Missing(published["url"], _size(model))
+
+
+def _in_hub_cache(repository: str, file: str) -> bool:
+    return isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str)
+
+
+def _size(model: str) -> float:
+    """Megabytes of the weights in single precision, counted on a model without memory; 0 where it cannot be built so."""
+    try:
+        with torch.device("meta"), _quiet():
+            network = open_clip.create_model(model, pretrained_text=False, device="meta")
+        return sum(x.numel() for x in network.parameters()) * 4 / 1e6
+    except Exception:  # some towers need files to be built: then the size is not told
+        return 0
 
 
 def _from_file(model: str, path: Path, quick_gelu: bool | None) -> nn.Module:
@@ -298,11 +366,13 @@ def _is_torchscript(path: Path) -> bool:
 
 def _from_openai_archive(model: str, path: Path) -> nn.Module:
     """OpenAI's weights; these always want QuickGELU, and open_clip builds it for them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        network = open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
-    with torch.device("meta"):
-        asked = open_clip.create_model(model, pretrained=None)
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")  # torch says that such archives are a thing of the past
+        try:
+            network = open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
+        except Exception as error:  # an archive of something else may raise anything
+            raise _no_weights(model, str(path), error) from None
+        asked = open_clip.create_model(model, pretrained=None, device="meta")
     if {name: x.shape for name, x in network.state_dict().items()} != {name: x.shape for name, x in asked.state_dict().items()}:
         raise EncoderError(f"{path} is an OpenAI archive of another model than {model}; give the --model that it was made with")
     return network

@@ -36,12 +36,25 @@ class EncoderChoice:
     quick_gelu: bool | None = None  # the activation of a local weights file
     squeeze: bool = False  # resize without keeping proportions, as CoOp's code does
 
-    def load(self, dataset: str, device: torch.device, *, half: bool) -> Encoder:
-        tiny = dataset == "digits" and self.pretrained is None
-        model, pretrained = (
-            (self.model, self.pretrained) if self.model else ("tiny", None) if tiny else (clip.DEFAULT[0], self.pretrained or "openai")
-        )
+    def load(self, dataset: str, device: torch.device, *, half: bool, fetch: bool, tell: Tell) -> Encoder:
+        """The encoder; weights that are not here are fetched, if that is allowed."""
+        model, pretrained = clip.full_name(*self._names(dataset))
+        if missing := clip.to_fetch(model, pretrained):
+            name = clip.shown_name(model, pretrained)
+            if not fetch:
+                raise EncoderError(
+                    f"the weights of {name} are not here; leave out --no-download, or give a local file with --pretrained FILE"
+                )
+            tell(
+                f"fetching the weights of {name} from {missing.where}"
+                + (f", about {missing.megabytes:,.0f} MB" if missing.megabytes else "")
+            )
         return clip.load(model, pretrained, device=device, quick_gelu=self.quick_gelu, squeeze=self.squeeze, half=half)
+
+    def _names(self, dataset: str) -> tuple[str, str | None]:
+        if self.model:
+            return self.model, self.pretrained
+        return ("tiny", None) if dataset == "digits" and self.pretrained is None else (clip.DEFAULT[0], self.pretrained or clip.DEFAULT[1])
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,7 @@ def extract(
     texts = prompt_set.texts(listing, known)
     where = choose_device(device)
     chosen = encoder or EncoderChoice(model, pretrained)
-    network = chosen.load(name, where, half=dtype == "float16")
+    network = chosen.load(name, where, half=dtype == "float16", fetch=fetch, tell=tell)
     rows = _rows_for(extras.views_for, listing)
     job = Extraction(name, listing, network, dtype, extras.parts, extras.view_sets, rows)
     _check_parts(job)
