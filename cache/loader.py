@@ -83,11 +83,14 @@ class Loader:
         self.waited += time.perf_counter() - start
         images, unread = {}, {row: iter(x) for row, x in found.items() if not isinstance(x, str)}
         for crop, rows in job.crops.items():  # in the order in which every row's own crops stand
-            images[crop] = torch.zeros((len(rows), *self._shape), dtype=torch.uint8, pin_memory=self._pin)
+            images[crop] = self._empty(len(rows))
             for slot, row in enumerate(rows):
-                if row in unread:
-                    images[crop][slot] = next(unread[row])
+                images[crop][slot] = next(unread[row]) if row in unread else 0
         return Read(job, images, [(row, why) for row, why in found.items() if isinstance(why, str)])
+
+    def _empty(self, n: int) -> Tensor:
+        """Space for n images, laid out as Pillow gives them (channels last), so that filling it is a plain copy."""
+        return torch.empty((n, *self._shape), dtype=torch.uint8, memory_format=torch.channels_last, pin_memory=self._pin)
 
 
 def _crops_of(job: Job, row: int) -> list[Crop]:
