@@ -49,7 +49,8 @@ class Clip:
         self._half = half and device.type == "cuda"  # elsewhere half precision is slow, or wrong
         if device.type == "cuda" or hasattr(model.visual, "attnpool"):
             self.model.visual.to(memory_format=torch.channels_last)
-        self._resize, self._normalise = _split_transform(preprocess)
+        self._resize = _picture_half(preprocess)
+        self._scale, self._shift = (torch.tensor(x).view(3, 1, 1).to(device) for x in _on_bytes(preprocess))
         self._size, self._interpolation = self.image_recipe["preprocess"]["size"], InterpolationMode(_interpolation(preprocess))
         blank = self.preprocess(Image.new("RGB", (64, 64)))
         self.parts = {part: tuple(x.shape[1:]) for part, x in self._all_parts(blank[None]).items()}
@@ -111,7 +112,7 @@ class Clip:
 
     def _ready(self, batch: Tensor) -> Tensor:
         batch = batch.to(self.device, non_blocking=True)
-        return self._normalise(batch.float().div_(255)) if batch.dtype == torch.uint8 else batch
+        return batch.float().mul_(self._scale).add_(self._shift) if batch.dtype == torch.uint8 else batch
 
     def _autocast(self):
         return torch.autocast("cuda", torch.float16) if self._half else nullcontext()
@@ -163,11 +164,16 @@ def _interpolation(preprocess: PreprocessCfg) -> str:
     return "bilinear" if preprocess.interpolation == "bilinear" else "bicubic"
 
 
-def _split_transform(preprocess: PreprocessCfg) -> tuple[Compose, Normalize]:
-    """open_clip's own transform as its two halves: what is done to the picture, and the normalisation."""
+def _picture_half(preprocess: PreprocessCfg) -> Compose:
+    """The part of open_clip's own transform that works on the picture; what follows is to_tensor and the normalisation."""
     steps = image_transform_v2(preprocess, is_train=False).transforms
-    picture = [step for step in steps if not isinstance(step, ToTensor | Normalize)]
-    return Compose(picture), next(step for step in steps if isinstance(step, Normalize))
+    return Compose([step for step in steps if not isinstance(step, ToTensor | Normalize)])
+
+
+def _on_bytes(preprocess: PreprocessCfg) -> tuple[list[float], list[float]]:
+    """Factor and shift per channel that normalise values of 0 to 255: (x / 255 - mean) / std in two steps."""
+    mean, std = (x if isinstance(x, list | tuple) else [x] * 3 for x in (preprocess.mean, preprocess.std))
+    return [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
 # ---------------------------------------------------------------------------------------------------------- loading

@@ -62,3 +62,11 @@ def choose_device(name: str = "auto") -> torch.device:
     if name not in here and not (name == "cuda" and "cuda:0" in here):
         raise EncoderError(f"there is no device '{name}' here; torch sees {', '.join(here)}; give one of these or auto with --device")
     return torch.device(name)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that memory does not suffice; each device says it in its own way."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )

@@ -19,7 +19,7 @@ from cliad.cache.encoder import Encoder, EncoderError
 from cliad.cache.loader import PLAIN, Crop, Job, Loader, Read
 from cliad.cache.views import ViewSet
 
-CROPS_AT_ONCE = 16  # views made of one reading of an image; more are made of further readings, so that memory is bounded
+AT_ONCE = 4096  # images that a job may hold; views that do not fit are made of further readings of their images
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Extraction:
             self.dataset, self.encoder.name, self.encoder.encoder_id, self.recipe, batch, dtype=self.dtype, versions=_versions(self.encoder)
         )
 
-    @property
+    @cached_property
     def recipe(self) -> dict:
         """All that decides the rows: the image id is its hash."""
         listed = {name: ([path for path, _ in rows], [y for _, y in rows]) for name, rows in self.listing.splits.items()}
@@ -80,16 +80,16 @@ class Extraction:
         return numbers * np.dtype(self.dtype).itemsize
 
     def jobs(self, todo: Sequence[tuple[str, int, int]]) -> Iterator[Job]:
-        """The batches `todo`, in pieces of at most CROPS_AT_ONCE views; the plain view comes first."""
+        """The batches `todo`, the plain view and the views of their rows, in jobs of at most AT_ONCE images; the plain view comes first."""
         for split, start, stop in todo:
             crops: dict[Crop, Sequence[int]] = {PLAIN: range(start, stop)}
             for name, view in self.splits[split].views.items():
                 first, last = np.searchsorted(view.rows, [start, stop])
                 if last > first:
                     crops |= {(name, v): view.rows[first:last].tolist() for v in range(view.n_view)}
-            names = list(crops)
-            for i in range(0, len(names), CROPS_AT_ONCE):
-                yield Job(split, start, stop, {name: crops[name] for name in names[i : i + CROPS_AT_ONCE]}, i + CROPS_AT_ONCE >= len(names))
+            names, at_once = list(crops), max(1, AT_ONCE // (stop - start))
+            for i in range(0, len(names), at_once):
+                yield Job(split, start, stop, {name: crops[name] for name in names[i : i + at_once]}, i + at_once >= len(names))
 
     def read(self, split: str, row: int, crops: Sequence[Crop]) -> list[Tensor]:
         """The crops of one image, each uint8 (3, height, width)."""

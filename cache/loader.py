@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-AHEAD = 3  # jobs that are read before they are asked for
+AHEAD = 2  # jobs that are read before they are asked for
 
 Crop = tuple[str, int]  # a view of an image: (view set, number); PLAIN is the plain view
 PLAIN: Crop = ("", 0)
@@ -28,9 +28,13 @@ class Job:
     crops: Mapping[Crop, Sequence[int]]
     last: bool  # of its batch
 
-    @property
-    def rows(self) -> list[int]:
-        return sorted(set().union(*self.crops.values()))
+    def by_row(self) -> dict[int, list[Crop]]:
+        """The crops of every row, in the order of `crops`."""
+        found: dict[int, list[Crop]] = {}
+        for crop, rows in self.crops.items():
+            for row in rows:
+                found.setdefault(row, []).append(crop)
+        return found
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Loader:
         rest = iter(self._jobs)
         while True:
             while len(coming) <= AHEAD and (job := next(rest, None)):
-                coming.append((job, {row: pool.submit(self._read, job.split, row, _crops_of(job, row)) for row in job.rows}))
+                coming.append((job, {row: pool.submit(self._read, job.split, row, crops) for row, crops in job.by_row().items()}))
             if not coming:
                 return
             yield self._collect(*coming.popleft())
@@ -83,15 +87,14 @@ class Loader:
         self.waited += time.perf_counter() - start
         images, unread = {}, {row: iter(x) for row, x in found.items() if not isinstance(x, str)}
         for crop, rows in job.crops.items():  # in the order in which every row's own crops stand
-            images[crop] = torch.zeros((len(rows), *self._shape), dtype=torch.uint8, pin_memory=self._pin)
+            images[crop] = self._empty(len(rows))
             for slot, row in enumerate(rows):
-                if row in unread:
-                    images[crop][slot] = next(unread[row])
+                images[crop][slot] = next(unread[row]) if row in unread else 0
         return Read(job, images, [(row, why) for row, why in found.items() if isinstance(why, str)])
 
-
-def _crops_of(job: Job, row: int) -> list[Crop]:
-    return [crop for crop, rows in job.crops.items() if row in rows]
+    def _empty(self, n: int) -> Tensor:
+        """Space for n images, laid out as Pillow gives them (channels last), so that filling it is a plain copy."""
+        return torch.empty((n, *self._shape), dtype=torch.uint8, memory_format=torch.channels_last, pin_memory=self._pin)
 
 
 def _result(future: Future) -> Sequence[Tensor] | str:

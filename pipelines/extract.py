@@ -11,7 +11,7 @@ import torch
 from cliad.cache import clip, prompts, store
 from cliad.cache.datasets import data_dir, find_dataset
 from cliad.cache.datasets.base import Dataset, DatasetError, DatasetMissing, Listing
-from cliad.cache.encoder import Encoder, EncoderError, choose_device
+from cliad.cache.encoder import Encoder, EncoderError, choose_device, is_out_of_memory
 from cliad.cache.filling import Extraction, Filled, Progress, fill
 from cliad.cache.folder import cache_dir, cache_path
 from cliad.cache.loader import default_workers
@@ -19,7 +19,7 @@ from cliad.cache.views import FLIPPED, ViewSet, parse_draws
 from cliad.pipelines.download import Fetching, download
 from cliad.pipelines.draw import draw
 
-CPU_BATCH, GPU_BATCH = 64, 1024
+CPU_BATCH, GPU_BATCH, VIEWS_BATCH = 64, 1024, 256  # with views a batch is many more images
 SHOWN = 10  # unreadable images named in the closing lines
 MISSING_SHARE = 0.5  # so many missing files are a wrong folder, not bad images
 
@@ -147,7 +147,7 @@ def extract(
     if split not in ("field", "official"):
         raise DatasetError(f"--split is field (the split files of the literature) or official (the data set's own); got {split}")
     known = find_dataset(dataset)
-    name = dataset if known.name == dataset else known.name
+    name = known.name
     listing = _listing(known, data_dir(data), split, fetch, tell, fetching)
     texts = prompt_set.texts(listing, known)
     where = choose_device(device)
@@ -158,9 +158,11 @@ def extract(
     _check_parts(job)
     run = _Run(job, texts, prompt_set.key, extras.pre_projection, workers or default_workers(), tell, progress)
     path = cache_path(cache_dir(cache_folder), name, network.name, store.recipe_id(job.recipe))
+    if path.exists() and not force and _is_whole(path, run):
+        return path
     with store.hold(path, tell):
         if path.exists() and not force:
-            return _found(path, run)
+            return path if _is_whole(path, run) else _add_prompts(path, run)
         return _make(path, run, batch, force)
 
 
@@ -234,12 +236,16 @@ def _check_parts(job: Extraction) -> None:
         raise DatasetError(f"{job.dataset} has no training images, so there are none to make views of; leave out --views")
 
 
-def _found(path: Path, run: _Run) -> Path:
-    """A whole file: the prompt set is added where it is not there yet."""
+def _is_whole(path: Path, run: _Run) -> bool:
+    """Whether a finished file has the prompt set too; needs no right to write."""
     cache = store.open_cache(path, run.key, any_prompts=True)
-    if run.key in cache.prompt_sets and cache.text_id == store.recipe_id(run.text_recipe):
-        run.tell(f"{path} is whole; nothing to do (--force extracts it anew)")
-        return path
+    if run.key not in cache.prompt_sets or cache.text_id != store.recipe_id(run.text_recipe):
+        return False
+    run.tell(f"{path} is whole; nothing to do (--force extracts it anew)")
+    return True
+
+
+def _add_prompts(path: Path, run: _Run) -> Path:
     store.add_text(path, run.text_set())
     run.tell(f"added prompts '{run.key}' to {path}")
     return path
@@ -254,7 +260,9 @@ def _make(path: Path, run: _Run, batch: int | None, force: bool) -> Path:
         try:
             done = fill(path, run.job, workers=run.workers, progress=run.progress)
             break
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if size == 1 or batch:
                 raise EncoderError(
                     f"the device's memory does not hold {size} images at a time; give --batch {max(1, size // 2)} --force"
@@ -268,7 +276,7 @@ def _make(path: Path, run: _Run, batch: int | None, force: bool) -> Path:
 def default_batch(job: Extraction) -> int:
     """Images per encoder call: a fixed number on a CPU; elsewhere the most, by halving, that the device's memory holds."""
     longest = max(map(len, job.listing.splits.values()))
-    size = CPU_BATCH if job.encoder.device.type == "cpu" else GPU_BATCH
+    size = CPU_BATCH if job.encoder.device.type == "cpu" else VIEWS_BATCH if job.view_sets else GPU_BATCH
     while size > 1 and size >= 2 * longest:
         size //= 2
     while job.encoder.device.type != "cpu" and size > 1 and not _fits(job, size):
@@ -281,8 +289,13 @@ def _fits(job: Extraction, size: int) -> bool:
     try:
         job.encoder.encode_parts(torch.zeros((2 * size, *shape), dtype=torch.uint8), job.parts)  # twice, to leave room
         return True
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return False
+    finally:
+        if job.encoder.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _blank():

@@ -184,9 +184,22 @@ def test_wrong_folders_are_one_line(tmp_path):
     (tmp_path / "cat").mkdir()
     with pytest.raises(DatasetError, match="has no images"):
         find_dataset(f"folder:{tmp_path}").read(None, "field")
-    (tmp_path / "cliad.toml").write_text("names = 1")
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("names = 1", "may have templates and classnames"),
+        ('templates = "a {}"', "templates is a list"),
+        ("[classnames]\ncat = 1", "a table of texts"),
+        ("[classnames", "cliad.toml: "),
+        ('[classnames]\ncow = "a"', "names class 'cow', which"),
+    ],
+)
+def test_wrong_settings_are_one_line(tmp_path, content, message):
+    (tmp_path / "cliad.toml").write_text(content)
     layouts.class_folders(tmp_path, ["cat"], 1, "jpg")
-    with pytest.raises(DatasetError, match="may have templates and classnames"):
+    with pytest.raises(DatasetError, match=message):
         find_dataset(f"folder:{tmp_path}").read(None, "field")
 
 

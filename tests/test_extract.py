@@ -106,7 +106,8 @@ def run(toy, folder, data, dataset="dtd", **options):
     return extract(dataset, encoder=EncoderChoice(*toy), cache_folder=folder, data=data, **{"dtype": "float32", "workers": 2} | options)
 
 
-def test_views_cover_the_training_rows_and_are_what_they_say(toy, photos, tmp_path):
+def test_views_cover_the_training_rows_and_are_what_they_say(toy, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("cliad.cache.filling.AT_ONCE", 20)  # so that the views of a batch are made in several jobs
     extras = Extras(views=20, scale=(0.08, 1.0), flip=True)
     path = run(toy, tmp_path, photos, extras=extras, batch=3)
     cache = store.open_cache(path)
@@ -279,3 +280,9 @@ def test_memory_that_does_not_hold_a_batch_starts_anew_with_half(toy, photos, tm
         run(toy, tmp_path / "told", photos, batch=8)
     monkeypatch.undo()
     assert store.open_cache(run(toy, tmp_path / "told", photos)).batch == 8  # what was begun is finished with its own batch size
+
+
+def test_a_whole_cache_needs_no_right_to_write(toy, photos, tmp_path, monkeypatch):
+    path = run(toy, tmp_path, photos)
+    monkeypatch.setattr(store, "hold", None)
+    assert run(toy, tmp_path, photos) == path

@@ -178,6 +178,9 @@ def read_settings(root: Path) -> dict:
         raise DatasetError(f"{file}: {error}") from None
     if unknown := sorted(set(settings) - {"templates", "classnames"}):
         raise DatasetError(f"{file} has '{unknown[0]}'; it may have templates and classnames")
+    templates, names = settings.get("templates", []), settings.get("classnames", {})
+    if not isinstance(templates, list) or not isinstance(names, dict) or not all(isinstance(x, str) for x in [*templates, *names.values()]):
+        raise DatasetError(f"{file}: templates is a list of texts, classnames a table of texts (folder or label = name)")
     return settings
 
 
