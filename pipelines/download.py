@@ -119,6 +119,7 @@ def _fetch_part(remote: Remote, part: Path, tell: Callable[[str], None], progres
         try:
             return _receive(remote, part, progress)
         except urllib.error.HTTPError as error:
+            error.close()  # it holds the connection
             if error.code < 500 and error.code not in (408, 429):
                 raise DownloadError(f"{remote.url} answers {error.code} {error.reason}; fetch it by hand into {part.parent}") from None
             reason = f"{error.code} {error.reason}"
@@ -139,7 +140,7 @@ def _receive(remote: Remote, part: Path, progress: Callable[[Fetching], None]) -
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         if error.code == 416 and have:  # nothing is left to send: the check tells whether it is the right file
-            return
+            return error.close()
         raise
     with answer:
         if answer.status != 206:  # the server cannot continue a file
