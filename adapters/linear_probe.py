@@ -23,7 +23,8 @@ class LinearProbe(Head):
     """
 
     C: float = hyper(1.0, "inverse strength of the L2 penalty", 1e-12, 1e12)
-    max_iter: int = hyper(1000, "most L-BFGS iterations", 1)
+    max_iter: int = hyper(500, "most L-BFGS iterations", 1)
+    tol: float = hyper(1e-5, "share of the objective that a step must still promise", 0)
 
     vary: ClassVar[frozenset[str]] = frozenset({"C"})
     space: ClassVar[dict[str, tuple]] = {"C": (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)}
@@ -35,81 +36,104 @@ class LinearProbe(Head):
         return {"_x": support.x, "_y": support.y, "_mask": support.mask, "_onehot": support.onehot}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
-        n_run, _, dim = c["_x"].shape
-        count = c["_mask"].sum(dim=1)
-        ridge = 1 / (h["C"] * count)  # both terms are divided by C n: mean cross-entropy + ridge |W|^2 / 2
-        x = torch.cat([c["_x"], c["_mask"][..., None]], dim=-1)  # (n_run, n, dim + 1): the last weight is the intercept
-        penalised = torch.cat([x.new_ones(dim), x.new_zeros(1)])
+        dim, n_class = c["_x"].shape[-1], c["_onehot"].shape[-1]
+        mask, onehot = c["_mask"].double(), c["_onehot"].double()
+        count = mask.sum(dim=1)
+        ridge = 1 / (h["C"].double() * count)  # both terms are divided by C n: mean cross-entropy + ridge |W|^2 / 2
+        x, basis = c["_x"].double(), None
+        if x.shape[1] < dim:  # the weights lie in the span of the items: x = x' Q, |W' Q| = |W'|
+            basis, x = (part.mT for part in torch.linalg.qr(x.mT))
+            dim = x.shape[2]
+        x = torch.cat([x, mask[..., None]], dim=-1)  # (n_run, n, dim + 1): the last weight is the intercept
+        decay = ridge[:, None] * torch.cat([x.new_ones(dim), x.new_zeros(1)])  # (n_run, dim + 1)
 
-        def objective(w: Tensor) -> tuple[Tensor, Tensor]:
-            """Value (n_run,) and gradient of w (n_run, n_class, dim + 1)."""
-            log_p = F.log_softmax(x @ w.mT, dim=-1)
-            decay = ridge[:, None, None] * penalised * w
-            value = -(log_p * c["_onehot"]).sum(dim=(1, 2)) / count + (decay * w).sum(dim=(1, 2)) / 2
-            residual = (log_p.exp() - c["_onehot"]) * c["_mask"][..., None] / count[:, None, None]
-            return value, residual.mT @ x + decay
+        def objective(w: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
+            """Value (n,) and gradient of w (n, n_class, dim + 1) for the runs (n,)."""
+            log_p = F.log_softmax(x[run] @ w.mT, dim=-1)
+            shrunk = decay[run, None] * w
+            value = -(log_p * onehot[run]).sum(dim=(1, 2)) / count[run] + (shrunk * w).sum(dim=(1, 2)) / 2
+            residual = (log_p.exp() - onehot[run]) * mask[run, :, None] / count[run, None, None]
+            return value, residual.mT @ x[run] + shrunk
 
-        w = lbfgs(objective, x.new_zeros(n_run, c["_onehot"].shape[-1], dim + 1), steps=self.max_iter)
-        return {"w": w[..., :-1].contiguous(), "b": w[..., -1].contiguous()}
+        # the Hessian's first guess: softmax even over classes, (x x^T / n) / n_class + ridge
+        curvature = x.mT @ x / (count * n_class)[:, None, None]
+        jitter = 1e-8 * curvature.diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True)
+        curvature = curvature + torch.diag_embed(decay + jitter)
+        metric = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
+        w = lbfgs(objective, x.new_zeros(len(x), n_class, dim + 1), metric, steps=self.max_iter, tolerance=self.tol)
+        w, b = w[..., :-1], w[..., -1].to(c["_x"])
+        return {"w": (w if basis is None else w @ basis).to(c["_x"]).contiguous(), "b": b.contiguous()}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
         return x @ p["w"].mT + p["b"][:, None]
 
 
 def lbfgs(
-    objective: Callable[[Tensor], tuple[Tensor, Tensor]], w: Tensor, *, steps: int, memory: int = 10, tolerance: float = 1e-5
+    objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    w: Tensor,
+    metric: Tensor,
+    *,
+    steps: int,
+    memory: int = 10,
+    tolerance: float = 1e-5,
 ) -> Tensor:
     """Minimise n_run smooth functions at once (Nocedal and Wright, Algorithm 7.5, with backtracking); none sees the others.
 
-    objective(w) gives values (n_run,) and gradients like w (n_run, ...). A run stops where its largest gradient entry is under
-    `tolerance`, or where no step along the direction goes down any more.
+    objective(w, run) gives values (n,) and gradients like w (n, n_class, dim) of the runs (n,) that still move; metric
+    (n_run, dim, dim) is the first guess of the inverse Hessian of a class's weights. A run stops where a step promises less than
+    the share `tolerance` of its value (half the squared Newton decrement), or where no step goes down any more.
     """
-    sum_of = lambda a, b: (a * b).flatten(1).sum(dim=1)
-    column = lambda values: values.view(-1, *[1] * (w.dim() - 1))
-    value, grad = objective(w)
-    pairs: list[tuple[Tensor, Tensor, Tensor]] = []
-    running = grad.flatten(1).abs().amax(dim=1) > tolerance
+    done, run = w.clone(), torch.arange(len(w), device=w.device)
+    value, grad = objective(w, run)
+    pairs: list[tuple[Tensor, ...]] = []
     for _ in range(steps):
-        if not running.any():
-            break
-        direction = -_two_loop(grad, pairs, sum_of, column)
-        slope = sum_of(grad, direction)
-        size = running / (1 if pairs else grad.flatten(1).norm(dim=1).clamp(min=1e-12))
-        new, new_value, new_grad, moved = _backtrack(objective, w, value, grad, direction, slope, size, column)
-        step, change = new - w, new_grad - grad
-        curvature = sum_of(step, change)
-        rho = torch.where(curvature > 1e-12, 1 / curvature.clamp(min=1e-12), 0)  # 0: the pair is left out for this run
-        pairs = [*pairs[-(memory - 1) :], (step, change, rho)]
+        direction = -_two_loop(grad, pairs, metric[run])
+        slope = _sum(grad, direction)
+        new, new_value, new_grad, moved = _backtrack(objective, run, w, value, direction, slope)
+        moves, change = new - w, new_grad - grad
+        curved = _sum(moves, change)
+        pairs = [*pairs[-(memory - 1) :], (moves, change, torch.where(curved > 0, 1 / curved.clamp(min=1e-300), 0))]
         w, value, grad = new, new_value, new_grad
-        running = running & moved & (grad.flatten(1).abs().amax(dim=1) > tolerance)
-    return w
+        done[run] = w
+        moved &= -slope > 2 * tolerance * value
+        if not moved.all():
+            run, w, value, grad = run[moved], w[moved], value[moved], grad[moved]
+            pairs = [tuple(part[moved] for part in pair) for pair in pairs]
+        if not len(run):
+            break
+    return done
 
 
-def _two_loop(grad: Tensor, pairs: list, sum_of: Callable, column: Callable) -> Tensor:
-    """The inverse Hessian's estimate times the gradient; a run's first useful pair scales it."""
+def _sum(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(dim=1)
+
+
+def _two_loop(grad: Tensor, pairs: list, metric: Tensor) -> Tensor:
+    """The inverse Hessian's estimate times the gradient; the last pair scales the metric that it starts from."""
     q, alphas = grad, []
     for step, change, rho in reversed(pairs):
-        alphas.append(rho * sum_of(step, q))
-        q = q - column(alphas[-1]) * change
+        alphas.append(rho * _sum(step, q))
+        q = q - alphas[-1][:, None, None] * change
+    q = q @ metric
     if pairs:
         step, change, rho = pairs[-1]
-        q = q * column(torch.where(rho > 0, sum_of(step, change) / sum_of(change, change).clamp(min=1e-30), 1))
+        length = _sum(change, change @ metric)
+        q = q * torch.where(rho > 0, _sum(step, change) / length.clamp(min=1e-300), 1)[:, None, None]
     for (step, change, rho), alpha in zip(pairs, reversed(alphas), strict=True):
-        q = q + column(alpha - rho * sum_of(change, q)) * step
+        q = q + (alpha - rho * _sum(change, q))[:, None, None] * step
     return q
 
 
-def _backtrack(
-    objective: Callable, w: Tensor, value: Tensor, grad: Tensor, direction: Tensor, slope: Tensor, size: Tensor, column: Callable
-):
+def _backtrack(objective: Callable, run: Tensor, w: Tensor, value: Tensor, direction: Tensor, slope: Tensor):
     """Halve each run's step until its function goes down enough (Armijo); a run that never does stays where it is."""
+    size = torch.ones_like(value)
     for _ in range(25):
-        new = w + column(size) * direction
-        new_value, new_grad = objective(new)
-        fine = (new_value <= value + 1e-4 * size * slope) | (size == 0)
+        new = w + size[:, None, None] * direction
+        new_value, new_grad = objective(new, run)
+        fine = new_value <= value + 1e-4 * size * slope
         if fine.all():
-            break
+            return new, new_value, new_grad, fine
         size = torch.where(fine, size, size / 2)
-    fine = fine & (size > 0)
-    keep = lambda a, b: torch.where(column(fine) if a.dim() > 1 else fine, a, b)
-    return keep(new, w), keep(new_value, value), keep(new_grad, grad), fine
+    keep = lambda new, old: torch.where(fine.view(-1, *[1] * (new.dim() - 1)), new, old)
+    _, old_grad = objective(w, run)
+    return keep(new, w), keep(new_value, value), keep(new_grad, old_grad), fine
