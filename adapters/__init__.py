@@ -3,6 +3,7 @@
 from cliad.adapters.ape import Ape
 from cliad.adapters.base import Head
 from cliad.adapters.clip_adapter import ClipAdapter
+from cliad.adapters.gda import Gda
 from cliad.adapters.linear_probe import LinearProbe
 from cliad.adapters.tip_adapter import TipAdapter
 from cliad.adapters.tip_adapter_f import TipAdapterF
@@ -14,5 +15,6 @@ HEADS: dict[str, type[Head]] = {
     "clip-adapter": ClipAdapter,
     "tip-adapter": TipAdapter,
     "tip-adapter-f": TipAdapterF,
+    "gda": Gda,
     "ape": Ape,
 }
