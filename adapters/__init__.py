@@ -1,12 +1,36 @@
 """Stage two: tensors in, logits out. One method, one file; this table is all that knows them."""
 
+from cliad.adapters.ape import Ape
 from cliad.adapters.base import Head
+from cliad.adapters.clap import Clap
 from cliad.adapters.clip_adapter import ClipAdapter
+from cliad.adapters.cross_modal import CrossModal
+from cliad.adapters.cross_modal_adapter import CrossModalAdapter
+from cliad.adapters.gda import Gda
 from cliad.adapters.linear_probe import LinearProbe
+from cliad.adapters.lp_plus_plus import LpPlusPlus
+from cliad.adapters.prolip import ProLip
+from cliad.adapters.reg_linear import RegLinear
+from cliad.adapters.taskres import TaskRes
+from cliad.adapters.tip_adapter import TipAdapter
+from cliad.adapters.tip_adapter_f import TipAdapterF
 from cliad.adapters.zero_shot import ZeroShot
+from cliad.adapters.zs_lp import ZsLp
 
 HEADS: dict[str, type[Head]] = {
     "zero-shot": ZeroShot,
     "linear-probe": LinearProbe,
     "clip-adapter": ClipAdapter,
+    "tip-adapter": TipAdapter,
+    "tip-adapter-f": TipAdapterF,
+    "gda": Gda,
+    "ape": Ape,
+    "taskres": TaskRes,
+    "zs-lp": ZsLp,
+    "clap": Clap,
+    "lp++": LpPlusPlus,
+    "cross-modal": CrossModal,
+    "cross-modal-adapter": CrossModalAdapter,
+    "reg-linear": RegLinear,
+    "prolip": ProLip,
 }

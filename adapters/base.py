@@ -5,6 +5,7 @@ Axes: n_run runs trained together, n items, n_view cached views of an item, n_te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, ClassVar
@@ -210,9 +211,14 @@ def class_weights(text: Tensor) -> Tensor:
 
 
 def raw_class_weights(text: Tensor) -> Tensor:
-    """The raw mean (n_class, dim) over the templates that a class has."""
+    """The raw mean (n_class, dim) over the templates that a class has.
+
+    Heads that start here train with rates made for the length of CLIP's raw text features, about 10. Text that was imported as
+    unit rows has lost its length, and is given that one.
+    """
     present = (text != 0).any(dim=-1, keepdim=True).sum(dim=0)
-    return text.sum(dim=0) / present.clamp(min=1)
+    unit_rows = torch.linalg.vector_norm(text, dim=-1).amax() < 1.5
+    return text.sum(dim=0) / present.clamp(min=1) * torch.where(unit_rows, 10.0, 1.0).to(text)
 
 
 def cosine_logits(x: Tensor, w: Tensor, scale: float) -> Tensor:
@@ -224,3 +230,33 @@ def cosine_logits(x: Tensor, w: Tensor, scale: float) -> Tensor:
 def dot(x: Tensor, w: Tensor) -> Tensor:
     """x (n_run, n, dim) times w (n_run, n_class, dim) -> (n_run, n, n_class); a w that all runs share is one large product."""
     return x @ (w[0].mT if len(w) == 1 else w.mT)
+
+
+def bottleneck(x: Tensor, w1: Tensor, w2: Tensor, *, final_relu: bool = True) -> Tensor:
+    """CLIP-Adapter's network without bias: x (n_run, n, dim), w1 (n_run, dim, hidden), w2 (n_run, hidden, dim) -> (n_run, n, dim)."""
+    adapted = torch.relu(x @ w1) @ w2
+    return torch.relu(adapted) if final_relu else adapted
+
+
+def bottleneck_start(dim: int, hidden: int, generators: Sequence[Generator], like: Tensor) -> tuple[Tensor, Tensor]:
+    """w1 and w2 of `bottleneck` as PyTorch starts bias-free linear layers, from each run's own generator."""
+    pairs = [(linear_start(dim, hidden, g), linear_start(hidden, dim, g)) for g in generators]
+    return tuple(torch.stack(weights).to(like) for weights in zip(*pairs, strict=True))
+
+
+def linear_start(n_in: int, n_out: int, generator: Generator) -> Tensor:
+    """(n_in, n_out) weights as PyTorch starts a linear layer: uniform in +-1/sqrt(n_in)."""
+    return (torch.rand(n_in, n_out, generator=generator, device=generator.device) * 2 - 1) / math.sqrt(n_in)
+
+
+def text_shots(text: Tensor) -> Tensors:
+    """Raw text (n_template, n_class, dim) as training items: unit rows (1, n_template * n_class, dim), labels, weights that sum to 1."""
+    there = (text != 0).any(dim=-1).to(text).flatten()
+    y = torch.arange(text.shape[1], device=text.device).repeat(len(text))
+    return {"_text": unit(text).flatten(0, 1)[None], "_text_y": y[None], "_text_weight": (there / there.sum())[None]}
+
+
+def text_loss(logits: Tensor, c: Tensors) -> Tensor:
+    """Mean cross-entropy (n_run,) of logits (n_run, n_text, n_class) on the items of `text_shots`."""
+    own = logits.log_softmax(dim=-1).gather(2, c["_text_y"][..., None].expand(len(logits), -1, 1))[..., 0]
+    return -(own * c["_text_weight"]).sum(dim=1)

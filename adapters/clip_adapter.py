@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from cliad.adapters.base import Head, HeadError, Plan, Support, Tensors, class_weights, cosine_logits, hyper
+from cliad.adapters.base import Head, HeadError, Plan, Support, Tensors, bottleneck, bottleneck_start, class_weights, cosine_logits, hyper
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,12 @@ class ClipAdapter(Head):
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         dim = c["text"].shape[-1]
         hidden = width(self.hidden, dim)
-        w1, w2 = zip(*((kaiming(dim, hidden, g), kaiming(hidden, dim, g)) for g in generators), strict=True)
-        return {"w1": torch.stack(w1).to(c["text"]), "w2": torch.stack(w2).to(c["text"])}
+        w1, w2 = bottleneck_start(dim, hidden, generators, c["text"])
+        return {"w1": w1, "w2": w2}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
-        adapted = torch.relu(x @ p["w1"]) @ p["w2"]
-        adapted = torch.relu(adapted) if self.final_relu else adapted
+        adapted = bottleneck(x, p["w1"], p["w2"], final_relu=self.final_relu)
         return cosine_logits(torch.lerp(x, adapted, h["alpha"][:, None, None]), c["text"], c["scale"])
-
-
-def kaiming(n_in: int, n_out: int, generator: Generator) -> Tensor:
-    """(n_in, n_out) weights as PyTorch starts a bias-free linear layer: uniform in +-1/sqrt(n_in)."""
-    return (torch.rand(n_in, n_out, generator=generator, device=generator.device) * 2 - 1) / math.sqrt(n_in)
 
 
 def width(hidden: str, dim: int) -> int:

@@ -23,8 +23,8 @@ class LinearProbe(Head):
     """
 
     C: float = hyper(1.0, "inverse strength of the L2 penalty", 1e-12, 1e12)
-    max_iter: int = hyper(1000, "most L-BFGS iterations", 1)
-    tol: float = hyper(1e-6, "a run stops where its largest gradient entry is below", 0)
+    max_iter: int = hyper(500, "most L-BFGS iterations", 1)
+    tol: float = hyper(1e-5, "share of the objective that a step must still promise", 0)
 
     vary: ClassVar[frozenset[str]] = frozenset({"C"})
     space: ClassVar[dict[str, tuple]] = {"C": (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)}
@@ -56,8 +56,9 @@ class LinearProbe(Head):
             return value, residual.mT @ x[run] + shrunk
 
         # the Hessian's first guess: softmax even over classes, (x x^T / n) / n_class + ridge
-        curvature = x.mT @ x / (count * n_class)[:, None, None] + torch.diag_embed(decay)
-        curvature += 1e-6 * torch.diag_embed(curvature.diagonal(dim1=1, dim2=2).mean(dim=1)[:, None].expand_as(decay))
+        curvature = x.mT @ x / (count * n_class)[:, None, None]
+        jitter = 1e-8 * curvature.diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True)
+        curvature = curvature + torch.diag_embed(decay + jitter)
         metric = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
         w = lbfgs(objective, x.new_zeros(len(x), n_class, dim + 1), metric, steps=self.max_iter, tolerance=self.tol)
         w, b = w[..., :-1], w[..., -1].to(c["_x"])
@@ -74,13 +75,13 @@ def lbfgs(
     *,
     steps: int,
     memory: int = 10,
-    tolerance: float = 1e-6,
+    tolerance: float = 1e-5,
 ) -> Tensor:
     """Minimise n_run smooth functions at once (Nocedal and Wright, Algorithm 7.5, with backtracking); none sees the others.
 
     objective(w, run) gives values (n,) and gradients like w (n, n_class, dim) of the runs (n,) that still move; metric
-    (n_run, dim, dim) is the first guess of the inverse Hessian of a class's weights. A run stops where its largest gradient entry is
-    below `tolerance`, or where no step along the direction goes down any more.
+    (n_run, dim, dim) is the first guess of the inverse Hessian of a class's weights. A run stops where a step promises less than
+    the share `tolerance` of its value (half the squared Newton decrement), or where no step goes down any more.
     """
     done, run = w.clone(), torch.arange(len(w), device=w.device)
     value, grad = objective(w, run)
@@ -94,7 +95,7 @@ def lbfgs(
         pairs = [*pairs[-(memory - 1) :], (moves, change, torch.where(curved > 0, 1 / curved.clamp(min=1e-300), 0))]
         w, value, grad = new, new_value, new_grad
         done[run] = w
-        moved &= grad.flatten(1).abs().amax(dim=1) > tolerance
+        moved &= -slope > 2 * tolerance * value
         if not moved.all():
             run, w, value, grad = run[moved], w[moved], value[moved], grad[moved]
             pairs = [tuple(part[moved] for part in pair) for pair in pairs]

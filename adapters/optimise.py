@@ -48,7 +48,8 @@ class Classifier:
             raise HeadError(f"{type(self.head).__name__} has parameters for each of its classes; it cannot serve others")
         none = text.new_zeros(1, 0, text.shape[-1])
         support = Support(none, none[..., 0].long(), none[..., 0], text, self.logit_scale, text.shape[1])
-        return replace(self, c=self.head.bind(support, hypers([self.head], text)))
+        c = self.head.bind(support, hypers([self.head], text))
+        return replace(self, c={name: value for name, value in c.items() if not name.startswith("_")})
 
 
 def group_key(run: Run) -> Hashable:
@@ -190,7 +191,7 @@ class _Batches:
 
 def _train(head: Head, plan: Plan, p: Tensors, c: Tensors, h: Tensors, batches: _Batches, best: _Best | None) -> tuple[Tensors, list[bool]]:
     """The trained parameters, and which runs diverged: their last epoch's loss is above the first step's and above guessing's."""
-    p = {name: value.detach().clone().requires_grad_() for name, value in p.items()}
+    p = {name: value.detach().clone(memory_format=torch.contiguous_format).requires_grad_() for name, value in p.items()}
     optimiser = Optimiser(plan, p, h, head.rates(c, h))
     first, last = None, 0
     for step in range(plan.steps):
@@ -202,7 +203,7 @@ def _train(head: Head, plan: Plan, p: Tensors, c: Tensors, h: Tensors, batches: 
         if (penalty := head.penalty(p, c, h)) is not None:
             loss = loss + penalty
         for value, grad in zip(p.values(), torch.autograd.grad(loss.sum(), list(p.values())), strict=True):
-            value.grad = grad
+            value.grad = grad.contiguous()  # torch's fused steps read memory in the parameter's order, whatever the strides
         optimiser.step(step)
         if best and ((step + 1) % plan.look == 0 or step + 1 == plan.steps):
             best.look(p)

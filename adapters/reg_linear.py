@@ -1,0 +1,50 @@
+"""Regularised linear adapter (Fahes et al., 2024): a square matrix after the projection, held near the identity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Generator, Tensor
+
+from cliad.adapters.base import Head, Plan, Support, Tensors, class_weights, cosine_logits, hyper
+
+
+@dataclass(frozen=True)
+class RegLinear(Head):
+    """Regularised linear adapter (Fahes et al., 2024): a square matrix held near the identity.
+
+    x' = f + f R, R (dim, dim) zeros at the start; logits = s cos(x', t_k); cross-entropy + strength / shots * |R|^2
+    (the linear adapter of ProLIP's paper, I + R being its matrix).
+    NOTE[DIFF] minibatches of 256 and 300 steps, where the released code takes 300 steps on the whole support.
+    """
+
+    strength: float = hyper(1.0, "penalty on the distance from the identity, times the shots", 0)
+    lr: float = hyper(1e-3, "highest learning rate", 0)
+    steps: int = hyper(300, "optimiser steps", 1)
+    batch: int = hyper(256, "largest minibatch", 1)
+
+    vary: ClassVar[frozenset[str]] = frozenset({"strength", "lr"})
+    space: ClassVar[dict[str, tuple]] = {"strength": (1.0, 10.0, 0.1, 0.01), "lr": (1e-3, 1e-4)}
+    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+    per_class: ClassVar[bool] = False
+
+    def plan(self, n: int, n_class: int) -> Plan:
+        per_epoch = -(-n // self.batch)
+        return Plan(steps=self.steps, per_epoch=per_epoch, batch=-(-n // per_epoch), optimiser="adam", eps=1e-4)
+
+    def bind(self, support: Support, h: Tensors) -> Tensors:
+        scale = support.x.new_full((1,), support.logit_scale)
+        shots = support.mask.sum(dim=1).clamp(min=1) / support.n_class
+        return {"text": class_weights(support.text)[None], "scale": scale, "_shots": shots}
+
+    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+        dim = c["text"].shape[-1]
+        return {"residual": c["text"].new_zeros(len(generators), dim, dim)}
+
+    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+        return cosine_logits(x + x @ p["residual"], c["text"], c["scale"])
+
+    def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor:
+        return h["strength"] / c["_shots"] * p["residual"].square().sum(dim=(1, 2))

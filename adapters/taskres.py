@@ -1,0 +1,44 @@
+"""TaskRes (Yu et al., 2023): a residual on the class texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from cliad.adapters.base import Head, Plan, Support, Tensors, cosine_logits, hyper, raw_class_weights, unit
+
+
+@dataclass(frozen=True)
+class TaskRes(Head):
+    """TaskRes (Yu et al., 2023): a trained residual, added to the class texts.
+
+    t'_k = t_k + alpha r_k, t_k (dim,) the raw mean over templates, r (n_class, dim) zeros at the start;
+    logits = s cos(f, t'_k) (CVPR 2023, Section 3.3). The length of t_k decides how far a step goes.
+    """
+
+    alpha: float = hyper(0.5, "weight of the residual; 0 is zero-shot", 0, 1000)
+    lr: float = hyper(2e-3, "highest learning rate", 0)
+    weight_decay: float = hyper(5e-4, "weight decay", 0)
+    epochs: int = hyper(0, "passes over the support set; 0: 100 up to 4 shots, 200 above", 0)
+    batch: int = hyper(256, "largest minibatch", 1)
+
+    vary: ClassVar[frozenset[str]] = frozenset({"alpha", "lr", "weight_decay"})
+    space: ClassVar[dict[str, tuple]] = {"alpha": (0.5, 0.1, 0.3, 1.0), "lr": (2e-3, 2e-4)}
+    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+
+    def plan(self, n: int, n_class: int) -> Plan:
+        epochs = self.epochs or (100 if n <= 4 * n_class else 200)
+        return Plan.dassl(n, epochs=epochs, batch=self.batch, optimiser="adam")
+
+    def bind(self, support: Support, h: Tensors) -> Tensors:
+        return {"text": raw_class_weights(support.text)[None], "scale": support.x.new_full((1,), support.logit_scale)}
+
+    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+        return {"residual": torch.zeros_like(c["text"]).repeat(len(generators), 1, 1)}
+
+    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+        return cosine_logits(x, unit(c["text"] + h["alpha"][:, None, None] * p["residual"]), c["scale"])

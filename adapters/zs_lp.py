@@ -1,0 +1,39 @@
+"""ZS-LP (Silva-Rodriguez et al., 2024): a linear probe that starts at the class texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Generator, Tensor
+
+from cliad.adapters.base import Head, Plan, Support, Tensors, cosine_logits, hyper, raw_class_weights, unit
+
+
+@dataclass(frozen=True)
+class ZsLp(Head):
+    """ZS-LP (Silva-Rodriguez et al., 2024): a linear probe that starts at the class texts.
+
+    logits = s cos(f, w_k), w (n_class, dim) trained from the raw mean text feature of each class (CVPR 2024, Section 3.2).
+    """
+
+    lr: float = hyper(0.1, "highest learning rate", 0)
+    epochs: int = hyper(300, "passes over the support set", 1)
+    batch: int = hyper(256, "largest minibatch", 1)
+
+    vary: ClassVar[frozenset[str]] = frozenset({"lr"})
+    space: ClassVar[dict[str, tuple]] = {"lr": (0.1, 0.01, 1e-3)}
+    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+
+    def plan(self, n: int, n_class: int) -> Plan:
+        return Plan.dassl(n, epochs=self.epochs, batch=self.batch, optimiser="sgd")
+
+    def bind(self, support: Support, h: Tensors) -> Tensors:
+        return {"_text": raw_class_weights(support.text)[None], "scale": support.x.new_full((1,), support.logit_scale)}
+
+    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+        return {"w": c["_text"].repeat(len(generators), 1, 1)}
+
+    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+        return cosine_logits(x, unit(p["w"]), c["scale"])
