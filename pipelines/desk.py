@@ -122,7 +122,8 @@ class Desk:
             ready = self.ready(run)
             x = ready.run.features(ready.encoder, ready.encoder.preprocess(image)[None])
             row, feature = ready.run.top(x, top)[0], x[:, : ready.run.about["dim"]]
-            found = {"run": ready.run.folder.name, "width": image.width, "height": image.height, "top": _pairs(row), "zero_shot": None}
+            found = {"run": ready.run.folder.name, "head": ready.run.about["head"], "width": image.width, "height": image.height}
+            found |= {"top": _pairs(row), "zero_shot": None}
             if ready.zero_shot is not None:
                 p = (ready.run.about["logit_scale"] * unit(feature) @ ready.zero_shot.T).softmax(dim=-1)[0]
                 best = p.topk(min(top, len(p))).indices.tolist()

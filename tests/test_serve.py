@@ -75,7 +75,7 @@ def digit(used):
 def test_it_answers_as_predict_does(port, digit):
     raw, name = digit
     status, found, _ = send(port, "/api/classify?top=3", raw)
-    assert status == 200 and set(found) == {"run", "width", "height", "top", "zero_shot", "nearest"}
+    assert status == 200 and set(found) == {"run", "head", "width", "height", "top", "zero_shot", "nearest"}
     assert found["run"] == "probe" and found["top"][0]["class"] == name and len(found["top"]) == len(found["zero_shot"]) == 3
     assert [set(shot) for shot in found["nearest"]] == [{"path", "class", "similarity", "thumbnail"}] * 4
     assert found["nearest"][0]["thumbnail"].startswith("data:image/png;base64,") and found["nearest"][0]["similarity"] > 0.5
@@ -241,7 +241,7 @@ def test_dropped_images_are_classified_on_the_page(page, port, digit, tmp_path):
     said = dict(cards)
     assert f"{name}\n" in said["three <b>.png"] and "zero-shot" in said["three <b>.png"] and "nearest" in said["three <b>.png"]
     assert "damaged" in said["broken.png"] and "too many pixels" in said["huge.png"]
-    first = page.run("return [...document.querySelectorAll('article')].at(-1).querySelector('.adapter li .words span').textContent")
+    first = page.run("return document.querySelector('article .adapter li .words span').textContent")
     assert first == name
     for width in (1280, 390):
         page.size(width, 900)
