@@ -95,9 +95,10 @@ class Desk:
         model: str | None = None,
         pretrained: str | None = None,
         device: str = "auto",
+        tell: Callable[[str], None] = lambda line: None,
     ):
         self.first, self.caches, self.data = run.resolve(), cache_dir(caches), data_dir(data)
-        self._encoder = {"model": model, "pretrained": pretrained, "device": device}
+        self._encoder: dict = {"model": model, "pretrained": pretrained, "device": device, "tell": tell}
         self._ready: dict[tuple[Path, int], Ready] = {}
         self._encoders: dict[str, Encoder] = {}
         self._lock = threading.Lock()

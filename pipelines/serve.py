@@ -56,7 +56,7 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise ServeError(f"the page needs {error.name}, which is not installed; run: pip install 'cliad[serve]'") from None
-    desk = Desk(bundle.find_run(run), caches=caches, data=data, model=model, pretrained=pretrained, device=device)
+    desk = Desk(bundle.find_run(run), caches=caches, data=data, model=model, pretrained=pretrained, device=device, tell=tell)
     ready = desk.ready()
     listener = _listen(host, port)
     port = listener.getsockname()[1]
