@@ -537,6 +537,35 @@ def _show_predictions(found) -> int:
 
 
 @app.command()
+def serve(
+    run: Annotated[str, typer.Argument(help="The run folder shown first, or latest: the newest in runs/.", metavar="[RUN]")] = "latest",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on; the default is reached from this machine only.")] = "127.0.0.1",
+    model: ModelOption = None,
+    pretrained: PretrainedOption = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that holds the data sets, to show training images; default $CLIAD_DATA.",
+            metavar="DIR",
+            envvar="CLIAD_DATA",
+            show_envvar=False,
+        ),
+    ] = None,
+    cache: CacheOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Open a local page: drop images on it, see what a trained head and zero-shot CLIP make of them.
+
+    Example: cliad serve latest --port 8000
+    """
+    from cliad.pipelines.serve import serve as run_server
+
+    choices = {"model": model, "pretrained": pretrained, "device": device, "data": data, "caches": cache}
+    run_server(run, host=host, port=port, tell=_tell, **choices)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results and the picture.", metavar="DIR")] = Path("cliad-demo"),
     cache: CacheOption = None,

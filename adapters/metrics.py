@@ -31,8 +31,12 @@ def calibration(logits: Tensor, y: Tensor) -> dict[str, float]:
 
 
 def fit_temperature(logits: Tensor, y: Tensor) -> float:
-    """The temperature t > 0 that gives logits / t (n, n_class) the lowest loss on y (n,): golden-section search in log t."""
-    loss = lambda log_t: F.cross_entropy(logits / math.exp(log_t), y).item()
+    """The temperature t > 0 that is likeliest for logits / t (n, n_class) on y (n,): golden-section search in log t.
+
+    Before it sees data, log t is thought to be normal around 0 with deviation 1: where all of a few validation images are right,
+    their loss alone would fall for ever as t goes to 0, and every prediction would be called certain.
+    """
+    loss = lambda log_t: F.cross_entropy(logits / math.exp(log_t), y, reduction="sum").item() + log_t**2 / 2
     low, high, ratio = math.log(1e-2), math.log(1e2), (math.sqrt(5) - 1) / 2
     for _ in range(40):
         a, b = high - ratio * (high - low), low + ratio * (high - low)

@@ -9,11 +9,13 @@ npz          for heads that are linear: weights (n_class, dim) and bias (n_class
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +172,7 @@ def _onnx(run: Run, path: Path, encoder=None) -> None:
         size = tuple(encoder.preprocess_size)
         draw = lambda n: torch.randint(0, 256, (n, 3, *size), generator=generator, dtype=torch.uint8)
     name = "features" if encoder is None else "pixels"
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), _no_log():
         warnings.simplefilter("ignore")  # the exporter's own, about itself
         shapes = ({0: torch.export.Dim("n")},)
         options = {"input_names": [name], "output_names": ["logits", "probabilities"], "dynamic_shapes": shapes, "verbose": False}
@@ -188,6 +190,17 @@ def _onnx(run: Run, path: Path, encoder=None) -> None:
             there, here = session.run(None, {name: x.numpy()})[1], module(x)[1].numpy()
         if not np.allclose(there, here, atol=2e-3):
             raise ExportError(f"ONNX Runtime and PyTorch disagree by {abs(there - here).max():.3g} in a probability; nothing was written")
+
+
+@contextmanager
+def _no_log() -> Iterator[None]:
+    """The exporter logs what it is about; only what fails is news."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 FORMATS = {"safetensors": _safetensors, "onnx": _onnx, "npz": _npz}

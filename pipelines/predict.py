@@ -72,7 +72,14 @@ class Run:
         """Probabilities (n, n_class) of raw features x (n, width), at the temperature that validation found."""
         return (self.logits(x) / (self.about["temperature"] or 1)).softmax(dim=-1)
 
-    def encoder(self, *, model: str | None = None, pretrained: str | None = None, device: str = "auto") -> Encoder:
+    def encoder(
+        self,
+        *,
+        model: str | None = None,
+        pretrained: str | None = None,
+        device: str = "auto",
+        tell: Callable[[str], None] = lambda line: None,
+    ) -> Encoder:
         """The encoder that made the run's features, or the one given, checked by its hashes.
 
         Raises:
@@ -93,6 +100,8 @@ class Run:
         if wanted:
             options |= {"squeeze": _preprocess(wanted).get("resize_mode") == "squash"}
             options |= {"quick_gelu": wanted.get("activation") == "QuickGELU"}
+        if missing := clip.to_fetch(*clip.full_name(name, tag)):
+            tell(f"fetching the weights of {clip.shown_name(name, tag)} from {missing.where}")
         encoder = clip.load(name, tag, **options)
         _check_encoder(encoder, wanted, self.about)
         return encoder
@@ -173,7 +182,7 @@ def predict(
     if batch < 1:
         raise PredictError(f"batch is the number of images per encoder call, at least 1; got {batch}")
     loaded = load(run)
-    encoder = loaded.encoder(model=model, pretrained=pretrained, device=device)
+    encoder = loaded.encoder(model=model, pretrained=pretrained, device=device, tell=tell)
     tell(f"{loaded.folder}: {loaded.about['head']}, {len(loaded.classnames)} classes; {encoder.name} on {encoder.device}")
     return loaded.predict(images, top=top, encoder=encoder, batch=batch, workers=workers)
 

@@ -5,10 +5,14 @@ import random
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
+from cliad.adapters import HEADS
+from cliad.adapters.base import HeadError
 from cliad.pipelines import bundle
 from cliad.pipelines.predict import PredictError, load
+from cliad.pipelines.train import train
 
 
 def test_it_says_all_that_is_needed_elsewhere(used):
@@ -26,6 +30,16 @@ def test_the_card_is_for_people(used):
     row = json.loads((used.run / "result.json").read_text())
     assert card.startswith("# clip-adapter on digits, 8 images per class\n") and f"| accuracy | {100 * row['top1']:.1f} % |" in card
     assert "zero, one, two" in card and "cliad predict" in card and "`cliad train --alpha 0.6 --shots 8`" in card
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_comes_back_as_it_was(toy, tmp_path, head):
+    try:
+        result, cache = train(folder=toy, head=head, shots=2)
+    except HeadError as error:
+        pytest.skip(str(error))
+    run, x = load(bundle.save(result, cache, tmp_path / "run")), torch.from_numpy(cache.split("test").rows())
+    torch.testing.assert_close(run.logits(x), result.classifier.logits(x))
 
 
 @pytest.fixture

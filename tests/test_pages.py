@@ -15,7 +15,7 @@ from cliad.cache import clip
 from cliad.cli import app, main
 
 DOCS = Path(cliad.__file__).parent / "docs"
-PAGES = ["own-images.md", "bundle.md", "cache-file.md", "new-head.md", "new-dataset.md", "coming-from.md"]
+PAGES = ["own-images.md", "serve.md", "bundle.md", "cache-file.md", "new-head.md", "new-dataset.md", "coming-from.md"]
 pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="docs/ is part of the checkout, not of the wheel")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import toy_clip
+from conftest import toy_cache
 
 from cliad.cache.encoder import EncoderError
 from cliad.pipelines import bundle
@@ -35,6 +36,12 @@ def test_the_temperature_is_applied(used):
     t = run.about["temperature"]
     assert t != 1
     torch.testing.assert_close(run.probabilities(x), (run.classifier.logits(x) / t).softmax(dim=-1))
+
+
+def test_a_validation_set_that_is_all_right_makes_nothing_certain(tmp_path):
+    toy_cache(tmp_path, noise=0.05)
+    row = train(folder=tmp_path, shots=4)[0].row()
+    assert row["top1"] == 1 and 0.2 < row["temperature"] < 5
 
 
 def test_a_bad_image_is_named_and_stops_nothing(used, tmp_path):

@@ -21,7 +21,10 @@ from cliad.pipelines.train import train
 MAY_FAIL = {"check_non_transformer_estimators_n_iter"}  # max_iter is a bound; our L-BFGS, many runs at once, counts no run's steps
 
 
-@pytest.mark.parametrize("name", ["ZeroShotClassifier", "LinearProbeClassifier", "ClipAdapterClassifier"])
+CHECKED = ("ZeroShotClassifier", "LinearProbeClassifier", "ClipAdapterClassifier", "TipAdapterClassifier", "GdaClassifier")
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKED if name in CLASSIFIERS])
 def test_scikit_learns_own_checks_pass(name):
     found = check_estimator(CLASSIFIERS[name](), on_fail=None, on_skip=None)
     failed = {check["check_name"]: check["exception"] for check in found if check["status"] == "failed"}

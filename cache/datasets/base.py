@@ -142,15 +142,16 @@ def opener(root: Path) -> Callable[[str], Image.Image]:
     return lambda path: open_image(root / path)
 
 
-def open_image(source: Path | IO[bytes]) -> Image.Image:
+def open_image(source: Path | IO[bytes], formats: Sequence[str] | None = None) -> Image.Image:
     """An image file as upright RGB: EXIF rotation applied, 16 bits scaled to 8, CMYK and palettes converted, alpha dropped.
 
+    `formats` are Pillow's names of those allowed, None: all that it knows.
     Raises:
         Exception: whatever Pillow raises on a file that is missing, truncated, or no image.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata and very large pictures are no reason to stop
-        with Image.open(source) as image:
+        with Image.open(source, formats=formats) as image:
             image.load()
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):  # Pillow would clip, not scale
