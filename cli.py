@@ -589,6 +589,23 @@ def grid(
 
 
 @app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Results files of `cliad grid`.", metavar="RESULTS...")],
+    out: Annotated[Path | None, typer.Option(help="File to write; default report.html, other formats to stdout.", metavar="FILE")] = None,
+    format: Annotated[str, typer.Option(help="html, or tables as md, latex or csv.")] = "html",
+) -> None:
+    """Make a page or tables of results: curves, ablations, best methods with intervals, all runs.
+
+    Example: cliad report results.jsonl --out report.html
+    """
+    from cliad.pipelines.report import report as run_report
+
+    out = out or (Path("report.html") if format == "html" else None)
+    text = run_report(results, form=format, out=out, tell=_tell)
+    print(out if out else text, end="\n" if out else "")
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the results and the picture.", metavar="DIR")] = Path("cliad-demo"),
     cache: CacheOption = None,

@@ -20,7 +20,7 @@ from cliad.pipelines.draw import check_asked
 from cliad.pipelines.episode import draw_of, pick_device
 from cliad.pipelines.memory import group_size
 from cliad.pipelines.rows import open_ledger
-from cliad.pipelines.train import SpecError, TrainSpec, find_cache, groups, make_head, nearest, run, spec_of
+from cliad.pipelines.train import SpecError, TrainSpec, find_cache, groups, make_head, nearest, run, selects, spec_of
 
 DEFAULTS = {"shots": ["1", "2", "4", "8", "16"], "seeds": ["1", "2", "3"], "head": ["clip-adapter"], "protocol": ["coop"]}
 
@@ -99,7 +99,7 @@ def key_of(spec: TrainSpec, head: Head, fingerprint: str) -> str:
     A default counts like the same value typed, so that a later default is another run.
     """
     given = dict(spec.hyper)
-    searched = {name for name in head.space if name not in given} if spec.select == "val" else set()
+    searched = {name for name in head.searches() if name not in given} if spec.select == "val" else set()
     hyper = {field.name: "searched" if field.name in searched else getattr(head, field.name) for field in fields(head)}
     identity = spec.json() | {"hyper": hyper, "fingerprint": fingerprint}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
@@ -137,7 +137,7 @@ def _specs(cache: FeatureCache, axes: Axes) -> Iterator[tuple[TrainSpec, Head]]:
         for (shots, seed, protocol, select), given in itertools.product(draws, combos):
             check_asked(shots, protocol)
             head = make_head(name, given)
-            way = "fixed" if select == "val" and not set(head.space) - set(given) else select  # an axis that the head lacks
+            way = "fixed" if select == "val" and not selects(head, given) else select  # an axis that the head lacks
             yield spec_of(cache, name, head, shots=shots, seed=seed, protocol=protocol, select=way, given=given), head
 
 

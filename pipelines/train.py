@@ -172,7 +172,7 @@ def spec_of(
     cache: FeatureCache, head: str, made: Head, *, shots: int, seed: int, protocol: str, select: str | None, given: Collection[str]
 ) -> TrainSpec:
     """The spec of a run; `select` None is the head's published way."""
-    free = bool(set(made.searches()) - set(given)) or made.plan(1, 1).keep == "best"
+    free = selects(made, given)
     select = select or ("val" if made.select == "val" and free else "fixed")
     if select not in ("fixed", "val"):
         raise SpecError(f"select is fixed or val; got {select}")
@@ -180,6 +180,11 @@ def spec_of(
         raise SpecError(f"{head} has nothing left to select on validation; use --select fixed")
     pairs = tuple(sorted((name, getattr(made, name)) for name in given))
     return TrainSpec(cache.dataset, cache.encoder, cache.prompts, head, shots, seed, protocol, select, pairs)
+
+
+def selects(head: Head, given: Collection[str]) -> bool:
+    """Whether validation has something to choose: a field of its space that is not given, or the best moment of training."""
+    return bool(set(head.searches()) - set(given)) or head.plan(1, 1).keep == "best"
 
 
 def run(cache: FeatureCache, specs: Sequence[TrainSpec], device: torch.device, largest: int | None = None) -> Iterator[list[Result]]:
@@ -222,7 +227,7 @@ def groups(cache: FeatureCache, specs: Sequence[TrainSpec], heads: Sequence[Head
     for i, (spec, head) in enumerate(zip(specs, heads, strict=True)):
         static = tuple((f.name, getattr(head, f.name)) for f in fields(head) if f.name not in head.vary)
         way = frozenset(dict(spec.hyper)) if spec.select == "val" else None
-        found[spec.head, static, head.plan(spec.shots * len(cache.classnames), len(cache.classnames)), way].append(i)
+        found[spec.head, static, spec.shots, way].append(i)  # equal shots: equal plans, and no padding
     return list(found.values())
 
 
