@@ -187,16 +187,17 @@ def _pair(text: str) -> tuple[float, float]:
 
 
 @contextmanager
-def _bar():
-    """A progress bar on stderr: images done, rate, time left, share of the time spent waiting for images."""
+def _bar(what: str = "images", waits: bool = True):
+    """A progress bar on stderr: done, rate, time left; for images also the share of the time spent waiting for them."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = [BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.0f} images/s"), TimeRemainingColumn()]
-    columns.append(TextColumn("waited for data {task.fields[waiting]:.0%}"))
+    columns = [BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.3g} " + f"{what}/s"), TimeRemainingColumn()]
+    columns += [TextColumn("waited for data {task.fields[waiting]:.0%}")] if waits else []
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None, rate=0, waiting=0)
-        yield lambda state: bar.update(task, completed=state.done, total=state.total, rate=state.rate, waiting=state.waiting)
+        more = lambda state: {"waiting": state.waiting} if waits else {}
+        yield lambda state: bar.update(task, completed=state.done, total=state.total, rate=state.rate, **more(state))
 
 
 @contextmanager
@@ -563,6 +564,78 @@ def serve(
 
     choices = {"model": model, "pretrained": pretrained, "device": device, "data": data, "caches": cache}
     run_server(run, host=host, port=port, tell=_tell, **choices)
+
+
+@app.command()
+def grid(
+    dataset: Annotated[
+        str | None, typer.Option(help="Data sets, such as dtd,eurosat; default the cache written last.", metavar="A,B")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoders, where the data sets have several caches.", metavar="A,B")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Prompt sets of the caches.", metavar="A,B")] = None,
+    head: Annotated[str | None, typer.Option(help="Heads; default clip-adapter.", metavar="A,B")] = None,
+    shots: Annotated[str | None, typer.Option(help="Support images per class; default 1,2,4,8,16.", metavar="LIST")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds of draw, start and minibatches; default 1,2,3.", metavar="LIST")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Few-shot protocols: coop (default), tip, lp++, clip-lora.", metavar="LIST")] = None,
+    select: Annotated[
+        str | None, typer.Option(help="fixed or val or both: as `cliad train`; default each head's published way.", metavar="LIST")
+    ] = None,
+    alpha: Annotated[
+        str | None,
+        typer.Option(help="CLIP-Adapter: weights of the ADAPTED image feature, 0 to 1. A list 0,0.2 or a range 0:1:0.2.", metavar="LIST"),
+    ] = None,
+    beta: Annotated[str | None, typer.Option(help="The same for the text side; default the head's.", metavar="LIST")] = None,
+    lr: Annotated[str | None, typer.Option(help="Learning rates; default the head's.", metavar="LIST")] = None,
+    epochs: Annotated[str | None, typer.Option(help="Passes over the support images; default the head's.", metavar="LIST")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Bottleneck widths, such as D/4,D/8; default the head's.", metavar="LIST")] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", help="Any other hyper-parameter; may be repeated.", metavar="NAME=LIST", show_default="none")
+    ] = [],
+    config: Annotated[Path | None, typer.Option(help="A TOML file with the same words; options win.", metavar="FILE")] = None,
+    cache: CacheOption = None,
+    out: Annotated[Path | None, typer.Option(help="Results file, added to; default results.jsonl.", metavar="FILE")] = None,
+    device: Annotated[str | None, typer.Option(help="auto (default), cuda, cuda:1, mps or cpu.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Train every combination of what is listed, many runs at once; one row each in a results file. Stopped, it goes on where it was.
+
+    A head drops the lists of hyper-parameters that it lacks.
+
+    Example: cliad grid --dataset dtd,eurosat --head clip-adapter,linear-probe --alpha 0:1:0.2 --shots 1,2,4,8,16 --seeds 1,2,3
+    """
+    from cliad.cache.folder import cache_dir
+    from cliad.pipelines.grid import grid as run_grid
+
+    words = {"dataset": dataset, "encoder": encoder, "prompts": prompts, "head": head, "shots": shots, "seeds": seeds, "protocol": protocol}
+    words |= {"select": select, "alpha": alpha, "beta": beta, "lr": lr, "epochs": epochs, "hidden": hidden, "set": _hyper({}, set_) or None}
+    with _bar("runs", waits=False) as progress:
+        try:
+            done = run_grid(folder=cache_dir(cache), words=words, config=config, out=out, device=device, tell=_tell, progress=progress)
+        except KeyboardInterrupt:
+            _tell("stopped; what is finished is in the results file, the same command goes on from there")
+            raise typer.Exit(130) from None
+    if json:
+        return _print_json({"out": str(done.out), "asked": done.asked, "found": done.found, "done": done.done, "seconds": done.seconds})
+    if done.done:
+        print(f"{done.done} runs in {done.seconds:.1f} s, {done.done / done.seconds:.1f} runs/s")
+    print(f"{done.out}: {done.asked} rows of this grid; `cliad report {done.out} --out report.html` shows them")
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Results files of `cliad grid`.", metavar="RESULTS...")],
+    out: Annotated[Path | None, typer.Option(help="File to write; default report.html, other formats to stdout.", metavar="FILE")] = None,
+    format: Annotated[str, typer.Option(help="html, or tables as md, latex or csv.")] = "html",
+) -> None:
+    """Make a page or tables of results: curves, ablations, best methods with intervals, all runs.
+
+    Example: cliad report results.jsonl --out report.html
+    """
+    from cliad.pipelines.report import report as run_report
+
+    out = out or (Path("report.html") if format == "html" else None)
+    text = run_report(results, form=format, out=out, tell=_tell)
+    print(out if out else text, end="\n" if out else "")
 
 
 @app.command()

@@ -52,6 +52,29 @@ class Classifier:
         return replace(self, c={name: value for name, value in c.items() if not name.startswith("_")})
 
 
+def logits_of(classifiers: Sequence[Classifier], x: Tensor) -> Tensor:
+    """(n_run, n, n_class) logits of x (n, dim), or of x (n_run, n, dim) where each run sees its own; the runs are of one group.
+
+    What is fitted is stacked again, so that all runs are scored by the products that trained them.
+    """
+    first = classifiers[0]
+    join = lambda values: values[0] if all(value is values[0] for value in values) else torch.cat(values)
+    p, c = ({name: join([getattr(one, part)[name] for one in classifiers]) for name in getattr(first, part)} for part in ("p", "c"))
+    x = x if "raw" in first.head.needs else unit(x)
+    h, x = hypers([one.head for one in classifiers], x), x if x.dim() == 3 else x[None]
+    with torch.no_grad():
+        logits = torch.cat([first.head.logits(p, c, h, part) for part in x.split(SCORED_AT_ONCE, dim=1)], dim=1)
+    return logits.expand(len(classifiers), -1, -1)
+
+
+def can_stack(classifiers: Sequence[Classifier]) -> bool:
+    """Whether classifiers differ in `vary` fields and in the values of tensors only."""
+    static = lambda one: [(f.name, getattr(one.head, f.name)) for f in fields(one.head) if f.name not in one.head.vary]
+    shapes = lambda one: [(name, value.shape) for part in (one.p, one.c) for name, value in part.items()]
+    key = lambda one: (type(one.head), static(one), shapes(one), one.logit_scale)
+    return all(key(one) == key(classifiers[0]) for one in classifiers)
+
+
 def group_key(run: Run) -> Hashable:
     """Runs with equal keys have tensors of equal shapes and train together: head, static fields, plan, and the data they share."""
     head, episode = run
