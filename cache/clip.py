@@ -29,6 +29,7 @@ from cliad.cache.towers import all_parts, swapped
 
 TINY = Path(__file__).parent / "tiny_clip"
 TEXT_BATCH = 256
+SMALL = 5_000_000  # parameters of an image tower that one thread serves best
 DEFAULT = ("ViT-B-32", "openai")
 
 
@@ -55,6 +56,11 @@ class Clip:
         blank = self.preprocess(Image.new("RGB", (64, 64)))
         self.parts = {part: tuple(x.shape[1:]) for part, x in self._all_parts(blank[None]).items()}
         self.dim = self.parts["features"][0]
+
+    @property
+    def threads(self) -> int | None:
+        """One for a small model: more would mostly wait for each other, and for the threads that read images."""
+        return 1 if sum(x.numel() for x in self.model.visual.parameters()) < SMALL else None
 
     @property
     def text_projects(self) -> bool:

@@ -32,6 +32,7 @@ class Encoder(Protocol):
     precision: str  # what the numbers are computed in: recorded, no part of an id
     parts: Mapping[str, tuple[int, ...]]
     preprocess_size: tuple[int, int]  # (height, width)
+    threads: int | None  # CPU threads to compute with; None: as many as torch takes
     text_projects: bool  # the text tower ends in a projection, so there is something before it
 
     def preprocess(self, image: Image.Image, *, box: tuple[int, int, int, int] | None = None, mirror: bool = False) -> Tensor:

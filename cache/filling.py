@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -134,7 +135,7 @@ def fill(path: Path, job: Extraction, *, workers: int, progress: Callable[[Progr
         torch.OutOfMemoryError: the encoder's memory does not hold a batch.
     """
     encoder, rows, unreadable = job.encoder, job.listing.splits, []
-    with store.Writer(path) as writer:
+    with store.Writer(path) as writer, _threads(encoder.threads):
         todo, total = writer.todo(), sum(map(len, rows.values()))
         left = sum(stop - start for _, start, stop in todo)
         shape = tuple(encoder.preprocess(_blank()).shape)
@@ -150,6 +151,17 @@ def fill(path: Path, job: Extraction, *, workers: int, progress: Callable[[Progr
             progress(Progress(total - left + done, total, done / seconds, loader.waited / seconds))
         writer.finish()
     return Filled(left, time.perf_counter() - begin, loader.waited, unreadable)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """So many CPU threads for torch while the block runs. The number is the encoder's own, since it decides last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _blank():

@@ -139,6 +139,7 @@ def _receive(remote: Remote, part: Path, progress: Callable[[Fetching], None]) -
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416 and have:  # nothing is left to send: the check tells whether it is the right file
             return error.close()
         raise

@@ -41,6 +41,7 @@ def site(monkeypatch):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = False  # so that closing it waits for its answers
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     site.url = f"http://127.0.0.1:{server.server_port}/"
