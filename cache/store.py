@@ -424,6 +424,23 @@ class _Entry:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+def gather(x: np.ndarray, index) -> np.ndarray:
+    """x[index] along the first axis. A few rows of a mapped file are read one by one: a map would bring in their neighbourhood too."""
+    if isinstance(index, slice | int) or not isinstance(x, np.memmap):
+        return x[index]
+    rows = np.arange(len(x))[index]
+    if rows.ndim != 1 or 8 * len(rows) > len(x):
+        return x[index]
+    found = np.empty((len(rows), *x.shape[1:]), x.dtype)
+    to, size = memoryview(found.view(np.uint8).reshape(-1)) if found.size else memoryview(b""), x[:1].nbytes
+    with open(x.filename, "rb", buffering=0) as file:
+        for slot, row in enumerate(rows.tolist()):
+            file.seek(x.offset + row * size)
+            if file.readinto(to[slot * size : (slot + 1) * size]) != size:
+                raise CacheError(f"{x.filename} ends before row {row}; extract it again with --force")
+    return found
+
+
 @dataclass(frozen=True)
 class Split:
     """One split on disk: x (n, dim) raw rows, memory-mapped; y (n,) labels; status (n,); paths read when asked for."""
@@ -442,11 +459,11 @@ class Split:
         return self.status == DONE
 
     def paths(self, rows=slice(None)) -> list[str]:
-        return [path.decode(errors="replace") for path in np.atleast_1d(self._paths[rows])]
+        return [path.decode(errors="replace") for path in np.atleast_1d(gather(self._paths, rows))]
 
     def rows(self, index=slice(None), *, unit: bool = False) -> np.ndarray:
         """float32 features (n_index, dim): raw, or with rows of length one."""
-        x = np.array(self.x[index], np.float32)
+        x = np.array(gather(self.x, index), np.float32)
         return x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) if unit else x
 
 

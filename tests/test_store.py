@@ -156,3 +156,14 @@ def test_an_unwritable_folder_is_one_line(tmp_path):
 
 def test_ids_ignore_key_order_and_feel_every_value():
     assert store.recipe_id({"a": 1, "b": 2}) == store.recipe_id({"b": 2, "a": 1}) != store.recipe_id({"a": 1, "b": 3})
+
+
+@pytest.mark.parametrize("dtype", [np.float16, "S5"])
+@pytest.mark.parametrize("index", [[3, 1, 90, 3], [-1], np.arange(100) % 50 == 7, np.array([], int), 5, slice(2, 9), np.arange(99)])
+def test_rows_are_gathered_as_numpy_would(tmp_path, index, dtype):
+    x = np.memmap(tmp_path / "x", dtype, "w+", 24, (100, 6) if dtype == np.float16 else (100,))
+    x[:] = np.arange(x.size).reshape(x.shape).astype(dtype)
+    x.flush()
+    np.testing.assert_array_equal(store.gather(x, index), x[index])
+    with pytest.raises(IndexError):
+        store.gather(x, [100])
