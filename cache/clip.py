@@ -109,7 +109,7 @@ class Clip:
 
     def image_tower(self) -> nn.Module:
         """The image encoder as one module, for export: preprocessed images (b, 3, height, width) uint8 -> raw features (b, dim)."""
-        return _Tower(self.model.visual, self._normalise)
+        return _Tower(self.model.visual, self._scale, self._shift)
 
     @torch.inference_mode()
     def _all_parts(self, batch: Tensor) -> dict[str, Tensor]:
@@ -127,15 +127,14 @@ class Clip:
 class _Tower(nn.Module):
     """The normalisation and the image tower of a CLIP."""
 
-    def __init__(self, visual: nn.Module, normalise: Normalize):
+    def __init__(self, visual: nn.Module, scale: Tensor, shift: Tensor):
         super().__init__()
         self.visual = visual
-        column = lambda values: torch.tensor(values).view(1, 3, 1, 1)
-        self.register_buffer("mean", column(normalise.mean))
-        self.register_buffer("std", column(normalise.std))
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.visual((pixels.float() / 255 - self.mean) / self.std)
+        return self.visual(pixels.float() * self.scale + self.shift)
 
 
 def _split_towers(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

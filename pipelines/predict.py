@@ -122,11 +122,11 @@ class Run:
         jobs = [Job("", start, stop, {PLAIN: range(start, stop)}, True) for start in starts if (stop := min(start + batch, len(paths)))]
         read = lambda _, row, crops: [encoder.preprocess(open_image(Path(paths[row])))]
         for part in Loader(jobs, read, shape=(3, *encoder.preprocess_size), workers=workers or default_workers()):
-            problems = dict(part.problems)
-            good = [row for row in part.job.rows if row not in problems]
+            problems, rows = dict(part.problems), range(part.job.start, part.job.stop)
+            good = [row for row in rows if row not in problems]
             x = self.features(encoder, part.images[PLAIN][[row - part.job.start for row in good]]) if good else None
             found = dict(zip(good, self.top(x, top) if good else [], strict=True))
-            for row in part.job.rows:
+            for row in rows:
                 yield Prediction(paths[row], error=problems[row]) if row in problems else Prediction(paths[row], found[row])
 
     def features(self, encoder: Encoder, images: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -11,9 +12,11 @@ import pytest
 import torch
 import toy_clip
 from conftest import toy_cache
+from PIL import Image
 
 from cliad.cache.encoder import EncoderError
 from cliad.pipelines import bundle
+from cliad.pipelines.extract import Extras, extract
 from cliad.pipelines.importing import import_npz
 from cliad.pipelines.predict import PredictError, find_images, load, predict
 from cliad.pipelines.train import train
@@ -53,6 +56,33 @@ def test_a_bad_image_is_named_and_stops_nothing(used, tmp_path):
     found = list(predict(used.run, asked, pretrained=str(used.weights), batch=2))
     assert [p.error is None for p in found] == [False, True, False, False, False, False, False, False]
     assert found[2].error == "there is no such file" and all("\n" not in p.error for p in found if p.error)
+
+
+def test_200_spoiled_image_files_are_told_and_stop_nothing(used, tmp_path):
+    whole, image = {}, Image.radial_gradient("L").convert("RGB").resize((48, 40))
+    for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp"):
+        image.save(tmp_path / f"whole.{kind}")
+        whole[kind] = (tmp_path / f"whole.{kind}").read_bytes()
+    for seed in range(200):
+        r = random.Random(seed)
+        kind = r.choice(sorted(whole))
+        raw = bytearray(whole[kind][: r.randrange(len(whole[kind]))] if seed % 2 else whole[kind])
+        for _ in range(min(len(raw), r.choice((0, 1, 10, 100)))):
+            raw[r.randrange(len(raw))] = r.randrange(256)
+        (tmp_path / f"{seed:03}.{kind}").write_bytes(raw)
+    found = list(predict(used.run, [tmp_path], pretrained=str(used.weights)))
+    assert len(found) == 206 and not [p for p in found if "whole" in p.path and p.error]
+    assert all("\n" not in p.error for p in found if p.error) and sum(p.error is not None for p in found) > 50
+
+
+def test_a_head_on_features_before_the_projection_sees_them_too(used, tmp_path):
+    extract("digits", model=used.model, pretrained=str(used.weights), cache_folder=tmp_path, extras=Extras(pre_projection=True))
+    result, cache = train(folder=tmp_path, head="prolip", shots=2)
+    run, split = load(bundle.save(result, cache, tmp_path / "run")), cache.split("test")
+    x = torch.cat([torch.from_numpy(split.rows()), torch.tensor(cache.column("test", "pre_projection")[:]).float()], dim=1)
+    found = list(run.predict([used.images], encoder=run.encoder(pretrained=str(used.weights)), top=1))
+    expected = [run.classnames[c] for c in run.logits(x).argmax(dim=-1).tolist()]
+    assert sum(p.top[0][0] == name for p, name in zip(found, expected, strict=True)) > 530
 
 
 def test_folders_and_globs_are_their_images(used, tmp_path, monkeypatch):
