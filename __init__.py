@@ -1,3 +1,44 @@
-"""Few-shot adaptation of CLIP in two stages: extract features once, train heads in a second."""
+"""Few-shot adaptation of CLIP in two stages: extract features once, train heads in a second.
+
+The functions behind the commands, and every head as a scikit-learn classifier:
+
+    cliad.extract("dtd", data="DIR")               -> Path of the cache file
+    cliad.open_cache(path)                         -> FeatureCache: .split("test").rows() (n, dim), .text, .classnames, .fingerprint
+    cliad.train(dataset="dtd", shots=4, hyper={"alpha": 0.2})      -> (Result, FeatureCache)
+    cliad.save(result, cache, "runs/mine")         -> Path of the run folder
+    cliad.load("runs/mine").predict(["photo.jpg"]) -> iterator of Prediction
+    cliad.ClipAdapterClassifier(alpha=0.2).fit(x, y, text=text)    -> a scikit-learn classifier
+
+What is asked for is imported then: `import cliad` alone brings neither torch nor scikit-learn.
+"""
+
+import importlib
 
 __version__ = "0.1.0"
+
+_HOME = {
+    "extract": "cliad.pipelines.extract",
+    "open_cache": "cliad.cache.store",
+    "train": "cliad.pipelines.train",
+    "save": "cliad.pipelines.bundle",
+    "load": "cliad.pipelines.predict",
+    "predict": "cliad.pipelines.predict",
+}
+_CLASSIFIERS = "cliad.pipelines.sklearn_api"
+
+__all__ = [*_HOME, "CLASSIFIERS"]
+
+
+def __getattr__(name: str):
+    """A public name, from its module (PEP 562)."""
+    if name not in _HOME and not name.endswith("Classifier") and name != "CLASSIFIERS":
+        raise AttributeError(f"module 'cliad' has no attribute '{name}'; it has {', '.join(_HOME)} and a Classifier per head")
+    module = importlib.import_module(_HOME.get(name, _CLASSIFIERS))
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise AttributeError(f"module 'cliad' has no attribute '{name}'; it has {', '.join(module.CLASSIFIERS)}") from None
+
+
+def __dir__():
+    return sorted([*globals(), *__all__])

@@ -130,9 +130,14 @@ def width(hidden: str, dim: int) -> int:
     """The bottleneck's width: `hidden` is a number, or D, D/2, D/4, ... of the feature width."""
     top, _, below = str(hidden).partition("/")
     try:
-        value = int(top) if not below and top != "D" else dim // int(below or 1)
+        value = int(top) if not below and top != "D" else _share(dim, int(below or 1))
     except (ValueError, ZeroDivisionError):
         value = 0
     if value < 1 or (below and top != "D"):
         raise HeadError(f"hidden is a number or a share of the feature width such as D/4; got {hidden} where D is {dim}")
     return value
+
+
+def _share(dim: int, parts: int) -> int:
+    """dim // parts, but at least 1 for any dim."""
+    return max(1, dim // parts) if parts > 0 else 0

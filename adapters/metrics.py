@@ -23,18 +23,47 @@ def metrics(logits: Tensor, y: Tensor) -> dict[str, float]:
 
 def calibration(logits: Tensor, y: Tensor) -> dict[str, float]:
     """Expected calibration error (15 equal bins, L1; Guo et al., 2017, Section 2) and mean negative log-likelihood."""
+    _, confidence, right = _bins(logits, y)
+    return {"ece": ((right - confidence).abs().sum() / len(y)).item(), "nll": F.cross_entropy(logits, y).item()}
+
+
+def reliability(logits: Tensor, y: Tensor) -> list[list[float]]:
+    """[items, their mean confidence, their accuracy] of each of the 15 bins that has items."""
+    bins = torch.stack(_bins(logits, y), dim=1).tolist()
+    return [[int(count), round(confidence / count, 4), round(right / count, 4)] for count, confidence, right in bins if count]
+
+
+def _bins(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Items (N_BIN,), the sum of their confidence, and how many are right, by bin of confidence."""
     confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
-    edges = torch.linspace(0, 1, N_BIN + 1, device=logits.device)
-    bins = (torch.bucketize(confidence, edges, right=True) - 1).clamp(0, N_BIN - 1)
-    gap = torch.zeros(N_BIN, device=logits.device).index_add_(0, bins, (predicted == y).float() - confidence)
-    return {"ece": (gap.abs().sum() / len(y)).item(), "nll": F.cross_entropy(logits, y).item()}
+    bins = (confidence * N_BIN).long().clamp(max=N_BIN - 1)
+    each = torch.stack([torch.ones_like(confidence), confidence, (predicted == y).to(confidence)])
+    return tuple(torch.zeros(3, N_BIN, device=logits.device, dtype=logits.dtype).index_add_(1, bins, each))
 
 
-def fit_temperature(logits: Tensor, y: Tensor) -> float:
-    """The temperature t > 0 that gives logits / t (n, n_class) the lowest loss on y (n,): golden-section search in log t."""
-    loss = lambda log_t: F.cross_entropy(logits / math.exp(log_t), y).item()
-    low, high, ratio = math.log(1e-2), math.log(1e2), (math.sqrt(5) - 1) / 2
+def fit_temperature(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Temperatures t (n_run,) > 0 that are likeliest for logits / t (n_run, n, n_class) on y (n_run, n).
+
+    Golden-section search in log t, all runs at once; weight (n_run, n) is zero for items that do not count.
+    Before it sees data, log t is thought to be normal around 0 with deviation 1: where all of a few validation images are right,
+    their loss alone would fall for ever as t goes to 0, and every prediction would be called certain.
+    """
+    weight = torch.ones_like(y, dtype=logits.dtype) if weight is None else weight
+    target = logits.gather(-1, y[..., None])[..., 0]
+
+    def loss(log_t: Tensor) -> Tensor:
+        scaled = logits * (-log_t).exp()[:, None, None]
+        return ((scaled.logsumexp(dim=-1) - target * (-log_t).exp()[:, None]) * weight).sum(dim=1) + log_t**2 / 2
+
+    ratio = (math.sqrt(5) - 1) / 2
+    low, high = logits.new_full((len(logits),), math.log(1e-2)), logits.new_full((len(logits),), math.log(1e2))
+    a, b = high - ratio * (high - low), low + ratio * (high - low)
+    at_a, at_b = loss(a), loss(b)
     for _ in range(40):
-        a, b = high - ratio * (high - low), low + ratio * (high - low)
-        low, high = (low, b) if loss(a) <= loss(b) else (a, high)
-    return math.exp((low + high) / 2)
+        left = at_a <= at_b
+        low, high = torch.where(left, low, a), torch.where(left, b, high)
+        new = torch.where(left, high - ratio * (high - low), low + ratio * (high - low))
+        at_new = loss(new)
+        a, b = torch.where(left, new, b), torch.where(left, a, new)
+        at_a, at_b = torch.where(left, at_new, at_b), torch.where(left, at_a, at_new)
+    return ((low + high) / 2).exp()

@@ -14,10 +14,14 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
+from torch.optim.adam import adam
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from cliad.adapters.base import Episode, Head, HeadError, Plan, Support, Tensors, unit
 
 Run = tuple[Head, Episode]
+BETAS = 0.9, 0.999  # of Adam and AdamW
 SCORED_AT_ONCE = 4096  # rows
 
 
@@ -46,6 +50,29 @@ class Classifier:
         support = Support(none, none[..., 0].long(), none[..., 0], text, self.logit_scale, text.shape[1])
         c = self.head.bind(support, hypers([self.head], text))
         return replace(self, c={name: value for name, value in c.items() if not name.startswith("_")})
+
+
+def logits_of(classifiers: Sequence[Classifier], x: Tensor) -> Tensor:
+    """(n_run, n, n_class) logits of x (n, dim), or of x (n_run, n, dim) where each run sees its own; the runs are of one group.
+
+    What is fitted is stacked again, so that all runs are scored by the products that trained them.
+    """
+    first = classifiers[0]
+    join = lambda values: values[0] if all(value is values[0] for value in values) else torch.cat(values)
+    p, c = ({name: join([getattr(one, part)[name] for one in classifiers]) for name in getattr(first, part)} for part in ("p", "c"))
+    x = x if "raw" in first.head.needs else unit(x)
+    h, x = hypers([one.head for one in classifiers], x), x if x.dim() == 3 else x[None]
+    with torch.no_grad():
+        logits = torch.cat([first.head.logits(p, c, h, part) for part in x.split(SCORED_AT_ONCE, dim=1)], dim=1)
+    return logits.expand(len(classifiers), -1, -1)
+
+
+def can_stack(classifiers: Sequence[Classifier]) -> bool:
+    """Whether classifiers differ in `vary` fields and in the values of tensors only."""
+    static = lambda one: [(f.name, getattr(one.head, f.name)) for f in fields(one.head) if f.name not in one.head.vary]
+    shapes = lambda one: [(name, value.shape) for part in (one.p, one.c) for name, value in part.items()]
+    key = lambda one: (type(one.head), static(one), shapes(one), one.logit_scale)
+    return all(key(one) == key(classifiers[0]) for one in classifiers)
 
 
 def group_key(run: Run) -> Hashable:
@@ -241,32 +268,28 @@ def rate(plan: Plan, step: int, lr: Tensor) -> Tensor:
 
 
 class Optimiser:
-    """SGD with momentum, Adam, AdamW for stacked parameters, each run with its own learning rate and weight decay.
+    """SGD with momentum, Adam and AdamW for stacked parameters, each run with its own learning rate and weight decay.
 
-    Where all runs of a group agree in both, torch's own optimiser does the step (fused: one pass over memory).
+    Where all runs of a group agree in both, torch's fused kernel does the step in one pass over memory. It is called as a
+    function: the optimiser classes take a second to load what only compilation needs, longer than a head trains.
     """
 
     def __init__(self, plan: Plan, p: Tensors, h: Tensors, rates: dict[str, tuple[Tensor, int]]):
         self.plan, self.p, self.rates = plan, p, rates
         self.lr, self.decay = h.get("lr"), h.get("weight_decay")
-        self.state: dict[str, tuple[Tensor, ...]] = {}
-        self.torch = self._torch_optimiser()
+        self.state = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in p.items()}
+        self.fused = not rates and self._agree(self.lr) and self._agree(self.decay)
+        self.steps = [torch.zeros((), device=value.device) for value in p.values()]
 
-    def _torch_optimiser(self) -> torch.optim.Optimizer | None:
-        one = lambda values: values is None or bool((values == values[0]).all())
-        if self.rates or not (one(self.lr) and one(self.decay)):
-            return None
-        options = {"lr": float(self.lr[0]), "weight_decay": 0.0 if self.decay is None else float(self.decay[0]), "fused": True}
-        if self.plan.optimiser == "sgd":
-            return torch.optim.SGD(list(self.p.values()), momentum=self.plan.momentum, **options)
-        kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[self.plan.optimiser]
-        return kind(list(self.p.values()), eps=self.plan.eps, **options)
+    @staticmethod
+    def _agree(values: Tensor | None) -> bool:
+        return values is None or bool((values == values[0]).all())
 
     @torch.no_grad()
     def step(self, step: int) -> None:
-        if self.torch is not None:
-            self.torch.param_groups[0]["lr"] = float(rate(self.plan, step, self.lr[:1]))
-            return self.torch.step()
+        """One step, from the gradients in .grad."""
+        if self.fused:
+            return self._fused_step(float(rate(self.plan, step, self.lr[:1])))
         for name, value in self.p.items():
             own, every = self.rates.get(name, (self.lr, 1))
             if every == 1:
@@ -274,12 +297,22 @@ class Optimiser:
             elif (step + 1) % every == 0:
                 value -= self._column(own, value) * value.grad
 
+    def _fused_step(self, lr: float) -> None:
+        mean, square = (list(part) for part in zip(*self.state.values(), strict=True))
+        values, decay = list(self.p.values()), 0.0 if self.decay is None else float(self.decay[0])
+        common = {"fused": True, "maximize": False, "lr": lr, "weight_decay": decay}
+        grads = [value.grad for value in values]
+        if self.plan.optimiser == "sgd":
+            return sgd(values, grads, mean, momentum=self.plan.momentum, dampening=0.0, nesterov=False, **common)
+        common |= {"amsgrad": False, "beta1": BETAS[0], "beta2": BETAS[1], "eps": self.plan.eps}
+        {"adamw": adamw, "adam": adam}[self.plan.optimiser](values, grads, mean, square, [], self.steps, **common)
+
     @staticmethod
     def _column(values: Tensor, like: Tensor) -> Tensor:
         return values.view(-1, *[1] * (like.dim() - 1))
 
     def _move(self, name: str, value: Tensor, lr: Tensor, step: int) -> None:
-        lr, grad = self._column(lr, value), value.grad
+        lr, grad, (mean, square) = self._column(lr, value), value.grad, self.state[name]
         if self.decay is not None:
             decay = self._column(self.decay, value)
             if self.plan.optimiser == "adamw":
@@ -287,11 +320,9 @@ class Optimiser:
             else:
                 grad = grad + decay * value
         if self.plan.optimiser == "sgd":
-            (momentum,) = self.state.setdefault(name, (torch.zeros_like(value),))
-            value -= lr * momentum.mul_(self.plan.momentum).add_(grad)
+            value -= lr * mean.mul_(self.plan.momentum).add_(grad)
             return
-        mean, square = self.state.setdefault(name, (torch.zeros_like(value), torch.zeros_like(value)))
-        mean.lerp_(grad, 1 - 0.9)
-        square.mul_(0.999).addcmul_(grad, grad, value=1 - 0.999)
-        size = (square / (1 - 0.999 ** (step + 1))).sqrt_().add_(self.plan.eps)
-        value -= lr / (1 - 0.9 ** (step + 1)) * mean / size
+        mean.lerp_(grad, 1 - BETAS[0])
+        square.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
+        size = (square / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(self.plan.eps)
+        value -= lr / (1 - BETAS[0] ** (step + 1)) * mean / size

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import logging
 import os
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import huggingface_hub
 import open_clip
 import torch
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import Compose, Normalize, ToTensor
+from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
 from torchvision.transforms import functional as image_functions
 
 from cliad.cache.encoder import EncoderError
@@ -46,17 +49,29 @@ class Clip:
         self._half = half and device.type == "cuda"  # elsewhere half precision is slow, or wrong
         if device.type == "cuda" or hasattr(model.visual, "attnpool"):
             self.model.visual.to(memory_format=torch.channels_last)
-        self._resize, self._normalise = _split_transform(preprocess)
+        self._resize = _picture_half(preprocess)
+        self._scale, self._shift = (torch.tensor(x).view(3, 1, 1).to(device) for x in _on_bytes(preprocess))
+        self._size, self._interpolation = self.image_recipe["preprocess"]["size"], InterpolationMode(_interpolation(preprocess))
         blank = self.preprocess(Image.new("RGB", (64, 64)))
         self.parts = {part: tuple(x.shape[1:]) for part, x in self._all_parts(blank[None]).items()}
         self.dim = self.parts["features"][0]
 
     @property
+    def text_projects(self) -> bool:
+        return getattr(getattr(self.model, "text", self.model), "text_projection", None) is not None
+
+    @property
     def precision(self) -> str:
         return "float16 autocast" if self._half else "float32"
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        return image_functions.pil_to_tensor(self._resize(image).convert("RGB"))
+    def preprocess(self, image: Image.Image, *, box: tuple[int, int, int, int] | None = None, mirror: bool = False) -> Tensor:
+        if box:
+            left, top, width, height = box
+            image = image_functions.resized_crop(image, top, left, height, width, self._size, self._interpolation)
+        else:
+            image = self._resize(image)
+        image = image_functions.hflip(image) if mirror else image
+        return image_functions.pil_to_tensor(image.convert("RGB"))
 
     @torch.inference_mode()
     def encode_images(self, batch: Tensor) -> Tensor:
@@ -74,11 +89,21 @@ class Clip:
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], *, pre_projection: bool = False) -> Tensor:
         holder = getattr(self.model, "text", self.model)
-        if pre_projection and not hasattr(holder, "text_projection"):
-            raise EncoderError(f"the text tower of {self.name} ends in no projection matrix, so there is nothing before it to keep")
+        if pre_projection and not self.text_projects:
+            raise EncoderError(f"the text tower of {self.name} ends in no projection, so there is nothing before it to keep")
         with swapped(holder, text_projection=None) if pre_projection else nullcontext(), self._autocast():
             chunks = (texts[i : i + TEXT_BATCH] for i in range(0, len(texts), TEXT_BATCH))
             return torch.cat([self.model.encode_text(self.tokenizer(list(chunk)).to(self.device)).float() for chunk in chunks])
+
+    @property
+    def preprocess_size(self) -> tuple[int, int]:
+        """(height, width) of a preprocessed image."""
+        height, width = self.image_recipe["preprocess"]["size"]
+        return height, width
+
+    def image_tower(self) -> nn.Module:
+        """The image encoder as one module, for export: preprocessed images (b, 3, height, width) uint8 -> raw features (b, dim)."""
+        return _Tower(self.model.visual, self._normalise)
 
     @torch.inference_mode()
     def _all_parts(self, batch: Tensor) -> dict[str, Tensor]:
@@ -87,10 +112,24 @@ class Clip:
 
     def _ready(self, batch: Tensor) -> Tensor:
         batch = batch.to(self.device, non_blocking=True)
-        return self._normalise(batch.float().div_(255)) if batch.dtype == torch.uint8 else batch
+        return batch.float().mul_(self._scale).add_(self._shift) if batch.dtype == torch.uint8 else batch
 
     def _autocast(self):
         return torch.autocast("cuda", torch.float16) if self._half else nullcontext()
+
+
+class _Tower(nn.Module):
+    """The normalisation and the image tower of a CLIP."""
+
+    def __init__(self, visual: nn.Module, normalise: Normalize):
+        super().__init__()
+        self.visual = visual
+        column = lambda values: torch.tensor(values).view(1, 3, 1, 1)
+        self.register_buffer("mean", column(normalise.mean))
+        self.register_buffer("std", column(normalise.std))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.visual((pixels.float() / 255 - self.mean) / self.std)
 
 
 def _split_towers(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -120,11 +159,21 @@ def _json_ready(preprocess: PreprocessCfg) -> dict:
     return recipe | {"size": size if isinstance(size, list) else [size, size], "decoder": "pillow upright rgb"}
 
 
-def _split_transform(preprocess: PreprocessCfg) -> tuple[Compose, Normalize]:
-    """open_clip's own transform as its two halves: what is done to the picture, and the normalisation."""
+def _interpolation(preprocess: PreprocessCfg) -> str:
+    """As open_clip reads it: whatever is not bilinear is bicubic."""
+    return "bilinear" if preprocess.interpolation == "bilinear" else "bicubic"
+
+
+def _picture_half(preprocess: PreprocessCfg) -> Compose:
+    """The part of open_clip's own transform that works on the picture; what follows is to_tensor and the normalisation."""
     steps = image_transform_v2(preprocess, is_train=False).transforms
-    picture = [step for step in steps if not isinstance(step, ToTensor | Normalize)]
-    return Compose(picture), next(step for step in steps if isinstance(step, Normalize))
+    return Compose([step for step in steps if not isinstance(step, ToTensor | Normalize)])
+
+
+def _on_bytes(preprocess: PreprocessCfg) -> tuple[list[float], list[float]]:
+    """Factor and shift per channel that normalise values of 0 to 255: (x / 255 - mean) / std in two steps."""
+    mean, std = (x if isinstance(x, list | tuple) else [x] * 3 for x in (preprocess.mean, preprocess.std))
+    return [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
 # ---------------------------------------------------------------------------------------------------------- loading
@@ -173,7 +222,7 @@ def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
     if name not in open_clip.list_models():
         raise EncoderError(f"there is no model '{model}'{_nearest(name, open_clip.list_models())}; `cliad models` lists all")
     tags = open_clip.list_pretrained_tags_by_model(name)
-    tag = tag or ("openai" if "openai" in tags else tags[0] if len(tags) == 1 else None)
+    tag = tag or default_tag(tags)
     if tag is None:
         raise EncoderError(f"{name} has {len(tags)} sets of weights; choose one with --pretrained: {', '.join(tags) or 'a file'}")
     if not os.path.isfile(tag) and not open_clip.get_pretrained_cfg(name, tag):
@@ -181,6 +230,19 @@ def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
             f"{name} has no weights '{tag}', and there is no such file{_nearest(tag, tags)}; known: {', '.join(tags) or 'none, give a file'}"
         )
     return name, tag
+
+
+def default_tag(tags: Sequence[str]) -> str | None:
+    """The weights meant when none are named: OpenAI's, or the only ones there are."""
+    return "openai" if "openai" in tags else tags[0] if len(tags) == 1 else None
+
+
+def published() -> dict[str, list[str]]:
+    """The tags of every architecture that has published weights."""
+    tags: dict[str, list[str]] = {}
+    for name, tag in open_clip.list_pretrained():
+        tags.setdefault(name, []).append(tag)
+    return tags
 
 
 def _dashed(model: str) -> str:
@@ -211,20 +273,85 @@ def _create(model: str, pretrained: str | None, **options) -> nn.Module:
     if model == "tiny" and "tiny" not in open_clip.list_models():
         open_clip.add_model_config(TINY / "tiny.json")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet():
             warnings.filterwarnings("error", message="QuickGELU mismatch")
             return open_clip.create_model(model, pretrained=pretrained, require_pretrained=True, **options)
     except UserWarning as warning:
         raise EncoderError(f"{warning} Give a model name that fits the weights") from None
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a file that is no checkpoint may raise anything
         raise _no_weights(model, pretrained, error) from None
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """open_clip also logs what it raises; one line is enough."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
 def _no_weights(model: str, pretrained: str | None, error: Exception) -> EncoderError:
-    reason = " ".join(str(error).split())[:160]
+    reason = " ".join(str(error).rpartition("Last error: ")[2].split())[:160]
     if pretrained and os.path.isfile(pretrained):
         return EncoderError(f"{pretrained} does not hold the weights of {model} ({reason}); give the --model that it was made with")
-    return EncoderError(f"no weights for {model}/{pretrained or ''}: {reason}; give a local file with --pretrained FILE")
+    if model == "tiny":
+        return EncoderError(f"the bundled encoder is not whole ({reason}); install cliad again")
+    where = (missing.where if (missing := to_fetch(model, pretrained or "")) else model) or model
+    return EncoderError(
+        f"no weights for {shown_name(model, pretrained)}: tried {where} ({reason}); give a local file with --pretrained FILE"
+    )
+
+
+def shown_name(model: str, pretrained: str | None) -> str:
+    return f"{model}/{pretrained}" if pretrained else model
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Weights that are not on this machine: where they come from, and about how large they are (0: not known)."""
+
+    where: str
+    megabytes: float
+
+
+def to_fetch(model: str, pretrained: str) -> Missing | None:
+    """What must be fetched before `load` can work; None where all is here. Arguments as `full_name` gives them."""
+    if model.startswith("hf-hub:"):
+        repository = model.removeprefix("hf-hub:")
+        return None if _in_hub_cache(repository, "open_clip_config.json") else Missing(f"{repository} on the Hugging Face hub", 0)
+    if not pretrained or os.path.isfile(pretrained):
+        return None
+    published = open_clip.get_pretrained_cfg(model, pretrained)
+    if published.get("file"):
+        return None
+    repository, _, file = published.get("hf_hub", "").rpartition("/")
+    if repository:
+        names = [file] if file else [HF_WEIGHTS_NAME, HF_SAFE_WEIGHTS_NAME]
+        names += [f"{Path(name).stem}.safetensors" for name in names]
+        return (
+            None
+            if any(_in_hub_cache(repository, name) for name in names)
+            else Missing(f"{repository} on the Hugging Face hub", _size(model))
+        )
+    here = Path.home() / ".cache" / "clip" / published["url"].rpartition("/")[2]
+    return None if here.is_file() else Missing(published["url"], _size(model))
+
+
+def _in_hub_cache(repository: str, file: str) -> bool:
+    return isinstance(huggingface_hub.try_to_load_from_cache(repository, file), str)
+
+
+def _size(model: str) -> float:
+    """Megabytes of the weights in single precision, counted on a model without memory; 0 where it cannot be built so."""
+    try:
+        with torch.device("meta"), _quiet():
+            network = open_clip.create_model(model, pretrained_text=False, device="meta")
+        return sum(x.numel() for x in network.parameters()) * 4 / 1e6
+    except Exception:  # some towers need files to be built: then the size is not told
+        return 0
 
 
 def _from_file(model: str, path: Path, quick_gelu: bool | None) -> nn.Module:
@@ -245,11 +372,13 @@ def _is_torchscript(path: Path) -> bool:
 
 def _from_openai_archive(model: str, path: Path) -> nn.Module:
     """OpenAI's weights; these always want QuickGELU, and open_clip builds it for them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        network = open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
-    with torch.device("meta"):
-        asked = open_clip.create_model(model, pretrained=None)
+    with warnings.catch_warnings(), _quiet():
+        warnings.simplefilter("ignore")  # torch says that such archives are a thing of the past
+        try:
+            network = open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
+        except Exception as error:  # an archive of something else may raise anything
+            raise _no_weights(model, str(path), error) from None
+        asked = open_clip.create_model(model, pretrained=None, device="meta")
     if {name: x.shape for name, x in network.state_dict().items()} != {name: x.shape for name, x in asked.state_dict().items()}:
         raise EncoderError(f"{path} is an OpenAI archive of another model than {model}; give the --model that it was made with")
     return network

@@ -29,10 +29,16 @@ class Encoder(Protocol):
     dim: int
     logit_scale: float  # the multiplier, not its logarithm
     device: torch.device
+    precision: str  # what the numbers are computed in: recorded, no part of an id
     parts: Mapping[str, tuple[int, ...]]
+    preprocess_size: tuple[int, int]  # (height, width)
+    text_projects: bool  # the text tower ends in a projection, so there is something before it
 
-    def preprocess(self, image: Image.Image) -> Tensor:
-        """The plain view of an RGB image, uint8 (3, height, width): resized and cropped, not yet normalised."""
+    def preprocess(self, image: Image.Image, *, box: tuple[int, int, int, int] | None = None, mirror: bool = False) -> Tensor:
+        """The plain view of an RGB image, uint8 (3, height, width): resized and cropped, not yet normalised.
+
+        With a box (left, top, width, height) that part of the image, resized; `mirror` turns left and right round.
+        """
 
     def encode_images(self, batch: Tensor) -> Tensor:
         """Raw features (b, dim), float32, of preprocessed images (b, 3, height, width)."""
@@ -56,3 +62,11 @@ def choose_device(name: str = "auto") -> torch.device:
     if name not in here and not (name == "cuda" and "cuda:0" in here):
         raise EncoderError(f"there is no device '{name}' here; torch sees {', '.join(here)}; give one of these or auto with --device")
     return torch.device(name)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch says that memory does not suffice; each device says it in its own way."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    )

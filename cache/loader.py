@@ -5,77 +5,100 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cliad.cache.store import DONE, UNREADABLE
+AHEAD = 2  # jobs that are read before they are asked for
 
-AHEAD = 3  # batches that are read before they are asked for
+Crop = tuple[str, int]  # a view of an image: (view set, number); PLAIN is the plain view
+PLAIN: Crop = ("", 0)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows start..stop of a split: images uint8 (batch, 3, height, width), those of unreadable rows blank; status (n,)."""
+class Job:
+    """Rows start..stop of a split (a batch of the cache), or some views of them; `crops` names the rows that each crop is made of."""
 
     split: str
     start: int
     stop: int
-    images: Tensor
-    status: np.ndarray
-    problems: list[tuple[int, str]]  # (row, why it could not be read)
+    crops: Mapping[Crop, Sequence[int]]
+    last: bool  # of its batch
+
+    def by_row(self) -> dict[int, list[Crop]]:
+        """The crops of every row, in the order of `crops`."""
+        found: dict[int, list[Crop]] = {}
+        for crop, rows in self.crops.items():
+            for row in rows:
+                found.setdefault(row, []).append(crop)
+        return found
+
+
+@dataclass(frozen=True)
+class Read:
+    """A job's images: uint8 (n_row, 3, height, width) per crop, blank where a row could not be read, and why: (row, reason)."""
+
+    job: Job
+    images: Mapping[Crop, Tensor]
+    problems: list[tuple[int, str]]
 
 
 class Loader:
-    """Iterates over batches of images, `todo` as (split, start, stop); `waited` is the seconds in which none was ready.
+    """Iterates over jobs with their images; `waited` counts the seconds in which none was ready.
 
-    `read(split, row)` gives the preprocessed image, uint8 (3, height, width), or raises. Every batch has `size` images,
-    the last one of a split padded with blank ones.
+    `read(split, row, crops)` gives the crops of one image, each uint8 of `shape` (3, height, width), or raises.
     """
 
     def __init__(
-        self, todo: Iterable[tuple[str, int, int]], read: Callable[[str, int], Tensor], *, size: int, workers: int, pin: bool = False
+        self,
+        jobs: Iterable[Job],
+        read: Callable[[str, int, Sequence[Crop]], Sequence[Tensor]],
+        *,
+        shape: tuple[int, ...],
+        workers: int,
+        pin: bool = False,
     ):
-        self._todo, self._read, self._size, self._pin = list(todo), read, size, pin
+        self._jobs, self._read, self._shape, self._pin = jobs, read, shape, pin
         self._workers, self.waited = workers, 0.0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Read]:
         with ThreadPoolExecutor(self._workers, "cliad-read") as pool:
             try:
-                yield from self._batches(pool)
+                yield from self._ahead(pool)
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _batches(self, pool: ThreadPoolExecutor) -> Iterator[Batch]:
-        coming: deque[tuple[tuple[str, int, int], list[Future]]] = deque()
-        rest = iter(self._todo)
+    def _ahead(self, pool: ThreadPoolExecutor) -> Iterator[Read]:
+        coming: deque[tuple[Job, dict[int, Future]]] = deque()
+        rest = iter(self._jobs)
         while True:
             while len(coming) <= AHEAD and (job := next(rest, None)):
-                coming.append((job, [pool.submit(self._read, job[0], row) for row in range(job[1], job[2])]))
+                coming.append((job, {row: pool.submit(self._read, job.split, row, crops) for row, crops in job.by_row().items()}))
             if not coming:
                 return
             yield self._collect(*coming.popleft())
 
-    def _collect(self, job: tuple[str, int, int], futures: list[Future]) -> Batch:
+    def _collect(self, job: Job, futures: Mapping[int, Future]) -> Read:
         start = time.perf_counter()
-        results = [_result(future) for future in futures]
+        found = {row: _result(future) for row, future in futures.items()}
         self.waited += time.perf_counter() - start
-        shape = next((x.shape for x in results if isinstance(x, Tensor)), (3, 1, 1))
-        images = torch.zeros((self._size, *shape), dtype=torch.uint8, pin_memory=self._pin)
-        for slot, x in enumerate(results):
-            if isinstance(x, Tensor):
-                images[slot] = x
-        status = np.array([DONE if isinstance(x, Tensor) else UNREADABLE for x in results], np.uint8)
-        problems = [(job[1] + slot, x) for slot, x in enumerate(results) if isinstance(x, str)]
-        return Batch(*job, images, status, problems)
+        images, unread = {}, {row: iter(x) for row, x in found.items() if not isinstance(x, str)}
+        for crop, rows in job.crops.items():  # in the order in which every row's own crops stand
+            images[crop] = self._empty(len(rows))
+            for slot, row in enumerate(rows):
+                images[crop][slot] = next(unread[row]) if row in unread else 0
+        return Read(job, images, [(row, why) for row, why in found.items() if isinstance(why, str)])
+
+    def _empty(self, n: int) -> Tensor:
+        """Space for n images, laid out as Pillow gives them (channels last), so that filling it is a plain copy."""
+        return torch.empty((n, *self._shape), dtype=torch.uint8, memory_format=torch.channels_last, pin_memory=self._pin)
 
 
-def _result(future: Future) -> Tensor | str:
-    """The image, or in a few words why there is none. A decoder may raise anything on a bad file."""
+def _result(future: Future) -> Sequence[Tensor] | str:
+    """The crops, or in a few words why there are none. A decoder may raise anything on a bad file."""
     try:
         return future.result()
     except MemoryError:

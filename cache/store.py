@@ -29,6 +29,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import socket
@@ -231,6 +232,10 @@ def create(path: Path, header: Header, splits: Mapping[str, SplitLayout], texts:
 def add_text(path: Path, text: TextSet) -> None:
     """Add a prompt set to a finished cache: on a copy that then takes its place, so that readers never see half of it."""
     cache = open_cache(path)
+    if text.encoder_id != cache.attrs["encoder_id"]:
+        raise CacheError(
+            f"{path.name} holds features of encoder {cache.attrs['encoder_id']}, the text is of {text.encoder_id}; they share no space"
+        )
     if text.name in cache.prompt_sets:
         raise CacheError(
             f"{path.name} has prompts '{text.name}' already, with other templates or class names; give --prompts NAME for a new set"
@@ -414,6 +419,10 @@ class _Entry:
     shape: tuple[int, ...]
     dtype: np.dtype
 
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 @dataclass(frozen=True)
 class Split:
@@ -433,7 +442,7 @@ class Split:
         return self.status == DONE
 
     def paths(self, rows=slice(None)) -> list[str]:
-        return [path.decode() for path in np.atleast_1d(self._paths[rows])]
+        return [path.decode(errors="replace") for path in np.atleast_1d(self._paths[rows])]
 
     def rows(self, index=slice(None), *, unit: bool = False) -> np.ndarray:
         """float32 features (n_index, dim): raw, or with rows of length one."""
@@ -459,6 +468,7 @@ class FeatureCache:
     unit_rows = property(lambda self: bool(self.attrs["unit_rows"]))
     batch = property(lambda self: int(self.attrs["batch"]))
     recipe = property(lambda self: json.loads(self.attrs["image_recipe"]))
+    versions = property(lambda self: json.loads(self.attrs["versions"]))
     text_recipe = property(lambda self: json.loads(self.text_attrs[self.prompts]["text_recipe"]))
     prompt_sets = property(lambda self: sorted(self.text_attrs))
 
@@ -540,12 +550,13 @@ def _load_index(path: Path) -> tuple[dict, dict, dict]:
     return attrs, arrays, text_attrs
 
 
-def open_cache(path: Path, prompts: str | None = None) -> FeatureCache:
+def open_cache(path: Path, prompts: str | None = None, *, any_prompts: bool = False) -> FeatureCache:
     """Open a cache file and check that its ids are those of its recipes.
 
     Args:
         path: the file.
         prompts: the prompt set to use; by default "default", or the only one there is.
+        any_prompts: where the set meant is not there, or not named, any other does.
     Raises:
         CacheError: not there, not HDF5, truncated, of another schema, changed, or text and images of different encoders.
     """
@@ -555,11 +566,16 @@ def open_cache(path: Path, prompts: str | None = None) -> FeatureCache:
     try:
         if not h5py.is_hdf5(path):
             raise CacheError(f"{path} is not an HDF5 file ({path.stat().st_size} bytes without its signature); was it copied badly?")
-        attrs, arrays, text_attrs = _load_index(path)
-    except OSError as error:
-        raise CacheError(
-            f"{path} cannot be read, it seems truncated or damaged ({str(error)[:90]}); extract it again with --force"
-        ) from None
+        return _opened(path, prompts, any_prompts)
+    except CacheError:
+        raise
+    except Exception as error:  # HDF5 on damaged bytes raises OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError, ...
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:90]
+        raise CacheError(f"{path} cannot be read, it seems truncated or damaged ({reason}); extract it again with --force") from None
+
+
+def _opened(path: Path, prompts: str | None, any_prompts: bool) -> FeatureCache:
+    attrs, arrays, text_attrs = _load_index(path)
     if "schema" not in attrs or "image_recipe" not in attrs or not text_attrs:
         raise CacheError(
             f"{path} is an HDF5 file but no cliad cache; it has {sorted(arrays)[:4]}; `cliad import npz` takes arrays from elsewhere"
@@ -568,13 +584,28 @@ def open_cache(path: Path, prompts: str | None = None) -> FeatureCache:
         raise CacheError(
             f"{path} has schema {attrs['schema']}, this cliad reads schema {SCHEMA}; update cliad, or extract again with --force"
         )
-    return _checked(FeatureCache(path, attrs, arrays, text_attrs, _choose_prompts(path, list(text_attrs), prompts)))
+    if lost := _lost(attrs, arrays, text_attrs, path.stat().st_size):
+        raise CacheError(f"{path} is damaged, it has lost {lost[:3]}; extract it again with --force")
+    chosen = _choose_prompts(path, list(text_attrs), prompts, any_prompts)
+    return _checked(FeatureCache(path, attrs, arrays, text_attrs, chosen))
 
 
-def _choose_prompts(path: Path, sets: list[str], prompts: str | None) -> str:
+def _lost(attrs: Mapping, arrays: Mapping[str, _Entry], text_attrs: Mapping[str, Mapping], size: int) -> list[str]:
+    """What every cache has and this file has not: attributes, data sets, or their bytes."""
+    splits = {name.split("/")[1] for name in arrays if name.startswith("splits/")}
+    names = [f"splits/{split}/{part}" for split in splits or {"*"} for part in ("features", "labels", "paths", "status", "checksums")]
+    names += [f"text/{name}/{part}" for name in text_attrs for part in ("templates", "classnames")]
+    lost = [name for name in names if name not in arrays]
+    lost += [key for key in ("dataset", "encoder", "encoder_id", "image_id", "batch", "unit_rows", "versions") if key not in attrs]
+    keys = ("text_id", "text_recipe", "encoder_id", "logit_scale")
+    lost += [f"{key} of text/{name}" for name, values in text_attrs.items() for key in keys if key not in values]
+    return lost + [name for name, entry in arrays.items() if entry.offset is not None and entry.offset + entry.nbytes > size]
+
+
+def _choose_prompts(path: Path, sets: list[str], prompts: str | None, any_prompts: bool) -> str:
     if prompts in sets:
         return prompts
-    if prompts is None and ("default" in sets or len(sets) == 1):
+    if any_prompts or (prompts is None and ("default" in sets or len(sets) == 1)):
         return "default" if "default" in sets else sets[0]
     asked = f"no prompts '{prompts}'" if prompts else "several prompt sets"
     raise CacheError(f"{path.name} has {asked}; choose one of {sorted(sets)} with --prompts NAME")
@@ -582,6 +613,8 @@ def _choose_prompts(path: Path, sets: list[str], prompts: str | None) -> str:
 
 def _checked(cache: FeatureCache) -> FeatureCache:
     text = cache.text_attrs[cache.prompts]
+    if not isinstance(cache.versions, dict):
+        raise CacheError(f"{cache.path} is damaged, its versions are {cache.versions!r}; extract it again with --force")
     if recipe_id(cache.recipe) != cache.image_id or recipe_id(cache.text_recipe) != cache.text_id:
         raise CacheError(f"{cache.path} was changed after it was written: its ids do not match its contents; extract it again with --force")
     if cache.text_recipe.get("classnames") != cache.classnames or cache.text_recipe.get("templates") != cache.templates:

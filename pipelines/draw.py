@@ -79,7 +79,7 @@ def draw(
     return Draw(support, chosen, "val" if val else "train", per_class)
 
 
-def _by_class(labels: Sequence[int], taken: set[int]) -> dict[int, list[int]]:
+def rows_by_class(labels: Sequence[int], taken: set[int]) -> dict[int, list[int]]:
     """Rows per class, classes in order of first appearance, rows already taken left out."""
     rows: dict[int, list[int]] = {label: [] for label in labels}
     for row, label in enumerate(labels):
@@ -89,7 +89,7 @@ def _by_class(labels: Sequence[int], taken: set[int]) -> dict[int, list[int]]:
 
 
 def _support(labels: Sequence[int], taken: set[int], shots: int, generator: random.Random, names: Sequence[str]) -> list[int]:
-    by_class = _by_class(labels, taken)
+    by_class = rows_by_class(labels, taken)
     for label, rows in by_class.items():
         if len(rows) < shots:
             name = f"'{names[label]}'" if label < len(names) else label
@@ -102,7 +102,7 @@ def _support(labels: Sequence[int], taken: set[int], shots: int, generator: rand
 
 def _validation(labels: Sequence[int], taken: set[int], shots: int | None, generator: random.Random) -> list[int]:
     chosen = []
-    for rows in _by_class(labels, taken).values():
+    for rows in rows_by_class(labels, taken).values():
         chosen += rows if shots is None or len(rows) < shots else generator.sample(rows, shots)
     return chosen
 

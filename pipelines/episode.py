@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.base import Episode
+from cliad.cache.encoder import choose_device
 from cliad.cache.store import DONE, CacheError, FeatureCache
 from cliad.pipelines.draw import Draw, draw, index_hash
 
@@ -26,12 +27,7 @@ class DrawnEpisode:
 
 def pick_device(name: str = "auto") -> torch.device:
     """`auto` is CUDA where there is one, else the CPU: heads are too small to gain from mps."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise CacheError(f"device '{name}' is not to be had here ({str(error).splitlines()[0]}); try --device auto") from None
+    return choose_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 def draw_of(cache: FeatureCache, *, shots: int, seed: int, protocol: str) -> tuple[Draw, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ def info(path: Path, prompts: str | None = None) -> dict:
     facts = {name: getattr(cache, name) for name in ("dataset", "encoder", "image_id", "text_id", "fingerprint")}
     facts |= {"path": str(cache.path), "bytes": cache.path.stat().st_size, "encoder_id": cache.attrs["encoder_id"]}
     facts |= {"schema": int(cache.attrs["schema"]), "dtype": cache.dtype, "dim": int(cache.dim), "unit_rows": cache.unit_rows}
-    facts |= {"batch": cache.batch, "recipe": cache.recipe, "versions": json.loads(cache.attrs["versions"])}
+    facts |= {"batch": cache.batch, "recipe": cache.recipe, "versions": cache.versions}
     facts["splits"] = {name: _split(cache, name) for name in cache.split_names}
     facts["complete"] = not any(split["to_do"] for split in facts["splits"].values())
     facts["prompts"] = {name: _prompt_set(open_cache(path, name)) for name in cache.prompt_sets}

@@ -10,22 +10,22 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cliad.adapters import HEADS
-from cliad.adapters.base import Head, default_of
-from cliad.adapters.metrics import calibration, fit_temperature, metrics
-from cliad.adapters.optimise import Classifier, group, require, validation
+from cliad.adapters.base import Episode, Head, default_of
+from cliad.adapters.metrics import calibration, fit_temperature, metrics, reliability
+from cliad.adapters.optimise import Classifier, can_stack, inputs, logits_of, require, stack
 from cliad.adapters.select import fit_all, fit_selected
 from cliad.cache import folder as cache_folder
 from cliad.cache.store import FeatureCache
 from cliad.pipelines.draw import check_asked
 from cliad.pipelines.episode import DrawnEpisode, make_episodes, pick_device, score_rows
-
-LARGEST_GROUP = 64  # runs trained at once
+from cliad.pipelines.memory import group_size, in_parts
 
 
 class SpecError(ValueError):
@@ -137,7 +137,7 @@ def find_cache(folder: Path, dataset: str | None, encoder: str | None, prompts: 
 
 def train(
     *,
-    folder: Path,
+    folder: Path | None = None,
     dataset: str | None = None,
     encoder: str | None = None,
     prompts: str | None = None,
@@ -150,7 +150,21 @@ def train(
     device: str = "auto",
     tell: Callable[[str], None] = lambda message: None,
 ) -> tuple[Result, FeatureCache]:
-    """One run on a cache of `folder`: the verb `cliad train`."""
+    """One run: the verb `cliad train`.
+
+    Args:
+        folder: the cache folder; None: $CLIAD_CACHE or the user's cache folder.
+        dataset, encoder, prompts: which cache; by default the one written last, or the bundled digits.
+        head: a name of `cliad heads`; hyper: its hyper-parameters by name, such as {"alpha": 0.2}.
+        shots, seed, protocol: the few-shot draw; shots are images per class.
+        select: "fixed" hyper-parameters or chosen on "val"; None: the head's published way.
+        device: auto, cpu, cuda, cuda:1, mps.
+    Returns:
+        The result (`.row()`: accuracies as fractions, seconds; `.classifier`) and the cache it is of.
+    Raises:
+        SpecError, HeadError, DrawError, CacheError: what is wrong and what to do, in one line.
+    """
+    folder = cache_folder.cache_dir(folder)
     made = make_head(head, hyper)
     check_asked(shots, protocol)
     cache = find_cache(folder, dataset, encoder, prompts, tell)
@@ -163,7 +177,7 @@ def spec_of(
     cache: FeatureCache, head: str, made: Head, *, shots: int, seed: int, protocol: str, select: str | None, given: Collection[str]
 ) -> TrainSpec:
     """The spec of a run; `select` None is the head's published way."""
-    free = bool(set(made.searches()) - set(given)) or made.plan(1, 1).keep == "best"
+    free = selects(made, given)
     select = select or ("val" if made.select == "val" and free else "fixed")
     if select not in ("fixed", "val"):
         raise SpecError(f"select is fixed or val; got {select}")
@@ -173,8 +187,13 @@ def spec_of(
     return TrainSpec(cache.dataset, cache.encoder, cache.prompts, head, shots, seed, protocol, select, pairs)
 
 
-def run(cache: FeatureCache, specs: Sequence[TrainSpec], device: torch.device, largest: int = LARGEST_GROUP) -> Iterator[list[Result]]:
-    """Results of specs over one cache, a list as soon as its group is done.
+def selects(head: Head, given: Collection[str]) -> bool:
+    """Whether validation has something to choose: a field of its space that is not given, or the best moment of training."""
+    return bool(set(head.searches()) - set(given)) or head.plan(1, 1).keep == "best"
+
+
+def run(cache: FeatureCache, specs: Sequence[TrainSpec], device: torch.device, largest: int | None = None) -> Iterator[list[Result]]:
+    """Results of specs over one cache, a list as soon as its group is done; `largest` runs train at once, None: what memory allows.
 
     Raises:
         HeadError, DrawError, CacheError: see the parts.
@@ -184,36 +203,37 @@ def run(cache: FeatureCache, specs: Sequence[TrainSpec], device: torch.device, l
     needs = frozenset().union(*(head.needs | head.likes for head in heads))
     drawn = dict(zip(asked, make_episodes(cache, asked, device, needs=needs), strict=True))
     episodes = [drawn[spec.shots, spec.seed, spec.protocol] for spec in specs]
+    for head in set(heads):
+        require(head, episodes[0].episode)
     test = functools.cache(lambda pre_projection: score_rows(cache, "test", device, pre_projection=pre_projection))
     zero_shot = _zero_shot(cache, episodes[0], test(False))
     runs = [(head, drawn.episode) for head, drawn in zip(heads, episodes, strict=True)]
-    for members in _groups(specs, runs, largest):
-        part = [runs[i] for i in members]
-        require(*part[0])
+
+    def fit_part(members: list[int]) -> list[Result]:
         started = time.perf_counter()
-        spec = specs[members[0]]
-        classifiers = fit_selected(part, dict(spec.hyper), largest) if spec.select == "val" else fit_all(part, largest)
+        part, spec = [runs[i] for i in members], specs[members[0]]
+        fitted = fit_selected(part, dict(spec.hyper), len(part)) if spec.select == "val" else fit_all(part)
         _synchronise(device)
         seconds = (time.perf_counter() - started) / len(members)
-        shared = {
-            "zero_shot_top1": zero_shot,
-            "train_seconds": seconds,
-            "group_size": len(members),
-            "device": str(device),
-            "versions": versions(),
-        }
-        scored_on = test("pre_projection" in part[0][0].needs)
-        yield [Result(specs[i], _values(c, episodes[i], scored_on, cache) | shared, c) for i, c in zip(members, classifiers, strict=True)]
+        shared = {"zero_shot_top1": zero_shot, "train_seconds": seconds, "group_size": len(members)}
+        shared |= {"device": str(device), "versions": versions()}
+        values = _scored(fitted, [episodes[i] for i in members], test("pre_projection" in part[0][0].needs), cache)
+        return [Result(specs[i], of | shared, c) for i, of, c in zip(members, values, fitted, strict=True)]
+
+    for members in groups(cache, specs, heads):
+        size = largest or group_size(heads[members[0]], cache, specs[members[0]].shots, device)
+        for _, results in in_parts(fit_part, members, size):
+            yield results
 
 
-def _groups(specs: Sequence[TrainSpec], runs: Sequence, largest: int) -> Iterator[list[int]]:
-    """Positions of specs that train together: one group of the optimiser, one way of selecting, at most `largest` runs."""
-    for members in group(runs):
-        ways = defaultdict(list)
-        for i in members:
-            ways[specs[i].select, frozenset(dict(specs[i].hyper))].append(i)
-        for same in ways.values():
-            yield from (same[i : i + largest] for i in range(0, len(same), largest))
+def groups(cache: FeatureCache, specs: Sequence[TrainSpec], heads: Sequence[Head]) -> list[list[int]]:
+    """Positions of the specs of one cache that can train together: one head, shapes, plan and way of selecting; all else differs."""
+    found = defaultdict(list)
+    for i, (spec, head) in enumerate(zip(specs, heads, strict=True)):
+        static = tuple((f.name, getattr(head, f.name)) for f in fields(head) if f.name not in head.vary)
+        way = frozenset(dict(spec.hyper)) if spec.select == "val" else None
+        found[spec.head, static, spec.shots, way].append(i)  # equal shots: equal plans, and no padding
+    return list(found.values())
 
 
 def _zero_shot(cache: FeatureCache, drawn: DrawnEpisode, test: tuple) -> float | None:
@@ -224,21 +244,45 @@ def _zero_shot(cache: FeatureCache, drawn: DrawnEpisode, test: tuple) -> float |
 
 
 METRICS = ("top1", "top5", "mean_class", "ece", "nll", "ece_t", "nll_t", "temperature")
+SCORED_FLOATS = 2**24  # about the most logits and features held at once while test images are scored
 
 
-def _values(classifier: Classifier, drawn: DrawnEpisode, test: tuple, cache: FeatureCache) -> dict:
-    """The numbers of one run: scores on test, the temperature from validation, and what identifies them."""
-    head, (x, y) = classifier.head, test
-    logits = classifier.logits(x)
+def _scored(fitted: Sequence[Classifier], episodes: Sequence[DrawnEpisode], test: tuple, cache: FeatureCache) -> list[dict]:
+    """The numbers of each run of a group; as many are scored at once as memory likes."""
+    size = max(1, SCORED_FLOATS // (len(test[0]) * (cache.dim + len(cache.classnames)))) if can_stack(fitted) else 1
+    parts = [(fitted[i : i + size], episodes[i : i + size]) for i in range(0, len(fitted), size)]
+    return [values for part in parts for values in _values(*part, test, cache)]
+
+
+def _values(fitted: Sequence[Classifier], episodes: Sequence[DrawnEpisode], test: tuple, cache: FeatureCache) -> list[dict]:
+    """The numbers of some runs: scores on test, the temperature from validation, and what identifies them."""
+    logits, temperature = logits_of(fitted, test[0]), _temperatures(fitted, [drawn.episode for drawn in episodes])
+    return [_row_values(*each, test[1], cache) for each in zip(fitted, episodes, logits, temperature, strict=True)]
+
+
+def _temperatures(fitted: Sequence[Classifier], episodes: Sequence[Episode]) -> list[float | None]:
+    """The temperature of each run, from its own validation items; None where it has none."""
+    if not all(len(episode.val_index) for episode in episodes):
+        return [None] * len(fitted)
+    val = [replace(episode, index=episode.val_index, y=episode.val_y) for episode in episodes]
+    support, _ = stack(val, inputs(fitted[0].head, episodes[0]))
+    return fit_temperature(logits_of(fitted, support.x), support.y, support.mask).tolist()
+
+
+def _row_values(
+    classifier: Classifier, drawn: DrawnEpisode, logits: Tensor, temperature: float | None, y: Tensor, cache: FeatureCache
+) -> dict:
+    head, scores = classifier.head, {}
     diverged = classifier.diverged or not bool(torch.isfinite(logits).all())
-    scores = dict.fromkeys(METRICS) if diverged else metrics(logits, y)
-    if not diverged and len(drawn.episode.val_index):
-        val_x, val_y = validation(head, drawn.episode)
-        scores["temperature"] = fit_temperature(classifier.logits(val_x), val_y)
-        scores |= {f"{name}_t": value for name, value in calibration(logits / scores["temperature"], y).items()}
+    if not diverged:
+        scores = metrics(logits, y) | {"temperature": temperature, "reliability": reliability(logits, y)}
+    if not diverged and temperature:
+        scores |= {f"{name}_t": value for name, value in calibration(logits / temperature, y).items()}
     found = {spec.name: getattr(head, spec.name) for spec in fields(head)}
     identity = {"index_hash": drawn.index_hash, "fingerprint": cache.fingerprint, "val_per_class": drawn.val_per_class}
-    return dict.fromkeys(METRICS) | scores | {"diverged": diverged, "alpha": found.get("alpha"), "found": found} | identity
+    return (
+        dict.fromkeys((*METRICS, "reliability")) | scores | {"diverged": diverged, "alpha": found.get("alpha"), "found": found} | identity
+    )
 
 
 def _synchronise(device: torch.device) -> None:

@@ -25,18 +25,13 @@ def verify(path: Path) -> list[str]:
     found += [line for cache in caches for line in _text_problems(cache)]
     if found:
         return found  # the rows cannot be read by a shape that is wrong
-    try:
-        found = problems(caches[0]) + [line for cache in caches for line in _label_problems(cache)]
-    except ValueError as error:  # a path that is no UTF-8
-        return [f"a string in the file is damaged ({error})"]
+    found = problems(caches[0]) + [line for cache in caches for line in _label_problems(cache)]
     return found + (_unit_problems(caches[0]) if caches[0].unit_rows else [])
 
 
 def _shape_problems(cache: FeatureCache, split: str) -> list[str]:
     root, found = f"splits/{split}/", []
     shapes = {name.removeprefix(root): entry.shape for name, entry in cache.arrays.items() if name.startswith(root)}
-    if missing := {"features", "labels", "paths", "status", "checksums"} - set(shapes):
-        return [f"{split}: {sorted(missing)} are missing; extract again with --force"]
     n = shapes["labels"][0]
     if shapes["features"] != (n, cache.dim):
         found.append(f"{split}: features are {shapes['features']}, expected {(n, cache.dim)}")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import toy_use
 
 from cliad.cache import store
 from cliad.cache.folder import cache_path
@@ -37,3 +38,9 @@ def toy(tmp_path):
     """The folder of one toy cache."""
     toy_cache(tmp_path / "caches")
     return tmp_path / "caches"
+
+
+@pytest.fixture(scope="session")
+def used(tmp_path_factory):
+    """A world in which heads are used: `caches` with digits by a small random CLIP, its `weights`, a `run`, and test images as files."""
+    return toy_use.world(tmp_path_factory.mktemp("used"))

@@ -47,7 +47,7 @@ def test_train_prints_a_table_and_saves_a_run(cliad, place):
         and "toy, toy, 4 shots, seed 1" in done.stdout
     )
     folder = place / done.stdout.rsplit("run folder: ", 1)[1].strip()
-    assert {p.name for p in folder.iterdir()} == {"head.safetensors", "run.json", "result.json"}
+    assert {p.name for p in folder.iterdir()} == {"head.safetensors", "run.json", "result.json", "README.md"}
     assert json.loads((folder / "run.json").read_text())["command"] == "cliad train --alpha 0.2 --shots 4"
 
 

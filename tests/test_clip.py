@@ -8,10 +8,12 @@ import pytest
 import torch
 import toy_clip
 from open_clip.transformer import QuickGELU
+from PIL import Image
 from safetensors.torch import load_file
 
 from cliad.cache import clip
 from cliad.cache.encoder import Encoder, EncoderError, choose_device
+from cliad.pipelines.extract import EncoderChoice
 
 CPU = torch.device("cpu")
 
@@ -140,3 +142,80 @@ def test_a_missing_device_is_one_line_with_those_there_are():
     assert choose_device("cpu") == CPU and choose_device("auto").type in ("cpu", "cuda", "mps")
     with pytest.raises(EncoderError, match=r"torch sees .*cpu"):
         choose_device("cuda:99")
+
+
+def holder(state):
+    """A module that has the parameters of a state dict and does nothing."""
+    root = torch.nn.Module()
+    for name, x in state.items():
+        *path, last = name.split(".")
+        at = root
+        for part in path:
+            if part not in at._modules:
+                at.add_module(part, torch.nn.Module())
+            at = at._modules[part]
+        at.register_parameter(last, torch.nn.Parameter(x.clone()))
+    return root
+
+
+def openai_archive(folder, name, **changes):
+    """A TorchScript archive as OpenAI publishes them: half precision, heads of width 64."""
+    towers = {"vision_cfg": toy_clip.VISION | {"head_width": 64}, "text_cfg": toy_clip.TEXT | {"width": 64, "heads": 1}} | changes
+    toy_clip.register(folder, name, **towers)
+    model = open_clip.create_model(name, force_quick_gelu=True).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(holder(model.state_dict())).half(), folder / f"{name}.pt")
+    return model, str(folder / f"{name}.pt")
+
+
+def test_openai_archives_are_read_with_quickgelu(folder):
+    model, path = openai_archive(folder, "toy-openai")
+    encoder = clip.load("toy-openai", path, device=CPU)
+    assert encoder.image_recipe["activation"] == "QuickGELU"
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator())
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.encode_images(image), model.float().encode_image(image), rtol=0, atol=0.02)
+    openai_archive(folder, "toy-wider", embed_dim=48)
+    with pytest.raises(EncoderError, match="archive of another model than toy-wider"):
+        clip.load("toy-wider", path, device=CPU)
+
+
+def test_a_state_dict_of_torch_is_read_without_running_code(folder, file):
+    torch.save({"state_dict": {f"module.{name}": x for name, x in load_file(file).items()}}, folder / "saved.pt")
+    assert clip.load("toy-clip", str(folder / "saved.pt"), device=CPU).encoder_id == clip.load("toy-clip", file, device=CPU).encoder_id
+    torch.save({"state_dict": print}, folder / "code.pt")
+    with pytest.raises(EncoderError, match="does not hold the weights"):
+        clip.load("toy-clip", str(folder / "code.pt"), device=CPU)
+
+
+def test_squeeze_changes_the_preprocessing_and_the_recipe(file):
+    plain, squeezed = (clip.load("toy-clip", file, device=CPU, squeeze=squeeze) for squeeze in (False, True))
+    image = Image.new("RGB", (64, 32), "white")
+    image.paste("black", (0, 0, 8, 32))
+    assert plain.preprocess(image).min() > 250 and squeezed.preprocess(image).min() == 0
+    assert plain.encoder_id == squeezed.encoder_id and plain.image_recipe != squeezed.image_recipe
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "model, tag, tried", [("ViT-B-32", "openai", "timm/vit_base_patch32_clip_224.openai"), ("hf-hub:someone/model", None, "someone/model")]
+)
+def test_no_weights_and_no_network_is_one_line(offline, capfd, model, tag, tried):
+    with pytest.raises(EncoderError, match=rf"no weights for {model}.*tried {tried} on the Hugging Face hub.*--pretrained FILE") as error:
+        clip.load(model, tag, device=CPU)
+    assert "\n" not in str(error.value) and capfd.readouterr() == ("", "")
+
+
+def test_what_must_be_fetched_is_told_with_its_size(offline, file):
+    missing = clip.to_fetch("ViT-B-32", "openai")
+    assert missing.where.startswith("timm/vit_base") and 600 < missing.megabytes < 610
+    assert clip.to_fetch("RN50", "yfcc15m") and clip.to_fetch("hf-hub:someone/model", "").megabytes == 0
+    assert clip.to_fetch("toy-clip", file) is None and clip.to_fetch("tiny", "") is None
+    with pytest.raises(EncoderError, match="leave out --no-download"):
+        EncoderChoice("RN50").load("dtd", CPU, half=False, fetch=False, tell=print)

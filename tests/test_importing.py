@@ -312,7 +312,8 @@ def test_names_that_are_missing_or_options_that_are_wrong_are_one_line(tmp_path)
     refused(import_npz, file, tmp_path, "--labels is for clip-retrieval", labels="folder")
 
 
-def test_a_killed_import_run_again_gives_the_same_bytes(tmp_path):
+@pytest.mark.parametrize("seconds", [0, 0.02])
+def test_a_killed_import_run_again_gives_the_same_bytes(tmp_path, seconds):
     n = 60_000
     x = np.random.default_rng(0).normal(size=(n, 64)).astype(np.float16)
     file = npz_file(
@@ -331,6 +332,7 @@ def test_a_killed_import_run_again_gives_the_same_bytes(tmp_path):
     process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
     while process.poll() is None and not part_of(path).exists():
         time.sleep(0.001)
+    time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert import_npz(file, **named(tmp_path)).read_bytes() == whole.read_bytes()

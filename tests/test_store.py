@@ -81,6 +81,8 @@ def test_adding_prompts_keeps_the_old_ones(tmp_path):
     assert mine.classnames[1] == "hound" and store.problems(mine) == [] and mine.text.shape == (2, 3, 6)
     with pytest.raises(store.CacheError, match="prompts 'mine' already"):
         store.add_text(path, text_set("mine"))
+    with pytest.raises(store.CacheError, match="share no space"):
+        store.add_text(path, text_set("theirs", encoder_id="e2"))
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,21 @@ def test_a_wrong_file_is_one_clear_line(tmp_path, spoil, message):
     with pytest.raises(store.CacheError, match=message) as error:
         store.open_cache(path)
     assert "\n" not in str(error.value)
+
+
+def test_whatever_byte_is_damaged_opening_works_or_is_one_line(tmp_path):
+    path = write(tmp_path / "a.h5")
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for at in random.integers(len(whole), size=random.choice([1, 3, 20])):
+            damaged[at] = random.integers(256)
+        path.write_bytes(damaged)
+        try:
+            cache = store.open_cache(path)
+            assert cache.split_names and cache.logit_scale and cache.split(cache.split_names[0]).status.shape
+        except store.CacheError as error:
+            assert "\n" not in str(error)
 
 
 def set_attr(path, name, value):

@@ -6,6 +6,7 @@ import pytest
 from conftest import toy_cache
 
 from cliad.adapters.base import HeadError
+from cliad.cache.encoder import EncoderError
 from cliad.cache.store import CacheError
 from cliad.pipelines import bundle
 from cliad.pipelines.draw import DrawError
@@ -97,7 +98,7 @@ def test_save_does_not_replace_what_is_no_run(toy, tmp_path):
         ({"dataset": "dtd"}, SpecError, "cliad extract --dataset dtd"),
         ({"encoder": "RN50"}, SpecError, "no cache of RN50"),
         ({"prompts": "mine"}, CacheError, "no prompts 'mine'"),
-        ({"device": "warp"}, CacheError, "device 'warp'"),
+        ({"device": "warp"}, EncoderError, "device 'warp'"),
     ],
 )
 def test_wrong_input_is_one_clear_line(toy, asked, error, message):

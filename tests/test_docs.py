@@ -1,0 +1,53 @@
+"""What the README says is true of the code: commands, heads, options, and its file references."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+import cliad
+from cliad.adapters import HEADS
+from cliad.cli import app
+
+README = Path(cliad.__file__).parent / "README.md"
+pytestmark = pytest.mark.skipif(not README.is_file(), reason="the README is part of the checkout, not of the wheel")
+
+
+def commands(group, before=""):
+    """All commands by what one types after `cliad`, those of groups such as `data check` too."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{before}{name} ")
+        else:
+            yield before + name, command
+
+
+COMMANDS = dict(commands(get_command(app)))
+
+
+def typed():
+    """The cliad commands of the README's code blocks, as words."""
+    blocks = re.findall(r"(?:^    .*\n)+", README.read_text(encoding="utf-8"), re.MULTILINE)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    return [line.split() for line in lines if line.startswith("cliad ")]
+
+
+def test_every_command_has_help_an_example_and_a_place_in_the_readme():
+    text = README.read_text(encoding="utf-8")
+    for name, command in COMMANDS.items():
+        assert "Example: cliad " + name in command.help, name
+        assert f"cliad {name}" in text, name
+        assert all(param.help for param in command.params if param.name != "help"), name
+
+
+def test_every_head_is_in_the_readme():
+    text = README.read_text(encoding="utf-8")
+    assert not [name for name in HEADS if f"`{name}`" not in text]
+
+
+@pytest.mark.parametrize("words", typed(), ids=" ".join)
+def test_what_the_readme_types_exists(words):
+    command = COMMANDS.get(words[1]) or COMMANDS[" ".join(words[1:3])]
+    options = {option for param in command.params for option in param.opts}
+    assert not [word for word in words if word.startswith("--") and word not in options]
