@@ -10,7 +10,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from cliad.adapters.base import Head, Support, Tensors, hyper
+from cliad.adapters.base import Head, Plan, Support, Tensors, hyper
+
+DOUBLE_UP_TO = 2**24  # n * dim * n_class: a problem up to here is solved in double precision
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,8 @@ class LinearProbe(Head):
     """
 
     C: float = hyper(1.0, "inverse strength of the L2 penalty", 1e-12, 1e12)
-    max_iter: int = hyper(500, "most L-BFGS iterations", 1)
-    tol: float = hyper(1e-5, "share of the objective that a step must still promise", 0)
+    max_iter: int = hyper(300, "most L-BFGS iterations", 1)
+    tol: float = hyper(1e-3, "share of the objective that a step must still promise; a thousandth of it in double precision", 0)
 
     vary: ClassVar[frozenset[str]] = frozenset({"C"})
     space: ClassVar[dict[str, tuple]] = {"C": (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)}
@@ -32,15 +34,19 @@ class LinearProbe(Head):
     needs: ClassVar[frozenset[str]] = frozenset({"raw"})
     select: ClassVar[str] = "val"
 
+    def plan(self, n: int, n_class: int) -> Plan:
+        return Plan(batch=n)  # no steps: `start` solves it; runs of equal n are solved together
+
     def bind(self, support: Support, h: Tensors) -> Tensors:
         return {"_x": support.x, "_y": support.y, "_mask": support.mask, "_onehot": support.onehot}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         dim, n_class = c["_x"].shape[-1], c["_onehot"].shape[-1]
-        mask, onehot = c["_mask"].double(), c["_onehot"].double()
+        small = c["_x"][0].numel() * n_class <= DOUBLE_UP_TO
+        mask, onehot = (c[name].double() if small else c[name].to(c["_x"]) for name in ("_mask", "_onehot"))
         count = mask.sum(dim=1)
-        ridge = 1 / (h["C"].double() * count)  # both terms are divided by C n: mean cross-entropy + ridge |W|^2 / 2
-        x, basis = c["_x"].double(), None
+        ridge = 1 / (h["C"].to(count) * count)  # both terms are divided by C n: mean cross-entropy + ridge |W|^2 / 2
+        x, basis = c["_x"].to(mask), None
         if x.shape[1] < dim:  # the weights lie in the span of the items: x = x' Q, |W' Q| = |W'|
             basis, x = (part.mT for part in torch.linalg.qr(x.mT))
             dim = x.shape[2]
@@ -60,7 +66,9 @@ class LinearProbe(Head):
         jitter = 1e-8 * curvature.diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True)
         curvature = curvature + torch.diag_embed(decay + jitter)
         metric = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
-        w = lbfgs(objective, x.new_zeros(len(x), n_class, dim + 1), metric, steps=self.max_iter, tolerance=self.tol)
+        w = lbfgs(
+            objective, x.new_zeros(len(x), n_class, dim + 1), metric, steps=self.max_iter, tolerance=self.tol * (1e-3 if small else 1)
+        )
         w, b = w[..., :-1], w[..., -1].to(c["_x"])
         return {"w": (w if basis is None else w @ basis).to(c["_x"]).contiguous(), "b": b.contiguous()}
 
@@ -92,7 +100,7 @@ def lbfgs(
         new, new_value, new_grad, moved = _backtrack(objective, run, w, value, direction, slope)
         moves, change = new - w, new_grad - grad
         curved = _sum(moves, change)
-        pairs = [*pairs[-(memory - 1) :], (moves, change, torch.where(curved > 0, 1 / curved.clamp(min=1e-300), 0))]
+        pairs = [*pairs[-(memory - 1) :], (moves, change, torch.where(curved > 0, 1 / curved.clamp(min=1e-30), 0))]
         w, value, grad = new, new_value, new_grad
         done[run] = w
         moved &= -slope > 2 * tolerance * value
@@ -118,7 +126,7 @@ def _two_loop(grad: Tensor, pairs: list, metric: Tensor) -> Tensor:
     if pairs:
         step, change, rho = pairs[-1]
         length = _sum(change, change @ metric)
-        q = q * torch.where(rho > 0, _sum(step, change) / length.clamp(min=1e-300), 1)[:, None, None]
+        q = q * torch.where(rho > 0, _sum(step, change) / length.clamp(min=1e-30), 1)[:, None, None]
     for (step, change, rho), alpha in zip(pairs, reversed(alphas), strict=True):
         q = q + (alpha - rho * _sum(change, q))[:, None, None] * step
     return q

@@ -10,7 +10,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -92,11 +92,16 @@ def make_head(name: str, given: Mapping[str, object]) -> Head:
     for key in given:
         if key not in known:
             raise SpecError(nearest(f"hyper-parameter of {name}", key, known) if known else f"{name} has no hyper-parameters; got {key}")
-    return HEADS[name](**{key: _typed(key, value, default_of(known[key])) for key, value in given.items()})
+    return HEADS[name](**{key: _typed(key, value, known[key]) for key, value in given.items()})
 
 
-def _typed(name: str, value, default):
-    """`value` as the type of the field's default."""
+def _typed(name: str, value, spec: Field):
+    """`value` as the type of the field; a field whose default is None is a number of the kind that it is annotated with."""
+    default = default_of(spec)
+    if value is None and default is None:
+        return None
+    if default is None:
+        default = {"int": 0, "float": 0.0}[str(spec.type).split(" |")[0]]
     if isinstance(default, bool):
         if str(value).lower() in ("true", "yes", "on", "1", "false", "no", "off", "0"):
             return str(value).lower() in ("true", "yes", "on", "1")
