@@ -440,6 +440,12 @@ def train(
     set_: Annotated[
         list[str], typer.Option("--set", help="Any other hyper-parameter of the head; may be repeated.", metavar="NAME=VALUE")
     ] = [],
+    test: Annotated[
+        str | None, typer.Option(help="Score on the test splits of these data sets too: same encoder, same classes by name.", metavar="A,B")
+    ] = None,
+    base_to_new: Annotated[
+        bool, typer.Option("--base-to-new", help="Train on the first half of the classes, test on both halves; saves no run.")
+    ] = False,
     cache: CacheOption = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; default runs/ and a name made from the run.", metavar="DIR")] = None,
     device: DeviceOption = "auto",
@@ -450,15 +456,29 @@ def train(
     Example: cliad train --dataset dtd --alpha 0.2 --shots 4
     """
     from cliad.cache.folder import cache_dir
-    from cliad.pipelines import bundle
-    from cliad.pipelines.train import train as run_train
+    from cliad.pipelines import bundle, transfer
 
     given = _hyper({"alpha": alpha, "beta": beta, "lr": lr, "epochs": epochs, "hidden": hidden}, set_)
-    choices = {"head": head, "shots": shots, "seed": seed, "protocol": protocol, "select": select, "hyper": given, "device": device}
-    result, features = run_train(folder=cache_dir(cache), dataset=dataset, encoder=encoder, prompts=prompts, tell=_tell, **choices)
+    choices = {"dataset": dataset, "encoder": encoder, "prompts": prompts, "head": head, "shots": shots, "protocol": protocol}
+    choices |= {"folder": cache_dir(cache), "select": select, "hyper": given, "device": device, "tell": _tell}
+    if base_to_new:
+        (row,) = transfer.base_to_new(seeds=[seed], **choices)
+        return _print_json(row) if json else _print_halves(row)
+    result, features, others = transfer.train_and_transfer(test=test.split(",") if test else [], seed=seed, **choices)
     folder = bundle.save(result, features, out or bundle.run_folder(Path("runs"), result), command=shlex.join(["cliad", *sys.argv[1:]]))
     row = result.row(str(folder))
-    _print_json(row) if json else _print_run(row)
+    if json:
+        return _print_json(row | {"transfer": others} if test else row)
+    _print_run(row)
+    for other in others:
+        print(f"on {other['test_dataset']}: {_percent(other['top1'])}, zero-shot {_percent(other['zero_shot_top1'])}")
+
+
+def _print_halves(row: dict) -> None:
+    name = f"{row['dataset']}, {row['encoder']}, {row['shots']} shots, seed {row['seed']}: base to new"
+    plain, fitted = ([_percent(row[start + end]) for end in ("base_top1", "new_top1", "harmonic")] for start in ("zero_shot_", ""))
+    columns = ["head", f"base ({row['n_base']} classes)", f"new ({row['n_new']})", "harmonic mean"]
+    _table(name, columns, [["zero-shot", *plain], [row["head"], *fitted]])
 
 
 def _print_run(row: dict) -> None:

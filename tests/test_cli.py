@@ -99,3 +99,11 @@ def test_the_command_ends_with_the_exit_code():
         [sys.executable, "-m", "cliad.cli", "train", "--shots", "0"], env=os.environ | {"CLIAD_CACHE": "."}, capture_output=True, text=True
     )
     assert done.returncode == 1 and done.stderr == "cliad: shots is the number of images per class, at least 1; got 0\n"
+
+
+def test_transfer_and_base_to_new_on_the_command_line(cliad, place):
+    row = json.loads(cliad("train", "--shots", "2", "--test", "toy", "--out", "r", "--json").stdout)
+    assert [other["test_dataset"] for other in row["transfer"]] == ["toy"] and row["transfer"][0]["top1"] == row["top1"]
+    before = sorted(place.rglob("*"))
+    row = json.loads(cliad("train", "--shots", "2", "--base-to-new", "--json").stdout)
+    assert row["n_base"] == 3 and row["n_new"] == 2 and 0 <= row["new_top1"] <= 1 and sorted(place.rglob("*")) == before
