@@ -6,6 +6,7 @@ The functions behind the commands, and every head as a scikit-learn classifier:
     cliad.open_cache(path)                         -> FeatureCache: .split("test").rows() (n, dim), .text, .classnames, .fingerprint
     cliad.train(dataset="dtd", shots=4, hyper={"alpha": 0.2})      -> (Result, FeatureCache)
     cliad.save(result, cache, "runs/mine")         -> Path of the run folder
+    cliad.grid(words={"alpha": "0:1:0.2"}, out="results.jsonl")    -> the rows of a whole grid, resumed
     cliad.load("runs/mine").predict(["photo.jpg"]) -> iterator of Prediction
     cliad.ClipAdapterClassifier(alpha=0.2).fit(x, y, text=text)    -> a scikit-learn classifier
 
@@ -21,6 +22,7 @@ _HOME = {
     "open_cache": "cliad.cache.store",
     "train": "cliad.pipelines.train",
     "save": "cliad.pipelines.bundle",
+    "grid": "cliad.pipelines.grid",
     "load": "cliad.pipelines.predict",
     "predict": "cliad.pipelines.predict",
 }

@@ -14,6 +14,7 @@ import torch
 
 from cliad.adapters import HEADS
 from cliad.adapters.base import Head
+from cliad.cache.folder import cache_dir
 from cliad.cache.store import FeatureCache
 from cliad.pipelines.axes import Axes, AxisError, axes_of, hyper_names, read_config
 from cliad.pipelines.draw import check_asked
@@ -55,7 +56,7 @@ class _Todo:
 
 def grid(
     *,
-    folder: Path,
+    folder: Path | None = None,
     words: Mapping[str, object] = {},
     config: Path | None = None,
     out: Path | None = None,
@@ -66,7 +67,7 @@ def grid(
     """Run what a results file lacks of a grid.
 
     Args:
-        folder: where caches lie.
+        folder: where caches lie; None: $CLIAD_CACHE or the user's cache folder.
         words: axes as typed: word -> `1,2,4`, `0:1:0.2`, or a list; "set" holds a table of further hyper-parameters.
         config: a TOML file with the same words; `words` win.
         out: the results file; default the configuration's, else results.jsonl.
@@ -78,7 +79,7 @@ def grid(
     axes = (read_config(config) if config else Axes()) | axes_of(words)
     out = Path(out or axes.other.get("out", "results.jsonl"))
     on = pick_device(device or axes.other.get("device", "auto"))
-    todos = list(_todos(folder, axes, tell))
+    todos = list(_todos(cache_dir(folder), axes, tell))
     asked = sum(len(todo.runs) for todo in todos)
     with open_ledger(out, tell) as ledger:
         have = {row.get("key") for row in ledger.rows}

@@ -1,6 +1,6 @@
 """Train `tiny`, the small CLIP that comes with cliad, on images that this script renders itself.
 
-    python train.py --seed 0 --steps 5000 --out weights.safetensors
+    python train.py --seed 0 --steps 2000 --out weights.safetensors
 
 It renders digits, letters and words for numbers (fonts, and digits drawn as pen strokes), captions them, and
 trains open_clip's own CLIP class, as configured in tiny.json, with the contrastive loss. No data set is read.
@@ -39,7 +39,7 @@ CONFIG = Path(__file__).with_name("tiny.json")
 MIN_FAMILIES = 40
 HELD_OUT = 5  # every fifth font family is kept for validation
 NOT_LETTERS = {"D050000L", "Standard Symbols PS"}  # symbol fonts: a glyph for "3" that is no three
-BATCH = 64
+BATCH = 256
 MASK = 48  # side of a rendered mask; the image side is the config's
 MIX = {"pen": 0.42, "digit": 0.22, "letter": 0.24, "word": 0.12}  # share of each kind in a batch
 
@@ -355,7 +355,7 @@ def make_optimiser(model: torch.nn.Module, steps: int) -> tuple[torch.optim.Opti
         {"params": [p for p in params if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in params if p.ndim < 2], "weight_decay": 0.0},
     ]
-    optimiser = torch.optim.AdamW(groups, lr=7e-4, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98))
     rate = lambda i: min((i + 1) / 100, 0.5 * (1 + math.cos(math.pi * i / steps)))
     return optimiser, torch.optim.lr_scheduler.LambdaLR(optimiser, rate)
 
@@ -388,7 +388,7 @@ def train(bank: Bank, held_out: tuple[Tensor, Tensor], *, seed: int, steps: int,
         schedule.step()
         with torch.no_grad():
             model.logit_scale.clamp_(0, math.log(100))
-        if step % 250 == 0 or step == steps:
+        if step % 100 == 0 or step == steps:
             score = accuracy(model, tokenizer, *held_out)
             print(
                 f"step {step:5d}  loss {loss:.3f}  scale {scale:.1f}  held-out {score:.4f}  {time.perf_counter() - start:.0f} s", flush=True
@@ -401,7 +401,7 @@ def train(bank: Bank, held_out: tuple[Tensor, Tensor], *, seed: int, steps: int,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=CONFIG.with_name("weights.safetensors"))
     parser.add_argument(
         "--fonts", type=Path, default=Path("/usr/share/fonts"), help="searched for .ttf and .otf (default: where Debian puts them)"
