@@ -28,6 +28,11 @@ class Job:
     crops: Mapping[Crop, Sequence[int]]
     last: bool  # of its batch
 
+    @property
+    def rows(self) -> list[int]:
+        """All rows of which some crop is made, ascending."""
+        return sorted(self.by_row())
+
     def by_row(self) -> dict[int, list[Crop]]:
         """The crops of every row, in the order of `crops`."""
         found: dict[int, list[Crop]] = {}
