@@ -49,8 +49,8 @@ class ClipAdapter(Head):
         return {"w1": torch.stack(w1).to(c["text"]), "w2": torch.stack(w2).to(c["text"])}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
-        adapted = torch.relu(x @ p["w1"]) @ p["w2"]
-        adapted = torch.relu(adapted) if self.final_relu else adapted
+        adapted = (x @ p["w1"]).relu_() @ p["w2"]
+        adapted = adapted.relu_() if self.final_relu else adapted
         return cosine_logits(torch.lerp(x, adapted, h["alpha"][:, None, None]), c["text"], c["scale"])
 
 
