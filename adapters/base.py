@@ -221,10 +221,36 @@ def raw_class_weights(text: Tensor) -> Tensor:
     return text.sum(dim=0) / present.clamp(min=1) * torch.where(unit_rows, 10.0, 1.0).to(text)
 
 
-def cosine_logits(x: Tensor, w: Tensor, scale: float) -> Tensor:
+def cosine_logits(x: Tensor, w: Tensor, scale: Tensor | float) -> Tensor:
     """scale * cos(x, w): x (n_run, n, dim) of any length, w (n_run or 1, n_class, dim) unit rows -> (n_run, n, n_class)."""
+    learned = isinstance(scale, Tensor) and scale.requires_grad
+    if torch.is_grad_enabled() and x.requires_grad and not learned and len(x) >= len(w):
+        return _Cosine.apply(x, w, scale)
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
     return dot(x, w) * (scale / length)
+
+
+class _Cosine(torch.autograd.Function):
+    """The same with a gradient that goes over x once, where autograd's own goes five times."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, w: Tensor, scale) -> Tensor:
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_(min=1e-12)
+        logits = dot(x, w).mul_(scale / length)
+        ctx.save_for_backward(x, w, logits, length)
+        ctx.scale = scale
+        return logits
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        x, w, logits, length = ctx.saved_tensors
+        along = (grad * logits).sum(dim=-1, keepdim=True).div_(length * length).neg_()
+        grad = grad * (ctx.scale / length)
+        dx = dot(grad, w.mT).addcmul_(x, along)
+        if not ctx.needs_input_grad[1]:
+            return dx, None, None
+        dw = grad.mT @ x
+        return dx, dw if len(w) == len(dw) else dw.sum(dim=0, keepdim=True), None
 
 
 def dot(x: Tensor, w: Tensor) -> Tensor:
@@ -234,8 +260,8 @@ def dot(x: Tensor, w: Tensor) -> Tensor:
 
 def bottleneck(x: Tensor, w1: Tensor, w2: Tensor, *, final_relu: bool = True) -> Tensor:
     """CLIP-Adapter's network without bias: x (n_run, n, dim), w1 (n_run, dim, hidden), w2 (n_run, hidden, dim) -> (n_run, n, dim)."""
-    adapted = torch.relu(x @ w1) @ w2
-    return torch.relu(adapted) if final_relu else adapted
+    adapted = (x @ w1).relu_() @ w2
+    return adapted.relu_() if final_relu else adapted
 
 
 def bottleneck_start(dim: int, hidden: int, generators: Sequence[Generator], like: Tensor) -> tuple[Tensor, Tensor]:

@@ -196,7 +196,7 @@ class _Batches:
             self._shuffle(1 if views is None else len(views))
         at, view, weight = (part[:, step % self.plan.per_epoch] for part in (self.at, self.view, self.weight))
         rows = self.rows.gather(1, at)
-        x = self.features[rows] if views is None else unit(views[view, rows])
+        x = self.features.index_select(0, rows.flatten()).view(*rows.shape, -1) if views is None else unit(views[view, rows])
         return x, self.support.y.gather(1, at), weight
 
     def _shuffle(self, n_view: int) -> None:

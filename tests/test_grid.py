@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from conftest import toy_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cliad
+from cliad.adapters import HEADS
 from cliad.cache.folder import find
 from cliad.cache.store import hold
-from cliad.pipelines.axes import AxisError, read_config, values
+from cliad.pipelines.axes import AxisError, hyper_names, read_config, values
 from cliad.pipelines.grid import grid
 from cliad.pipelines.memory import in_parts
 from cliad.pipelines.rows import RowsError, read_rows
@@ -241,3 +244,14 @@ def test_a_wrong_grid_is_one_line_and_writes_nothing(toy, tmp_path, words, said)
     with pytest.raises(ValueError) as caught:
         grid(folder=toy, words=words, out=tmp_path / "r.jsonl")
     assert said in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "r.jsonl").exists()
+
+
+PAPER = sorted((Path(cliad.__file__).parent / "benchmarks" / "paper").glob("*.toml"))
+
+
+@pytest.mark.parametrize("config", PAPER, ids=lambda path: path.stem)
+def test_the_papers_configurations_are_read(config):
+    if config.stem == "branch" and "branch" not in hyper_names():
+        pytest.skip("clip-adapter has no branch yet")
+    axes = read_config(config)
+    assert axes.other["out"] == f"{config.stem}.jsonl" and axes.spec["dataset"] and set(axes.spec["head"]) <= set(HEADS)
