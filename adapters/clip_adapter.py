@@ -35,7 +35,7 @@ class Preset:
 
 
 PRESETS = {
-    "fast": Preset(lr=3e-3, weight_decay=0.01, batch=256, epochs=(100, 60, 30, 30, 30)),
+    "fast": Preset(lr=3e-3, weight_decay=0.01, batch=256, epochs=(30, 30, 30, 30, 30)),
     "paper": Preset(lr=2e-3, weight_decay=5e-4, batch=32, epochs=(50, 100, 100, 200, 200)),
 }
 
