@@ -134,8 +134,8 @@ def extract(
     classnames: Annotated[Path | None, typer.Option(help="Other class names, one a line.", metavar="FILE")] = None,
     views: Annotated[int, typer.Option(help="Augmented crops of each training image to store beside the plain view.")] = 0,
     views_scale: Annotated[
-        str, typer.Option(help="Share of the image area that a crop covers: 0.5,1 as Tip-Adapter, 0.08,1 as CoOp.", metavar="LOW,HIGH")
-    ] = "0.5,1",
+        str, typer.Option(help="Share of the image area that a crop covers: 0.5:1 as Tip-Adapter, 0.08:1 as CoOp.", metavar="LOW:HIGH")
+    ] = "0.5:1",
     views_seed: Annotated[int, typer.Option(help="Seed of the crops.")] = 1,
     views_for: Annotated[
         str | None, typer.Option(help="Only for images that these draws use, such as coop:16:1,2,3.", metavar="PROTOCOL:SHOTS:SEEDS")
@@ -156,6 +156,7 @@ def extract(
     Example: cliad extract --dataset dtd --model ViT-B-32 --pretrained openai --data DIR
     """
     from cliad.cache.folder import cache_dir
+    from cliad.cache.views import parse_scale
     from cliad.pipelines.extract import EncoderChoice, Extras, PromptChoice
     from cliad.pipelines.extract import extract as run_extract
 
@@ -163,7 +164,7 @@ def extract(
         "encoder": EncoderChoice(model, pretrained, quick_gelu, squeeze),
         "prompt_set": PromptChoice(prompts, template, descriptions, classnames),
     }
-    choices["extras"] = Extras(views, _pair(views_scale), views_seed, flip, views_for, pre_projection, tokens)
+    choices["extras"] = Extras(views, parse_scale(views_scale), views_seed, flip, views_for, pre_projection, tokens)
     choices |= {
         "data": data,
         "split": split,
@@ -176,14 +177,6 @@ def extract(
     with _bar() as progress, _fetch_bar() as fetching:
         path = run_extract(dataset, cache_folder=cache_dir(cache), force=force, tell=_tell, progress=progress, fetching=fetching, **choices)
     print(path)
-
-
-def _pair(text: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise typer.BadParameter(f"LOW,HIGH are two numbers such as 0.5,1; got {text}") from None
-    return low, high
 
 
 @contextmanager

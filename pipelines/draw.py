@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -75,7 +76,8 @@ def draw(
         support = support_of(set())
         chosen = val_of(set(support))
     labels = val if val else train
-    per_class = {c: sum(labels[row] == c for row in chosen) for c in sorted(set(train))}
+    count = Counter(labels[row] for row in chosen)
+    per_class = {c: count[c] for c in sorted(set(train))}
     return Draw(support, chosen, "val" if val else "train", per_class)
 
 

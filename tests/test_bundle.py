@@ -112,11 +112,11 @@ def test_a_pickle_is_never_read(copy, tmp_path):
 def test_other_weights_than_the_head_has_are_one_line(copy, how):
     tensors = load_file(copy / "head.safetensors")
     if how == "missing":
-        del tensors["p.w1"]
+        del tensors["p.visual_w1"]
     if how == "shape":
-        tensors["p.w1"] = tensors["p.w1"][:, :5].contiguous()
+        tensors["p.visual_w1"] = tensors["p.visual_w1"][:, :5].contiguous()
     if how == "type":
-        tensors["p.w1"] = tensors["p.w1"].long()
+        tensors["p.visual_w1"] = tensors["p.visual_w1"].long()
     save_file(tensors, copy / "head.safetensors")
     change(copy, head_sha256=bundle._sha256(copy / "head.safetensors"))
     assert "damaged" in refused(copy)
