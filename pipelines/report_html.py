@@ -225,7 +225,9 @@ def _tables(study: Study) -> str:
         every = [*by_shots(study, block), *(by_dataset(study, block) if len(sets) > 1 else ())]
         made = [_method_table(table) for table in every if table.methods]
         open_first = " open" if sum(len(table.methods) for table in every) <= 60 else ""
-        parts.append(f"<details{open_first}><summary>{escape(str(block))}: {len(made)} tables</summary>{''.join(made)}</details>")
+        parts.append(
+            f"<details{open_first}><summary>{escape(str(block))}: {len(made)} table{'s' * (len(made) > 1)}</summary>{''.join(made)}</details>"
+        )
     note = "<p>Test accuracy in %, mean ± standard deviation over seeds. Best in bold; ≈ lies within the best one's 95 % interval.</p>"
     return _section("tables", "Tables", note, *parts)
 

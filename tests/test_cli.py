@@ -107,3 +107,17 @@ def test_transfer_and_base_to_new_on_the_command_line(cliad, place):
     before = sorted(place.rglob("*"))
     row = json.loads(cliad("train", "--shots", "2", "--base-to-new", "--json").stdout)
     assert row["n_base"] == 3 and row["n_new"] == 2 and 0 <= row["new_top1"] <= 1 and sorted(place.rglob("*")) == before
+
+
+def test_a_grid_and_its_report(cliad, tmp_path):
+    out = tmp_path / "r.jsonl"
+    done = cliad("grid", "--shots", "1,2", "--seeds", "1", "--alpha", "0:1:0.5", "--set", "batch=8", "--epochs", "2", "--out", out)
+    assert done.returncode == 0 and "6 runs in" in done.stderr and "runs/s" in done.stdout and len(out.read_text().splitlines()) == 6
+    again = json.loads(
+        cliad("grid", "--shots", "1,2", "--seeds", "1", "--set", "batch=8", "--epochs", "2", "--out", out, "--alpha", "0", "--json").stdout
+    )
+    assert again["asked"] == again["found"] == 2 and again["done"] == 0
+    assert cliad("report", out, "--out", tmp_path / "r.html").returncode == 0 and (tmp_path / "r.html").read_text().startswith(
+        "<!DOCTYPE html>"
+    )
+    assert "| shots | selected on | 1 | 2 |" in cliad("report", out, "--format", "md").stdout
