@@ -57,7 +57,7 @@ def test_a_linear_head_is_plain_class_weights(used, tmp_path):
 def test_one_safetensors_file_holds_all(used, tmp_path):
     (path,) = export_run(used.run, format="safetensors", out=tmp_path / "head.safetensors")
     with safe_open(path, "pt") as file:
-        assert set(file.keys()) >= {"p.w1", "p.w2", "c.text"}
+        assert set(file.keys()) >= {"p.visual_w1", "p.visual_w2", "c.text"}
         assert json.loads(file.metadata()["run.json"])["head"] == "clip-adapter"
 
 
