@@ -28,6 +28,8 @@ COMMANDS = dict(commands(get_command(app)))
 
 def typed():
     """The cliad commands of the README's code blocks, as words."""
+    if not README.is_file():
+        return []
     blocks = re.findall(r"(?:^    .*\n)+", README.read_text(encoding="utf-8"), re.MULTILINE)
     lines = [line.strip() for block in blocks for line in block.splitlines()]
     return [line.split() for line in lines if line.startswith("cliad ")]
