@@ -14,8 +14,8 @@ import typer
 
 from cliad import __version__
 
-# Threads that spin while they wait for each other make a busy machine ten times slower; read when torch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Threads that spin for long while they wait for each other make a busy machine ten times slower; read when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 
 app = typer.Typer(
     name="cliad",
