@@ -74,7 +74,7 @@ def same_recipe_loop(head: ClipAdapter, episode: Episode) -> Adapter:
     model = Adapter(x.shape[1], class_weights(episode.text), episode.logit_scale, head.alpha)
     generator = torch.Generator().manual_seed(episode.seed)
     start = head.start({"text": model.text[None]}, {}, [generator])
-    model.net[0].weight.data, model.net[2].weight.data = start["w1"][0].T.contiguous(), start["w2"][0].T.contiguous()
+    model.net[0].weight.data, model.net[2].weight.data = start["visual_w1"][0].T.contiguous(), start["visual_w2"][0].T.contiguous()
     plan = head.plan(len(y), episode.n_class)
     optimiser = torch.optim.AdamW(model.parameters(), lr=head.lr, weight_decay=head.weight_decay)
     for step in range(plan.steps):
