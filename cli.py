@@ -187,7 +187,7 @@ def _bar(what: str = "images", waits: bool = True):
 
     columns = [BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]:.3g} " + f"{what}/s"), TimeRemainingColumn()]
     columns += [TextColumn("waited for data {task.fields[waiting]:.0%}")] if waits else []
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=None, rate=0, waiting=0)
         more = lambda state: {"waiting": state.waiting} if waits else {}
         yield lambda state: bar.update(task, completed=state.done, total=state.total, rate=state.rate, **more(state))
@@ -200,7 +200,7 @@ def _fetch_bar():
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     columns = [TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         tasks = {}
 
         def show(state):

@@ -3,14 +3,17 @@
 import json
 
 import pytest
+import torch
 from conftest import toy_cache
 
+from cliad.adapters import HEADS
 from cliad.adapters.base import HeadError
 from cliad.cache.encoder import EncoderError
+from cliad.cache.folder import find
 from cliad.cache.store import CacheError
 from cliad.pipelines import bundle
 from cliad.pipelines.draw import DrawError
-from cliad.pipelines.train import SpecError, make_head, train
+from cliad.pipelines.train import SpecError, make_head, run, selects, spec_of, train
 
 
 def test_a_result_row_says_what_made_it(toy):
@@ -124,3 +127,17 @@ def test_without_a_validation_split_it_comes_from_undrawn_training_images(tmp_pa
 def test_types_of_hyper_parameters():
     head = make_head("clip-adapter", {"final_relu": "false", "epochs": "3", "hidden": 8})
     assert head.final_relu is False and head.epochs == 3 and head.hidden == "8"
+
+
+@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if not head.needs & {"pre_projection", "views"}])
+@pytest.mark.parametrize("select", ["fixed", "val"])
+def test_runs_scored_together_have_the_numbers_of_each_alone(toy, name, select):
+    cache, head = find(toy), make_head(name, {})
+    if select == "val" and not selects(head, ()):
+        pytest.skip(f"{name} has nothing to select")
+    specs = [spec_of(cache, name, head, shots=2, seed=seed, protocol="coop", select=select, given=()) for seed in (1, 2, 3)]
+    together = [result for results in run(cache, specs, torch.device("cpu")) for result in results]
+    alone = [result for spec in specs for (result,) in run(cache, [spec], torch.device("cpu"))]
+    for ours, one in zip(sorted(together, key=lambda result: result.spec.seed), alone, strict=True):
+        assert ours.values["found"] == one.values["found"] and ours.values["top1"] == one.values["top1"]
+        assert ours.values["nll"] == pytest.approx(one.values["nll"], rel=1e-3)
