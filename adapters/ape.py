@@ -43,7 +43,7 @@ class Ape(Head):
         probability = (keys @ text_chosen.mT).softmax(dim=-1).unflatten(1, values.shape[1:])  # (n_run, n_class, n_slot, n_class)
         own = probability.diagonal(dim1=1, dim2=3).mT  # (n_run, n_class, n_slot): of each key's own class
         surprise = torch.log2((1 + 1e-6) / (own + 1e-6)) * values
-        scale = support.x.new_full((1, 1, 1), support.logit_scale)
+        scale = support.scale
         return {"text": text, "scale": scale, "keys": keys, "values": values, "surprise": surprise, "channels": chosen}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:

@@ -77,6 +77,11 @@ class Support:
         return picked * self.mask.view(len(picked), *[1] * (picked.dim() - 3), -1, 1)
 
     @property
+    def scale(self) -> Tensor:
+        """The logit scale (1, 1, 1), with a run axis as every constant has: those of several runs stack to (n_run, 1, 1)."""
+        return self.x.new_full((1, 1, 1), self.logit_scale)
+
+    @property
     def onehot(self) -> Tensor:
         """(n_run, n, n_class); padding is rows of zeros."""
         return F.one_hot(self.y, self.n_class) * self.mask[..., None]

@@ -34,7 +34,7 @@ class Clap(Head):
         return Plan.dassl(n, epochs=self.epochs, batch=self.batch, optimiser="sgd")
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        c = {"_text": raw_class_weights(support.text)[None], "scale": support.x.new_full((1, 1, 1), support.logit_scale)}
+        c = {"_text": raw_class_weights(support.text)[None], "scale": support.scale}
         trust = _trust(support, cosine_logits(support.x, unit(c["_text"]), c["scale"]))
         if self.weights == "constant":
             trust = trust.mean(dim=1, keepdim=True).expand_as(trust)

@@ -96,7 +96,7 @@ class ClipAdapter(Head):
         return Plan.epochs(n, epochs=epochs, batch=self.batch, warmup=epochs * -(-n // self.batch) * 3 // 10)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        return {"text": class_weights(support.text)[None], "scale": support.x.new_full((1, 1, 1), support.logit_scale)}
+        return {"text": class_weights(support.text)[None], "scale": support.scale}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         dim, p = c["text"].shape[-1], {}

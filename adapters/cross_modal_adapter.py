@@ -49,7 +49,7 @@ class CrossModalAdapter(Head):
         return Plan(steps=self.steps, per_epoch=per_epoch, batch=-(-n // per_epoch), warmup=50, keep="best", look=25)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        c = {"text": class_weights(support.text)[None], "scale": support.x.new_full((1, 1, 1), support.logit_scale)}
+        c = {"text": class_weights(support.text)[None], "scale": support.scale}
         return c | text_shots(support.text)
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:

@@ -32,7 +32,7 @@ class Gda(Head):
     select: ClassVar[str] = "val"
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        scale = support.x.new_full((1, 1, 1), support.logit_scale)
+        scale = support.scale
         w, b = zip(*(gaussians(*samples, support.n_class) for samples in _samples(support)), strict=True)
         return {"text": class_weights(support.text)[None], "scale": scale, "w": torch.stack(w), "b": torch.stack(b)}
 

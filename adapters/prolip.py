@@ -39,7 +39,7 @@ class ProLip(Head):
         text = class_weights(support.text)[None]
         shots = support.mask.sum(dim=1).clamp(min=1) / support.n_class
         zeros = text.new_zeros(1, support.x.shape[-1] - text.shape[-1], text.shape[-1])
-        return {"text": text, "scale": support.x.new_full((1, 1, 1), support.logit_scale), "_shots": shots, "_zeros": zeros}
+        return {"text": text, "scale": support.scale, "_shots": shots, "_zeros": zeros}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"residual": c["_zeros"].repeat(len(generators), 1, 1)}

@@ -35,7 +35,7 @@ class RegLinear(Head):
         return Plan(steps=self.steps, per_epoch=per_epoch, batch=-(-n // per_epoch), optimiser="adam", eps=1e-4)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        scale = support.x.new_full((1, 1, 1), support.logit_scale)
+        scale = support.scale
         shots = support.mask.sum(dim=1).clamp(min=1) / support.n_class
         return {"text": class_weights(support.text)[None], "scale": scale, "_shots": shots}
 

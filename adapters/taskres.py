@@ -35,7 +35,7 @@ class TaskRes(Head):
         return Plan.dassl(n, epochs=epochs, batch=self.batch, optimiser="adam")
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        return {"text": raw_class_weights(support.text)[None], "scale": support.x.new_full((1, 1, 1), support.logit_scale)}
+        return {"text": raw_class_weights(support.text)[None], "scale": support.scale}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"residual": torch.zeros_like(c["text"]).repeat(len(generators), 1, 1)}

@@ -31,7 +31,7 @@ class TipAdapter(Head):
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
         keys, values = keys_by_class(support)
-        scale = support.x.new_full((1, 1, 1), support.logit_scale)
+        scale = support.scale
         return {"text": class_weights(support.text)[None], "scale": scale, "keys": keys, "values": values}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:

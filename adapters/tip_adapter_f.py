@@ -39,7 +39,7 @@ class TipAdapterF(Head):
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
         keys, values = keys_by_class(support)
-        scale = support.x.new_full((1, 1, 1), support.logit_scale)
+        scale = support.scale
         return {"text": class_weights(support.text)[None], "scale": scale, "_keys": keys, "values": values}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:

@@ -30,7 +30,7 @@ class ZsLp(Head):
         return Plan.dassl(n, epochs=self.epochs, batch=self.batch, optimiser="sgd")
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        return {"_text": raw_class_weights(support.text)[None], "scale": support.x.new_full((1, 1, 1), support.logit_scale)}
+        return {"_text": raw_class_weights(support.text)[None], "scale": support.scale}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"w": c["_text"].repeat(len(generators), 1, 1)}
