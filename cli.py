@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json as json_module
 import os
 import shlex
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -14,8 +15,23 @@ import typer
 
 from cliad import __version__
 
-# Threads that spin for long while they wait for each other make a busy machine ten times slower; read when torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+def set_up_process() -> None:
+    """Two settings that make the CPU faster for what cliad does; they belong to a process, so the library leaves them alone.
+
+    Threads that spin for long while they wait for each other make a busy machine ten times slower (read when torch is loaded).
+    glibc gives large blocks back to the system when they are freed, and each comes back page by page: a fifth of an encoder's time.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another C library
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_MMAP_THRESHOLD, 2**30)
+            mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+set_up_process()
 
 app = typer.Typer(
     name="cliad",

@@ -27,6 +27,7 @@ from cliad.adapters.base import Episode, class_weights, unit
 from cliad.adapters.clip_adapter import ClipAdapter
 from cliad.adapters.optimise import fit, logits_of, rate
 from cliad.cache.store import open_cache
+from cliad.cli import set_up_process
 from cliad.pipelines.episode import make_episodes, score_rows
 from cliad.pipelines.importing import import_features
 
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--group", type=int, default=16, help="runs trained at once")
     asked = parser.parse_args()
+    set_up_process()  # both sides run as `cliad grid` does
     repeats = 2 if asked.quick else asked.repeats
     with tempfile.TemporaryDirectory() as folder:
         cache = open_cache(_import(asked.features, Path(folder)))

@@ -19,7 +19,7 @@ from cliad.cache.views import FLIPPED, ViewSet, parse_draws
 from cliad.pipelines.download import Fetching, download
 from cliad.pipelines.draw import draw
 
-CPU_BATCH, GPU_BATCH, VIEWS_BATCH = 64, 1024, 256  # with views a batch is many more images
+CPU_BATCH, GPU_BATCH, VIEWS_BATCH = 32, 1024, 256  # with views a batch is many more images
 SHOWN = 10  # unreadable images named in the closing lines
 MISSING_SHARE = 0.5  # so many missing files are a wrong folder, not bad images
 

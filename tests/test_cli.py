@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import subprocess
 import sys
 from collections import namedtuple
@@ -99,6 +100,21 @@ def test_the_command_ends_with_the_exit_code():
         [sys.executable, "-m", "cliad.cli", "train", "--shots", "0"], env=os.environ | {"CLIAD_CACHE": "."}, capture_output=True, text=True
     )
     assert done.returncode == 1 and done.stderr == "cliad: shots is the number of images per class, at least 1; got 0\n"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_the_command_keeps_its_memory_pages():
+    code = """
+import resource, cliad.cli, numpy
+faults = []
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    numpy.ones(2**23)  # 64 MB
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 100
 
 
 def test_transfer_and_base_to_new_on_the_command_line(cliad, place):

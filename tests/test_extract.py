@@ -16,7 +16,7 @@ from cliad.cache.clip import Clip
 from cliad.cache.datasets import find_dataset
 from cliad.cache.views import ViewSet
 from cliad.pipelines.draw import draw
-from cliad.pipelines.extract import EncoderChoice, Extras, PromptChoice, extract
+from cliad.pipelines.extract import CPU_BATCH, EncoderChoice, Extras, PromptChoice, extract
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +88,7 @@ def test_an_interrupted_extraction_resumes_to_the_same_bytes(toy, digits_cache, 
     assert not list(tmp_path.glob("*/*.h5")) and len(list(tmp_path.glob("*/*.part"))) == 1
     path = extract("digits", progress=states.append, **options)
     assert path.read_bytes() == digits_cache.read_bytes()
-    assert states[3].done == 256 and states[-1].done == states[-1].total == 1797 and 0 <= states[-1].waiting <= 1
+    assert states[3].done == 4 * CPU_BATCH and states[-1].done == states[-1].total == 1797 and 0 <= states[-1].waiting <= 1
 
 
 # --------------------------------------------------------------------------------------- what else a cache can hold
