@@ -254,10 +254,10 @@ class _Best:
         self.p = {name: keep(name, value.detach()).clone() for name, value in p.items()}
 
 
-def rate(plan: Plan, step: int, lr: Tensor) -> Tensor:
-    """The learning rates (n_run,) at a step, from the highest ones."""
+def rate(plan: Plan, step: int, lr: float) -> float:
+    """The learning rate at a step, from the highest one."""
     if step < plan.warmup:
-        return torch.full_like(lr, plan.warmup_rate) if plan.warmup_rate is not None else lr * ((step + 1) / (plan.warmup + 1))
+        return plan.warmup_rate if plan.warmup_rate is not None else lr * ((step + 1) / (plan.warmup + 1))
     if plan.schedule == "constant":
         return lr
     if plan.schedule == "cosine-epoch":
@@ -270,59 +270,45 @@ def rate(plan: Plan, step: int, lr: Tensor) -> Tensor:
 class Optimiser:
     """SGD with momentum, Adam and AdamW for stacked parameters, each run with its own learning rate and weight decay.
 
-    Where all runs of a group agree in both, torch's fused kernel does the step in one pass over memory. It is called as a
-    function: the optimiser classes take a second to load what only compilation needs, longer than a head trains.
+    torch's fused kernels do a step in one pass over memory, for tensors with one rate and one decay: the stacked parameters where
+    all runs agree, else the slices of those runs that do. The kernels are called as functions: the optimiser classes take a second
+    to load what only compilation needs, longer than a head trains.
     """
 
     def __init__(self, plan: Plan, p: Tensors, h: Tensors, rates: dict[str, tuple[Tensor, int]]):
-        self.plan, self.p, self.rates = plan, p, rates
-        self.lr, self.decay = h.get("lr"), h.get("weight_decay")
-        self.state = {name: (torch.zeros_like(value), torch.zeros_like(value)) for name, value in p.items()}
-        self.fused = not rates and self._agree(self.lr) and self._agree(self.decay)
-        self.steps = [torch.zeros((), device=value.device) for value in p.values()]
-
-    @staticmethod
-    def _agree(values: Tensor | None) -> bool:
-        return values is None or bool((values == values[0]).all())
+        self.plan, self.p = plan, p
+        self.plain = {name: of for name, of in rates.items() if of[1] > 1}
+        self.parts: dict[tuple[float, float], list[_Moved]] = defaultdict(list)  # by (highest rate, decay)
+        for name in (name for name in p if name not in self.plain):
+            lr = rates[name][0] if name in rates else h["lr"]
+            pairs = list(zip(lr.tolist(), h.get("weight_decay", torch.zeros_like(lr)).tolist(), strict=True))
+            places = [slice(None)] if len(set(pairs)) == 1 else range(len(pairs))
+            for at, pair in zip(places, pairs, strict=False):
+                self.parts[pair].append(_Moved(name, at, p[name].detach()[at]))
 
     @torch.no_grad()
     def step(self, step: int) -> None:
         """One step, from the gradients in .grad."""
-        if self.fused:
-            return self._fused_step(float(rate(self.plan, step, self.lr[:1])))
-        for name, value in self.p.items():
-            own, every = self.rates.get(name, (self.lr, 1))
-            if every == 1:
-                self._move(name, value, rate(self.plan, step, own), step)
-            elif (step + 1) % every == 0:
-                value -= self._column(own, value) * value.grad
+        for (lr, decay), moved in self.parts.items():
+            self._fused_step(rate(self.plan, step, lr), decay, moved)
+        for name, (lr, every) in self.plain.items():
+            if (step + 1) % every == 0:
+                value = self.p[name]
+                value -= lr.view(-1, *[1] * (value.dim() - 1)) * value.grad
 
-    def _fused_step(self, lr: float) -> None:
-        mean, square = (list(part) for part in zip(*self.state.values(), strict=True))
-        values, decay = list(self.p.values()), 0.0 if self.decay is None else float(self.decay[0])
+    def _fused_step(self, lr: float, decay: float, moved: list[_Moved]) -> None:
+        values, mean, square, steps = ([getattr(one, part) for one in moved] for part in ("value", "mean", "square", "step"))
+        grads = [self.p[one.name].grad[one.at] for one in moved]
         common = {"fused": True, "maximize": False, "lr": lr, "weight_decay": decay}
-        grads = [value.grad for value in values]
         if self.plan.optimiser == "sgd":
             return sgd(values, grads, mean, momentum=self.plan.momentum, dampening=0.0, nesterov=False, **common)
         common |= {"amsgrad": False, "beta1": BETAS[0], "beta2": BETAS[1], "eps": self.plan.eps}
-        {"adamw": adamw, "adam": adam}[self.plan.optimiser](values, grads, mean, square, [], self.steps, **common)
+        {"adamw": adamw, "adam": adam}[self.plan.optimiser](values, grads, mean, square, [], steps, **common)
 
-    @staticmethod
-    def _column(values: Tensor, like: Tensor) -> Tensor:
-        return values.view(-1, *[1] * (like.dim() - 1))
 
-    def _move(self, name: str, value: Tensor, lr: Tensor, step: int) -> None:
-        lr, grad, (mean, square) = self._column(lr, value), value.grad, self.state[name]
-        if self.decay is not None:
-            decay = self._column(self.decay, value)
-            if self.plan.optimiser == "adamw":
-                value -= lr * decay * value
-            else:
-                grad = grad + decay * value
-        if self.plan.optimiser == "sgd":
-            value -= lr * mean.mul_(self.plan.momentum).add_(grad)
-            return
-        mean.lerp_(grad, 1 - BETAS[0])
-        square.mul_(BETAS[1]).addcmul_(grad, grad, value=1 - BETAS[1])
-        size = (square / (1 - BETAS[1] ** (step + 1))).sqrt_().add_(self.plan.eps)
-        value -= lr / (1 - BETAS[0] ** (step + 1)) * mean / size
+class _Moved:
+    """A parameter of some runs, a view into the stacked one, with what the optimiser keeps of it."""
+
+    def __init__(self, name: str, at: slice | int, value: Tensor):
+        self.name, self.at, self.value = name, at, value
+        self.mean, self.square, self.step = torch.zeros_like(value), torch.zeros_like(value), torch.zeros((), device=value.device)

@@ -82,7 +82,7 @@ def same_recipe_loop(head: ClipAdapter, episode: Episode) -> Adapter:
         if plan.per_epoch > 1 and step % plan.per_epoch == 0:
             parts = torch.randperm(len(y), generator=generator).tensor_split(plan.per_epoch)
         part = parts[step % plan.per_epoch] if plan.per_epoch > 1 else slice(None)
-        optimiser.param_groups[0]["lr"] = float(rate(plan, step, torch.tensor([head.lr])))
+        optimiser.param_groups[0]["lr"] = rate(plan, step, head.lr)
         optimiser.zero_grad()
         F.cross_entropy(model(x[part]), y[part]).backward()
         optimiser.step()
