@@ -110,10 +110,15 @@ class Plan:
     look: int = 1
 
     @classmethod
+    def counted(cls, n: int, *, steps: int, batch: int, **options) -> Plan:
+        """The plan of `steps` steps over n items in minibatches of at most `batch`."""
+        per_epoch = -(-n // batch)
+        return cls(steps=steps, per_epoch=per_epoch, batch=-(-n // per_epoch), **options)
+
+    @classmethod
     def epochs(cls, n: int, *, epochs: int, batch: int, **options) -> Plan:
         """The plan of `epochs` passes over n items in minibatches of at most `batch`."""
-        per_epoch = -(-n // batch)
-        return cls(steps=epochs * per_epoch, per_epoch=per_epoch, batch=-(-n // per_epoch), **options)
+        return cls.counted(n, steps=epochs * -(-n // batch), batch=batch, **options)
 
     @classmethod
     def dassl(cls, n: int, *, epochs: int, batch: int, **options) -> Plan:

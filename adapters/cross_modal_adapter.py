@@ -45,8 +45,7 @@ class CrossModalAdapter(Head):
     select: ClassVar[str] = "val"
 
     def plan(self, n: int, n_class: int) -> Plan:
-        per_epoch = -(-n // self.batch)
-        return Plan(steps=self.steps, per_epoch=per_epoch, batch=-(-n // per_epoch), warmup=50, keep="best", look=25)
+        return Plan.counted(n, steps=self.steps, batch=self.batch, warmup=50, keep="best", look=25)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
         c = {"text": class_weights(support.text)[None], "scale": support.scale}
