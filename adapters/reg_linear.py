@@ -31,8 +31,7 @@ class RegLinear(Head):
     per_class: ClassVar[bool] = False
 
     def plan(self, n: int, n_class: int) -> Plan:
-        per_epoch = -(-n // self.batch)
-        return Plan(steps=self.steps, per_epoch=per_epoch, batch=-(-n // per_epoch), optimiser="adam", eps=1e-4)
+        return Plan.counted(n, steps=self.steps, batch=self.batch, optimiser="adam", eps=1e-4)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
         scale = support.scale
