@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import logging
 import os
+import textwrap
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -299,7 +300,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _no_weights(model: str, pretrained: str | None, error: Exception) -> EncoderError:
-    reason = " ".join(str(error).rpartition("Last error: ")[2].split())[:160]
+    reason = textwrap.shorten(str(error).rpartition("Last error: ")[2], 160, placeholder=" ...")
     if pretrained and os.path.isfile(pretrained):
         return EncoderError(f"{pretrained} does not hold the weights of {model} ({reason}); give the --model that it was made with")
     if model == "tiny":

@@ -197,9 +197,9 @@ def _listing(known: Dataset, data: Path | None, split: str, fetch: bool, tell: T
     """The data set's rows; what is missing is fetched first, where that can be done and is allowed."""
     try:
         listing = known.read(data, split)
-    except DatasetMissing:
+    except DatasetMissing as error:
         if not fetch or not known.remotes or known.by_hand:
-            raise
+            raise DatasetMissing(f"{error}; `cliad data check {known.name}` says where to get it") from None
         data = download(known.name, data=data, tell=tell, progress=fetching)
         listing = known.read(data, split)
     _check_files(known.name, listing)

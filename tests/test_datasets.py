@@ -79,7 +79,7 @@ def spoil_split(data, change):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda d: None, "has no folder dtd/; `cliad data check dtd`"),
+        (lambda d: None, "has no folder dtd/"),
         (lambda d: (d / "dtd").mkdir(), "has no folder images/"),
         (lambda d: (layouts.dtd(d), (d / "dtd" / "split_zhou_DescribableTextures.json").unlink()), "cliad data download dtd"),
         (lambda d: spoil_split(d, lambda s: "{"), "is no split file"),

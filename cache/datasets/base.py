@@ -93,12 +93,10 @@ def find_folder(data: Path | None, names: Sequence[str], inside: Sequence[str]) 
             if (folder / place).is_dir():
                 return folder, folder / place
     if named:
-        raise DatasetMissing(
-            f"{named[0]} has no folder {inside[0]}/ with the images{_seen(named[0])}; `cliad data check {names[-1]}` says more"
-        )
+        raise DatasetMissing(f"{named[0]} has no folder {inside[0]}/ with the images{_seen(named[0])}")
     close = difflib.get_close_matches(names[0], [folder.name for folder in folders], n=1)
     hint = f"; is it {close[0]}/? then rename or link it" if close else ""
-    raise DatasetMissing(f"{data} has no folder {names[0]}/{hint}; `cliad data check {names[-1]}` says where to get it")
+    raise DatasetMissing(f"{data} has no folder {names[0]}/{hint}")
 
 
 def _squashed(name: str) -> str:

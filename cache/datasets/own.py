@@ -47,7 +47,7 @@ def own_dataset(name: str) -> Dataset | None:
 
 
 def _found(data: Path | None, where: str, name: str) -> Path:
-    places = [Path(where).expanduser(), *([Path(data).expanduser() / where] if data else [])]
+    places = dict.fromkeys([Path(where).expanduser(), *([Path(data).expanduser() / where] if data else [])])  # one, where it is absolute
     for place in places:
         if place.exists():
             return place
