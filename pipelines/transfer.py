@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor
 
 from cliad.adapters import HEADS
-from cliad.adapters.base import Episode, HeadError
-from cliad.adapters.metrics import metrics
+from cliad.adapters.base import Episode, Head, HeadError
+from cliad.adapters.metrics import metrics, reliability
 from cliad.adapters.optimise import Classifier, require
 from cliad.adapters.select import fit_all, fit_selected
 from cliad.cache.store import FeatureCache
@@ -20,7 +21,7 @@ from cliad.pipelines.draw import check_asked
 from cliad.pipelines.episode import make_episodes, pick_device, score_rows
 from cliad.pipelines.train import Result, SpecError, find_cache, make_head, spec_of, train, versions
 
-SCORES = ("top1", "top5", "mean_class", "ece", "nll")
+SCORES = ("top1", "top5", "mean_class", "ece", "nll", "reliability")
 
 
 def train_and_transfer(
@@ -32,45 +33,86 @@ def train_and_transfer(
         SpecError: no cache of that name and encoder, other classes for a head that cannot serve them, another encoder.
     """
     result, cache = train(folder=folder, device=device, **asked)
-    targets = [find_cache(folder, name, cache.encoder, asked.get("prompts"), asked.get("tell", print)) for name in test]
-    return result, cache, [transfer(result, cache, target, pick_device(device), class_map) for target in targets]
+    targets = find_targets(folder, test, cache, asked.get("tell", print))
+    return result, cache, [row for target in targets for row in transfer([result], cache, target, pick_device(device), class_map)]
 
 
-def transfer(result: Result, source: FeatureCache, target: FeatureCache, device: torch.device, class_map: Mapping[str, str] = {}) -> dict:
-    """A trained head's row on the test split of another cache.
+def find_targets(folder: Path, names: Sequence[str], source: FeatureCache, tell: Callable[[str], None]) -> list[FeatureCache]:
+    """The caches of other data sets that heads of `source` can be scored on: those of its encoder and prompts.
 
-    The row is the run's own, but for: test_dataset (what it was scored on; `dataset` stays what it was trained on), the scores,
+    Raises:
+        SpecError, CacheError: there is none.
+    """
+    return [find_cache(folder, name, source.encoder, source.prompts, tell) for name in names]
+
+
+def transfer(
+    results: Sequence[Result], source: FeatureCache, target: FeatureCache, device: torch.device, class_map: Mapping[str, str] = {}
+) -> list[dict]:
+    """The rows of runs of one head on the test split of another cache.
+
+    A row is the run's own, but for: test_dataset (what it was scored on; `dataset` stays what it was trained on), the scores,
     zero_shot_top1 of that data set, test_fingerprint, n_class of the test. A temperature belongs to the data set that it was fitted
     on: ece_t and nll_t are null. Classes are matched by name (`class_map`: name there -> name in the source): logits of the classes
     that the target has are compared, so that a target with fewer classes is fine. Where a name is unknown, a head without
     parameters per class is given the target's own texts.
+
+    Raises:
+        SpecError, CacheError: see `check_target`.
+    """
+    head = results[0].classifier.head
+    check_target(type(head), source, target, class_map)
+    x, y = score_rows(target, "test", device, pre_projection="pre_projection" in head.needs)
+    columns = _columns(source, target, class_map)
+    shared = {"zero_shot_top1": _zero_shot_top1(target, device), "test_fingerprint": target.fingerprint}
+    shared |= {"test_dataset": target.dataset, "test_n_class": len(target.classnames)}
+    text = torch.from_numpy(target.text).to(device) if None in columns else None
+    rows = []
+    for result in results:
+        classifier = result.classifier
+        logits = classifier.rebind(text).logits(x) if None in columns else classifier.logits(x)[:, columns]
+        diverged = result.values["diverged"] or not bool(torch.isfinite(logits).all())
+        scores = dict.fromkeys(SCORES) if diverged else metrics(logits, y) | {"reliability": reliability(logits, y)}
+        rows.append(result.row() | dict.fromkeys(("ece_t", "nll_t")) | scores | {"diverged": diverged} | shared)
+    return rows
+
+
+def check_target(head: type[Head], source: FeatureCache, target: FeatureCache, class_map: Mapping[str, str] = {}) -> None:
+    """See to it that a head trained on `source` can be scored on the test split of `target`; needs no trained head.
+
+    Raises:
+        SpecError: another encoder, features that the head needs are missing, or classes that it cannot serve.
+        CacheError: there is no test split.
     """
     if source.attrs["encoder_id"] != target.attrs["encoder_id"]:
         raise SpecError(f"{target.dataset} was encoded by {target.encoder}, the head was trained on features of {source.encoder}")
-    classifier = result.classifier
-    x, y = score_rows(target, "test", device, pre_projection="pre_projection" in classifier.head.needs)
-    logits = _logits(classifier, source, target, class_map)(x)
-    diverged = result.values["diverged"] or not bool(torch.isfinite(logits).all())
-    scores = dict.fromkeys(SCORES) if diverged else metrics(logits, y)
-    row = result.row() | dict.fromkeys(("ece_t", "nll_t")) | scores | {"diverged": diverged}
-    row |= {"zero_shot_top1": _zero_shot_top1(target, device), "test_fingerprint": target.fingerprint}
-    return row | {"test_dataset": target.dataset, "test_n_class": len(target.classnames)}
-
-
-def _logits(classifier: Classifier, source: FeatureCache, target: FeatureCache, class_map: Mapping[str, str]) -> Callable:
-    at = {name: i for i, name in enumerate(source.classnames)}
-    wanted = [class_map.get(name, name) for name in target.classnames]
-    missing = [name for name in wanted if name not in at]
-    if not missing:
-        columns = [at[name] for name in wanted]
-        return lambda x: classifier.logits(x)[:, columns]
-    if classifier.head.per_class:
+    target.split("test")
+    if "pre_projection" in head.needs and target.column("test", "pre_projection") is None:
+        raise SpecError(f"{head.__name__} needs features before the projection; extract {target.dataset} with --pre-projection")
+    missing = [name for name, at in zip(target.classnames, _columns(source, target, class_map), strict=True) if at is None]
+    if missing and head.per_class:
         few = f"{target.dataset} has {len(missing)} classes that {source.dataset} lacks, such as '{missing[0]}'"
-        raise SpecError(f"{few}; {type(classifier.head).__name__} serves only the classes that it was trained on; give a class map")
-    if target.text is None:
+        raise SpecError(f"{few}; {head.__name__} serves only the classes that it was trained on; {_able()} serve others")
+    if missing and target.text is None:
         raise SpecError(f"{target.dataset} has no text features for its classes; import or extract it with text")
-    other = classifier.rebind(torch.from_numpy(target.text).to(next(iter(classifier.c.values())).device))
-    return other.logits
+
+
+def _able() -> str:
+    return ", ".join(name for name, head in HEADS.items() if not head.per_class)
+
+
+def _columns(source: FeatureCache, target: FeatureCache, class_map: Mapping[str, str]) -> list[int | None]:
+    """For each class of the target the source's class of that name, None where there is none.
+
+    Several classes of one name (ImageNet has two called missile) are matched in their order.
+    """
+    places, taken, columns = defaultdict(list), Counter(), []
+    for i, name in enumerate(source.classnames):
+        places[name].append(i)
+    for name in (class_map.get(name, name) for name in target.classnames):
+        columns.append(places[name][min(taken[name], len(places[name]) - 1)] if name in places else None)
+        taken[name] += 1
+    return columns
 
 
 def _zero_shot_top1(cache: FeatureCache, device: torch.device) -> float | None:
@@ -112,8 +154,7 @@ def base_to_new(
     """
     made, where = make_head(head, hyper), pick_device(device)
     if made.per_class:
-        able = ", ".join(name for name, kind in HEADS.items() if not kind.per_class)
-        raise HeadError(f"{head} has parameters for each of its classes and cannot serve new ones; base-to-new takes {able}")
+        raise HeadError(f"{head} has parameters for each of its classes and cannot serve new ones; base-to-new takes {_able()}")
     check_asked(shots, protocol)
     cache = find_cache(folder, dataset, encoder, prompts, tell)
     if cache.text is None or len(cache.classnames) < 2:

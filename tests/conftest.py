@@ -11,7 +11,9 @@ from cliad.cache.folder import cache_path
 torch.set_num_threads(1)
 
 
-def toy_cache(folder, *, dataset="toy", encoder="toy", n_class=5, dim=16, n=(24, 8, 12), noise=0.6, text=True, val=True, seed=0):
+def toy_cache(
+    folder, *, dataset="toy", encoder="toy", n_class=5, dim=16, n=(24, 8, 12), noise=0.6, text=True, val=True, seed=0, classnames=()
+):
     """A cache of `n_class` blobs around random directions; their text lies near them, but not on them."""
     rng = np.random.default_rng(seed)
     centres = rng.normal(size=(n_class, dim))
@@ -22,7 +24,7 @@ def toy_cache(folder, *, dataset="toy", encoder="toy", n_class=5, dim=16, n=(24,
     splits = {name: store.SplitLayout([f"{name}/{i}.jpg" for i in range(len(y))], y, {"features": (dim,)}) for name, y in labels.items()}
     recipe = {"files": store.file_list_hash({name: (s.paths, s.labels) for name, s in splits.items()}), "weights": encoder}
     header = store.Header(dataset, encoder, encoder, recipe, batch=16, dtype="float32")
-    classnames, templates = [f"class {i}" for i in range(n_class)], ["a {}.", "the {}."]
+    classnames, templates = [*classnames] or [f"class {i}" for i in range(n_class)], ["a {}.", "the {}."]
     features = np.stack([centres + 0.4 * rng.normal(size=(n_class, dim)) for _ in templates]) if text else None
     text_set = store.TextSet("default", features, templates, classnames, {"templates": templates, "classnames": classnames}, encoder, 20.0)
     path = cache_path(folder, dataset, encoder, header.image_id)

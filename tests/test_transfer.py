@@ -39,12 +39,21 @@ def test_fewer_classes_are_compared_among_themselves_and_other_ones_need_a_head_
     assert train_and_transfer(**ask, test=["more"], head="gda", class_map=mapped)[2][0]["top1"] is not None
 
 
+def test_classes_of_one_name_are_matched_in_their_order(tmp_path):
+    names = ["missile", "boat", "missile", "sunglasses", "sunglasses"]
+    toy_cache(tmp_path, dataset="source", classnames=names)
+    toy_cache(tmp_path, dataset="same", classnames=names)
+    ask = {"folder": tmp_path, "dataset": "source", "head": "gda", "shots": 4, "device": "cpu"}
+    result, _, (same,) = train_and_transfer(**ask, test=["same"])
+    assert same["top1"] == result.values["top1"] > 0.9 and same["reliability"] == result.values["reliability"]
+
+
 def test_another_encoder_is_refused(tmp_path):
     toy_cache(tmp_path, dataset="source", encoder="one")
     other = open_cache(toy_cache(tmp_path, dataset="target", encoder="two"))
     result, cache = train(folder=tmp_path, dataset="source", shots=1)
     with pytest.raises(SpecError, match="encoded by two"):
-        transfer(result, cache, other, CPU)
+        transfer([result], cache, other, CPU)
 
 
 def test_base_to_new_trains_on_the_first_half_and_scores_both(toy):
