@@ -620,6 +620,9 @@ def grid(
     set_: Annotated[
         list[str], typer.Option("--set", help="Any other hyper-parameter; may be repeated.", metavar="NAME=LIST", show_default="none")
     ] = [],
+    test: Annotated[
+        str | None, typer.Option(help="Score each run on the test splits of these data sets too, a row each: same encoder.", metavar="A,B")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="A TOML file with the same words; options win.", metavar="FILE")] = None,
     cache: CacheOption = None,
     out: Annotated[Path | None, typer.Option(help="Results file, added to; default results.jsonl.", metavar="FILE")] = None,
@@ -637,7 +640,8 @@ def grid(
 
     words = {"dataset": dataset, "encoder": encoder, "prompts": prompts, "head": head, "shots": shots, "seeds": seeds, "protocol": protocol}
     words |= {"select": select, "alpha": alpha, "beta": beta, "lr": lr, "epochs": epochs, "hidden": hidden, "set": _hyper({}, set_) or None}
-    with _bar("runs", waits=False) as progress:
+    words |= {"test": test}
+    with _bar("rows", waits=False) as progress:
         try:
             done = run_grid(folder=cache_dir(cache), words=words, config=config, out=out, device=device, tell=_tell, progress=progress)
         except KeyboardInterrupt:
@@ -646,7 +650,7 @@ def grid(
     if json:
         return _print_json({"out": str(done.out), "asked": done.asked, "found": done.found, "done": done.done, "seconds": done.seconds})
     if done.done:
-        print(f"{done.done} runs in {done.seconds:.1f} s, {done.done / done.seconds:.1f} runs/s")
+        print(f"{done.done} rows in {done.seconds:.1f} s, {done.done / done.seconds:.1f} rows/s")
     print(f"{done.out}: {done.asked} rows of this grid; `cliad report {done.out} --out report.html` shows them")
 
 

@@ -28,7 +28,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SPEC_WORDS = ("dataset", "encoder", "prompts", "head", "shots", "seeds", "protocol", "select")
+SPEC_WORDS = ("dataset", "encoder", "prompts", "head", "shots", "seeds", "protocol", "select", "test")
 OTHER_WORDS = ("out", "device")
 MOST_VALUES = 10_000  # of one range
 NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"

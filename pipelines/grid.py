@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -14,21 +14,22 @@ import torch
 
 from cliad.adapters import HEADS
 from cliad.adapters.base import Head
-from cliad.cache.folder import cache_dir
+from cliad.cache.folder import cache_dir, slug
 from cliad.cache.store import FeatureCache
 from cliad.pipelines.axes import Axes, AxisError, axes_of, hyper_names, read_config
 from cliad.pipelines.draw import check_asked
 from cliad.pipelines.episode import draw_of, pick_device
 from cliad.pipelines.memory import group_size
 from cliad.pipelines.rows import open_ledger
-from cliad.pipelines.train import SpecError, TrainSpec, find_cache, groups, make_head, nearest, run, selects, spec_of
+from cliad.pipelines.train import Result, SpecError, TrainSpec, find_cache, groups, make_head, nearest, run, selects, spec_of
+from cliad.pipelines.transfer import check_target, find_targets, transfer
 
 DEFAULTS = {"shots": ["1", "2", "4", "8", "16"], "seeds": ["1", "2", "3"], "head": ["clip-adapter"], "protocol": ["coop"]}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a grid is: runs done and to do in this call, and runs per second."""
+    """How far a grid is: rows done and to do in this call, and rows per second."""
 
     done: int
     total: int
@@ -37,7 +38,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a grid did: the file, runs asked, runs that were in it already, runs done now, and the seconds that took."""
+    """What a grid did: the file, rows asked, rows that were in it already, rows done now, and the seconds that took."""
 
     out: Path
     asked: int
@@ -48,10 +49,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class _Todo:
-    """The runs over one cache: spec and head by key."""
+    """The rows over one cache by key: spec, head, and the cache that the head is scored on, its own or a target's."""
 
     cache: FeatureCache
-    runs: Mapping[str, tuple[TrainSpec, Head]]
+    rows: Mapping[str, tuple[TrainSpec, Head, FeatureCache]]
+
+    @property
+    def runs(self) -> dict[TrainSpec, Head]:
+        """What has to be trained for them: each run once."""
+        return {spec: head for spec, head, _ in self.rows.values()}
 
 
 def grid(
@@ -80,11 +86,11 @@ def grid(
     out = Path(out or axes.other.get("out", "results.jsonl"))
     on = pick_device(device or axes.other.get("device", "auto"))
     todos = list(_todos(cache_dir(folder), axes, tell))
-    asked = sum(len(todo.runs) for todo in todos)
+    asked = sum(len(todo.rows) for todo in todos)
     with open_ledger(out, tell) as ledger:
         have = {row.get("key") for row in ledger.rows}
-        todos = [_Todo(todo.cache, {key: of for key, of in todo.runs.items() if key not in have}) for todo in todos]
-        total = sum(len(todo.runs) for todo in todos)
+        todos = [_Todo(todo.cache, {key: of for key, of in todo.rows.items() if key not in have}) for todo in todos]
+        total = sum(len(todo.rows) for todo in todos)
         tell(_plan_line(todos, asked, total, out, on))
         started, done = time.perf_counter(), 0
         for rows in _rows(todos, on):
@@ -94,29 +100,41 @@ def grid(
         return Grid(out, asked, asked - total, done, time.perf_counter() - started)
 
 
-def key_of(spec: TrainSpec, head: Head, fingerprint: str) -> str:
-    """16 hex digits for what decides a run's numbers: data, cache, head, every hyper-parameter, how it is selected.
+def key_of(spec: TrainSpec, head: Head, source: FeatureCache, scored: FeatureCache) -> str:
+    """16 hex digits for what decides a row's numbers: data, cache, head, every hyper-parameter, how it is selected, what it is scored on.
 
     A default counts like the same value typed, so that a later default is another run.
     """
     given = dict(spec.hyper)
     searched = {name for name in head.searches() if name not in given} if spec.select == "val" else set()
     hyper = {field.name: "searched" if field.name in searched else getattr(head, field.name) for field in fields(head)}
-    identity = spec.json() | {"hyper": hyper, "fingerprint": fingerprint}
+    identity = spec.json() | {"hyper": hyper, "fingerprint": source.fingerprint}
+    if scored is not source:
+        identity |= {"test_dataset": scored.dataset, "test_fingerprint": scored.fingerprint}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _todos(folder: Path, axes: Axes, tell: Callable[[str], None]) -> Iterator[_Todo]:
-    """The runs that are asked, cache by cache; equal ones are one."""
+    """The rows that are asked, cache by cache; equal ones are one."""
     _check_words(axes)
     sources = itertools.product(*(axes.spec.get(word, [None]) for word in ("dataset", "encoder", "prompts")))
     caches = [find_cache(folder, *source, tell) for source in sources]
     for cache in {cache.fingerprint + cache.dataset: cache for cache in caches}.values():
-        runs = {key_of(spec, head, cache.fingerprint): (spec, head) for spec, head in reversed([*_specs(cache, axes)])}
-        todo = _Todo(cache, dict(reversed(runs.items())))
-        most = max((spec.shots, spec.protocol, spec.seed) for spec, _ in todo.runs.values())
+        specs, targets = [*_specs(cache, axes)], _targets(folder, cache, axes, tell)
+        rows = {key_of(*of, cache, at): (*of, at) for at in reversed([cache, *targets]) for of in reversed(specs)}
+        todo = _Todo(cache, dict(reversed(rows.items())))
+        most = max((spec.shots, spec.protocol, spec.seed) for spec in todo.runs)
         draw_of(cache, shots=most[0], protocol=most[1], seed=most[2])  # too few images: said before anything is trained
         yield todo
+
+
+def _targets(folder: Path, cache: FeatureCache, axes: Axes, tell: Callable[[str], None]) -> list[FeatureCache]:
+    """The caches of the word `test`, but for the run's own data set; all heads can be scored on them."""
+    names = [name for name in axes.spec.get("test", ()) if slug(name) != slug(cache.dataset)]
+    targets = find_targets(folder, names, cache, tell)
+    for head, target in itertools.product(axes.spec.get("head", DEFAULTS["head"]), targets):
+        check_target(HEADS[head], cache, target)
+    return targets
 
 
 def _check_words(axes: Axes) -> None:
@@ -152,21 +170,36 @@ def _whole(word: str, values) -> list[int]:
 def _plan_line(todos: list[_Todo], asked: int, total: int, out: Path, device: torch.device) -> str:
     """What is about to happen, in one line."""
     if not total:
-        return f"all {asked} runs are in {out}; nothing to do"
+        return f"all {asked} rows are in {out}; nothing to do"
     batches = 0
     for todo in todos:
-        specs, heads = [[of[i] for of in todo.runs.values()] for i in (0, 1)]
+        specs, heads = [*todo.runs], [*todo.runs.values()]
         for members in groups(todo.cache, specs, heads):
             batches += -(-len(members) // group_size(heads[members[0]], todo.cache, specs[members[0]].shots, device))
-    found = f" ({asked - total} of {asked} are in {out} already)" if total < asked else f" into {out}"
-    caches = len([todo for todo in todos if todo.runs])
-    return f"{total} runs in {batches} batches over {caches} cache{'s' * (caches > 1)} on {device}{found}"
+    found = f" ({asked - total} of {asked} rows are in {out} already)" if total < asked else f" into {out}"
+    caches, runs = len([todo for todo in todos if todo.rows]), sum(len(todo.runs) for todo in todos)
+    scored = f", {total} rows," if total > runs else ""
+    return f"{runs} runs in {batches} batches over {caches} cache{'s' * (caches > 1)} on {device}{scored}{found}"
 
 
 def _rows(todos: list[_Todo], device: torch.device) -> Iterator[list[dict]]:
     """Rows with their keys, a list as soon as a group is done."""
     for todo in todos:
-        keys = {spec: key for key, (spec, _) in todo.runs.items()}
-        if keys:
-            for results in run(todo.cache, list(keys), device):
-                yield [result.row() | {"key": keys[result.spec]} for result in results]
+        keys = {(spec, at.path): key for key, (spec, _, at) in todo.rows.items()}
+        scored = {at.path: at for _, _, at in todo.rows.values()}
+        if not keys:
+            continue
+        for results in run(todo.cache, [*todo.runs], device):
+            rows = []
+            for path, at in scored.items():
+                asked = [result for result in results if (result.spec, path) in keys]
+                made = _scored(asked, todo.cache, at, device)
+                rows += [row | {"key": keys[result.spec, path]} for result, row in zip(asked, made, strict=True)]
+            yield rows
+
+
+def _scored(results: Sequence[Result], source: FeatureCache, at: FeatureCache, device: torch.device) -> list[dict]:
+    """The rows of runs over one cache, scored on it or on another one."""
+    if at is source:
+        return [result.row() for result in results]
+    return transfer(results, source, at, device) if results else []

@@ -128,7 +128,7 @@ def test_transfer_and_base_to_new_on_the_command_line(cliad, place):
 def test_a_grid_and_its_report(cliad, tmp_path):
     out = tmp_path / "r.jsonl"
     done = cliad("grid", "--shots", "1,2", "--seeds", "1", "--alpha", "0:1:0.5", "--set", "batch=8", "--epochs", "2", "--out", out)
-    assert done.returncode == 0 and "6 runs in" in done.stderr and "runs/s" in done.stdout and len(out.read_text().splitlines()) == 6
+    assert done.returncode == 0 and "6 runs in" in done.stderr and "rows/s" in done.stdout and len(out.read_text().splitlines()) == 6
     again = json.loads(
         cliad("grid", "--shots", "1,2", "--seeds", "1", "--set", "batch=8", "--epochs", "2", "--out", out, "--alpha", "0", "--json").stdout
     )

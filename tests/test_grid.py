@@ -25,6 +25,7 @@ from cliad.pipelines.grid import grid
 from cliad.pipelines.memory import in_parts
 from cliad.pipelines.rows import RowsError, read_rows
 from cliad.pipelines.train import make_head, run, spec_of, train
+from cliad.pipelines.transfer import train_and_transfer
 
 SMALL = {"shots": "1,2", "seeds": "1,2", "epochs": "3"}
 
@@ -102,6 +103,67 @@ def test_two_data_sets_each_over_its_own_cache(tmp_path):
     rows = rows_of(tmp_path / "r.jsonl")
     assert done.done == 8 and len({row["fingerprint"] for row in rows}) == 2
     assert [row["encoder"] for row in rows if row["dataset"] == "b"] == ["other"] * 4
+
+
+@pytest.fixture
+def shifted(tmp_path):
+    """The folder of a data set and two that it is tested on: one noisier, one with fewer classes."""
+    toy_cache(tmp_path / "caches", dataset="source")
+    toy_cache(tmp_path / "caches", dataset="noisy", noise=1.5)
+    toy_cache(tmp_path / "caches", dataset="fewer", n_class=3)
+    return tmp_path / "caches"
+
+
+SHIFT = SMALL | {"dataset": "source", "head": "zero-shot,clip-adapter,gda", "test": "noisy,fewer,source"}
+
+
+def test_a_run_is_scored_on_other_data_sets_too(shifted, tmp_path):
+    out, plain, said = tmp_path / "r.jsonl", tmp_path / "plain.jsonl", []
+    done = grid(folder=shifted, words=SHIFT, out=out, tell=said.append)
+    grid(folder=shifted, words=SHIFT | {"test": None}, out=plain)
+    rows, own = rows_of(out), {row["key"]: row for row in rows_of(plain)}
+    assert done.asked == done.done == len(rows) == 36 == len({row["key"] for row in rows}) and said[0].startswith("12 runs in")
+    assert {row["key"] for row in rows if "test_dataset" not in row} == own.keys()
+    by_set = {name: [row for row in rows if row.get("test_dataset") == name] for name in (None, "noisy", "fewer")}
+    assert [len(of) for of in by_set.values()] == [12, 12, 12] and all(row["dataset"] == "source" for row in rows)
+    for row in by_set["noisy"] + by_set["fewer"]:
+        choices = {"head": row["head"], "shots": row["shots"], "seed": row["seed"], "hyper": row["hyper"]}
+        _, _, (alone,) = train_and_transfer(folder=shifted, dataset="source", test=[row["test_dataset"]], **choices)
+        assert all(abs(alone[name] - row[name]) <= 1e-4 for name in ("top1", "nll", "zero_shot_top1")) and row["ece_t"] is None
+
+
+def test_only_rows_that_are_missing_are_made(shifted, tmp_path):
+    out, chance = tmp_path / "r.jsonl", random.Random(3)
+    grid(folder=shifted, words=SHIFT | {"test": "noisy"}, out=out)
+    assert grid(folder=shifted, words=SHIFT, out=out).done == 12
+    lines, whole = out.read_text().splitlines(), {row["key"]: row for row in rows_of(out)}
+    for kept in ([i for i in range(36) if i != 30], chance.sample(range(36), 20), range(17)):
+        before = "".join(lines[i] + "\n" for i in kept)
+        out.write_text(before + lines[20][: chance.randrange(99)])  # killed while it wrote a line
+        assert grid(folder=shifted, words=SHIFT, out=out).done == 36 - len(kept) and out.read_text().startswith(before)
+        rows = {row["key"]: row for row in rows_of(out)}
+        assert len(rows_of(out)) == 36 and rows.keys() == whole.keys()
+        assert all(row.get("test_dataset") == whole[key].get("test_dataset") for key, row in rows.items())
+        assert all(abs(row[name] - whole[key][name]) <= 1e-4 for key, row in rows.items() for name in ("top1", "nll", "zero_shot_top1"))
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ({"test": "nosiy"}, "no cache of nosiy"),
+        ({"test": "noisy,more"}, "2 classes that source lacks, such as 'class 5'; Gda serves only"),
+        ({"test": "elsewhere"}, "no cache of elsewhere"),
+        ({"test": "weights"}, "encoded by Toy, the head was trained on features of toy"),
+        ({"test": "noisy,,more"}, "test is a value, a list"),
+    ],
+)
+def test_a_wrong_test_set_is_one_line_before_anything_is_trained(shifted, tmp_path, words, said):
+    toy_cache(shifted, dataset="more", n_class=7)
+    toy_cache(shifted, dataset="elsewhere", encoder="other")
+    toy_cache(shifted, dataset="weights", encoder="Toy")
+    with pytest.raises(ValueError) as caught:
+        grid(folder=shifted, words=SHIFT | words, out=tmp_path / "r.jsonl")
+    assert said in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "r.jsonl").exists()
 
 
 def test_ctrl_c_loses_nothing_finished(toy, tmp_path):
