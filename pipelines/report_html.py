@@ -24,7 +24,7 @@ def page(study: Study) -> str:
     """The whole page."""
     sections = [_summary(study), _accuracy(study), _ablations(study), _tables(study), _reliability(study), _time(study)]
     sections += [_reproduce(study), _all_rows(study)]
-    datasets = sorted({row["dataset"] for row in study.rows})
+    datasets = sorted({row["source"] or row["dataset"] for row in study.rows})
     title = f"{', '.join(datasets[:4])}{' and more' if len(datasets) > 4 else ''}: few-shot results"
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
@@ -286,9 +286,9 @@ def _calibration_line(study: Study, block: Block, name: str, method: Method, sho
 
 
 def _time(study: Study) -> str:
-    """Training seconds per run, by head and shots."""
-    seconds = defaultdict(list)
-    for row in study.rows:
+    """Training seconds per run, by head and shots; a run that is scored on other data sets too counts once."""
+    runs, seconds = [row for row in study.rows if not row["source"]], defaultdict(list)
+    for row in runs:
         if row.get("train_seconds") is not None:
             seconds[row["head"], row["shots"]].append(row["train_seconds"])
     if not seconds:
@@ -299,9 +299,9 @@ def _time(study: Study) -> str:
     lines = [
         [escape(head), *(bar(mean[head, n]) if (head, n) in mean else "–" for n in shots)] for head in dict.fromkeys(key[0] for key in mean)
     ]
-    total = sum(row.get("train_seconds") or 0 for row in study.rows)
-    devices = ", ".join(sorted({str(row.get("device", "?")) for row in study.rows}))
-    note = f"<p>Mean training time of a run; a run of a group has the group's time divided by its runs. All {len(study.rows)} runs: {_seconds(total)} on {escape(devices)}.</p>"
+    total = sum(row.get("train_seconds") or 0 for row in runs)
+    devices = ", ".join(sorted({str(row.get("device", "?")) for row in runs}))
+    note = f"<p>Mean training time of a run; a run of a group has the group's time divided by its runs. All {len(runs)} runs: {_seconds(total)} on {escape(devices)}.</p>"
     return _section("time", "Time", note, _table(["head", *(f"{n} shot{'s' * (n > 1)}" for n in shots)], lines))
 
 
@@ -328,7 +328,8 @@ def _commands(study: Study, block: Block) -> Iterator[str]:
         by_head[row["head"], row["selected_on"], tuple(sorted(row["hyper"]))].append(row)
     for (head, select, names), of in by_head.items():
         listed = {name: [show(value) for value in sorted({row["hyper"][name] for row in of}, key=size_of)] for name in names}
-        words = [("dataset", "dataset"), ("encoder", "encoder"), ("prompts", "prompts"), ("shots", "shots"), ("seeds", "seed")]
+        words = [("dataset", "source"), ("test", "test_dataset")] if block.source else [("dataset", "dataset")]
+        words += [("encoder", "encoder"), ("prompts", "prompts"), ("shots", "shots"), ("seeds", "seed")]
         parts = ["cliad", "grid", "--head", head, "--protocol", block.protocol, "--select", select]
         for option, word in words:
             found = sorted({row[word] for row in of})

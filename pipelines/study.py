@@ -15,14 +15,19 @@ from cliad.pipelines.summary import Summary, summarise
 
 @dataclass(frozen=True, order=True)
 class Block:
-    """What all rows of a table share: rows of different blocks are never compared."""
+    """What all rows of a table share: rows of different blocks are never compared, nor averaged.
+
+    source: the data set that heads were trained on, where they are scored on others; "" where they are scored on their own.
+    """
 
     encoder: str
     prompts: str
     protocol: str
+    source: str = ""
 
     def __str__(self) -> str:
-        return f"{self.encoder}, prompts {self.prompts}, protocol {self.protocol}"
+        trained = f", trained on {self.source}, scored on others" if self.source else ""
+        return f"{self.encoder}, prompts {self.prompts}, protocol {self.protocol}{trained}"
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class Study:
 
 
 def block_of(row: dict) -> Block:
-    return Block(row["encoder"], row["prompts"], row["protocol"])
+    return Block(row["encoder"], row["prompts"], row["protocol"], row["source"])
 
 
 def _setting(row: dict) -> dict[str, object]:
@@ -146,14 +151,16 @@ WORDS = ("dataset", "encoder", "prompts", "head", "shots", "seed", "protocol", "
 def study_of(rows: Iterable[dict]) -> Study:
     """A study of result rows: rows of one run are one, data sets that differ only in their cache are told apart.
 
+    A row of a head that was scored on another data set is one of the data set "A -> B"; its `source` is A, that of other rows is "".
+
     Raises:
         KeyError: a row lacks one of WORDS.
     """
     last, total = {}, 0
-    for row in rows:
+    for row in map(_named, rows):
         total += 1
         key = tuple(str(row[word]) for word in WORDS[:-1])
-        last[key] = dict(row)
+        last[key] = row
     kept, notes = list(last.values()), []
     if len(kept) < total:
         notes.append(f"{total - len(kept)} rows repeat a run that stands further down; the last one counts.")
@@ -169,8 +176,19 @@ def study_of(rows: Iterable[dict]) -> Study:
     return Study(kept, notes + _notes(study))
 
 
+def _named(row: dict) -> dict:
+    if not row.get("test_dataset"):
+        return row | {"source": ""}
+    prints = f"{row['fingerprint']} -> {row.get('test_fingerprint')}"
+    return row | {"dataset": f"{row['dataset']} -> {row['test_dataset']}", "source": row["dataset"], "fingerprint": prints}
+
+
 def _notes(study: Study) -> list[str]:
     notes = []
+    if any(row["source"] for row in study.rows):
+        notes.append(
+            "A -> B: trained on A, scored on the test split of B; such rows stand in tables of their own, outside the average of all others."
+        )
     for word, what in (("protocol", "protocols"), ("encoder", "encoders"), ("prompts", "prompt sets")):
         values = sorted({row[word] for row in study.rows})
         if len(values) > 1:

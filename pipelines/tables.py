@@ -87,7 +87,8 @@ def markdown(study: Study) -> str:
     return "\n\n".join([LEGEND, "\n".join(parts[1 : 1 + len(study.notes)]), *parts[1 + len(study.notes) :]]) + "\n"
 
 
-TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"} | {c: "\\" + c for c in "&%$#_{}"}
+TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}
+TEX |= {c: "\\" + c for c in "&%$#_{}"}
 
 
 def latex(study: Study) -> str:
@@ -115,7 +116,8 @@ def as_csv(study: Study) -> str:
     words = ["encoder", "prompts", "protocol", "dataset", "shots", "head", "setting", "selected_on", "n_seed"]
     writer.writerow([*words, "top1_mean", "top1_std", "top1_ci95_half", "mark"])
     for block in study.blocks:
-        for table, dataset in zip(by_shots(study, block), [*study.datasets(block), "average"], strict=False):
+        average = f"{block.source} -> average" if block.source else "average"
+        for table, dataset in zip(by_shots(study, block), [*study.datasets(block), average], strict=False):
             for i, method in enumerate(table.methods):
                 setting = " ".join(f"{name}={value}" for name, value in method.setting)
                 for j, cell in enumerate(table.cells[i]):

@@ -83,6 +83,32 @@ def test_rows_that_may_not_be_compared_are_not_mixed(tmp_path):
     assert "2 protocols" in report([tmp_path / "r.jsonl"])
 
 
+def test_rows_of_other_test_sets_stand_apart(tmp_path):
+    other = {"test_fingerprint": "g", "top1": 0.1, "zero_shot_top1": 0.05, "reliability": [[9, 0.5, 0.1]], "train_seconds": 60.0}
+    own = {"reliability": [[9, 0.5, 0.5]], "train_seconds": 60.0}
+    rows = [row(seed=s, dataset=name, **own) for s in (1, 2) for name in ("d", "e")]
+    rows += [row(seed=s, test_dataset=name, **other) for s in (1, 2) for name in ("v2", "sketch", "d")]
+    path = write(tmp_path / "r.jsonl", rows)
+    study = read_study([path], print)
+    plain, shifted = study.blocks
+    assert study.datasets(plain) == ["d", "e"] and study.datasets(shifted) == ["d -> d", "d -> sketch", "d -> v2"]
+    (method,) = study.methods(plain)
+    assert study.average(plain, method, 1).mean == 0.5 and study.average(shifted, method, 1).mean == pytest.approx(0.1)
+    assert study.zero_shot(plain, "d") == 0.4 and study.zero_shot(shifted, "d -> v2") == 0.05
+    assert any("A -> B: trained on A" in note for note in study.notes)
+    cells = {c["dataset"]: float(c["top1_mean"]) for c in csv.DictReader(io.StringIO(report([path], form="csv")))}
+    assert cells == {"d": 0.5, "e": 0.5, "average": 0.5} | dict.fromkeys(("d -> d", "d -> sketch", "d -> v2", "d -> average"), 0.1)
+    assert r"d -\textgreater{} v2" in report([path], form="latex") and "### d -> v2 (e, " in report([path], form="md")
+    page = report([path])
+    assert "d -&gt; sketch" in page and "--dataset d --test d,sketch,v2" in page and "All 4 runs: 4.0 min" in page
+
+
+def test_two_caches_of_one_test_set_are_told_apart():
+    rows = [row(seed=s, test_dataset="v2", test_fingerprint=p, top1=t) for s in (1, 2) for p, t in (("g", 0.1), ("h", 0.2))]
+    study = study_of([*rows, row()])
+    assert study.datasets(study.blocks[1]) == ["d -> v2 (f -> g)", "d -> v2 (f -> h)"] and len(study.rows) == 5
+
+
 def test_a_diverged_run_leaves_no_mean_and_a_repeated_one_counts_once():
     rows = [row(seed=1), row(seed=2, top1=None, diverged=True), row(seed=1, shots=2, top1=0.1), row(seed=1, shots=2, top1=0.3)]
     study = study_of(rows)
