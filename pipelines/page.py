@@ -1,4 +1,14 @@
-"""The style and the script of the report page."""
+"""What the report page is made of: sections, tables and panels as HTML, its style and its script."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from cliad.pipelines.summary import Summary
+
+N_COLOUR = 8
+MOST_CHARTS = 12  # panels of one kind in one block
 
 CSS = """
 :root{--paper:#fff;--ink:#1b1b1b;--soft:#5a5a5a;--rule:#d5d5d5;--tint:#f4f4f2;--heat:0,114,178;
@@ -24,7 +34,8 @@ th,td{padding:.28rem .7rem;text-align:right;white-space:nowrap;border-bottom:1px
 thead th{color:var(--soft);font-weight:600;border-bottom:2px solid var(--rule);vertical-align:bottom;white-space:normal}
 tbody th{font-weight:500}
 th:first-child,td:first-child{padding-left:0}
-.names1 :is(th,td):nth-child(-n+1),.names2 :is(th,td):nth-child(-n+2),.names4 :is(th,td):nth-child(-n+4),
+.names1 :is(th,td):nth-child(-n+1),.names2 :is(th,td):nth-child(-n+2),.names3 :is(th,td):nth-child(-n+3),
+.names4 :is(th,td):nth-child(-n+4),
 .names5 :is(th,td):nth-child(-n+5){text-align:left}
 .best td{min-width:6.2rem;white-space:normal}
 .best td:nth-child(2){min-width:0}
@@ -103,3 +114,41 @@ SCRIPT = """
   show();
 })();
 """
+
+
+def section(name: str, title: str, *parts: str) -> str:
+    body = "".join(parts)
+    return f'<section id="{name}"><h2>{title}</h2>\n{body}</section>\n' if body else ""
+
+
+def html_table(head: Sequence[str], lines: Sequence[Sequence[str]], *, caption: str = "", names: int = 1, kind: str = "") -> str:
+    """A table of ready HTML cells, the first `names` columns text; it scrolls in itself where it is too wide."""
+    cell = lambda i, text: f"<td>{text}</td>" if i else f'<th scope="row">{text}</th>'
+    rows = "".join(f"<tr>{''.join(cell(i, text) for i, text in enumerate(line))}</tr>\n" for line in lines)
+    heads = "".join(f'<th scope="col">{text}</th>' for text in head)
+    caption = f"<caption>{caption}</caption>" if caption else ""
+    return f'<div class="scroll" tabindex="0"><table class="names{names} {kind}">{caption}<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def percent(cell: Summary | None, *, interval: bool = False) -> str:
+    """`95.1 ± 0.3` as HTML: mean, and standard deviation or half the 95 % interval."""
+    if cell is None:
+        return "–"
+    spread = cell.half if interval else cell.std
+    return f"{100 * cell.mean:.1f}" + ("" if spread is None else f"<small> ± {100 * spread:.1f}</small>")
+
+
+def figure(title: str, chart: str) -> str:
+    return f"<figure><figcaption>{title}</figcaption>{chart}</figure>"
+
+
+def legend(names: Sequence[str], first: int = 0, dashed: int | None = None) -> str:
+    key = lambda i: f'<span class="key color-{i % N_COLOUR}{" special" if i == dashed else ""}"></span>'
+    return f'<p class="legend">{"".join(f"<span>{key(i)}{escape(name)}</span> " for i, name in enumerate(names, first))}</p>'
+
+
+def panel_group(title: str, names: Sequence[str], panels: Sequence[str], dashed: int | None = None) -> str:
+    """Panels of one kind with their legend; many of them fold away."""
+    shown, hidden = panels[:MOST_CHARTS], panels[MOST_CHARTS:]
+    rest = f"<details><summary>{len(hidden)} more</summary><div class=panels>{''.join(hidden)}</div></details>" if hidden else ""
+    return f"<h3>{title}</h3>{legend(names, dashed=dashed)}<div class=panels>{''.join(shown)}</div>{rest}" if panels else ""

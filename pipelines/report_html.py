@@ -11,18 +11,23 @@ from itertools import combinations
 
 from cliad import __version__
 from cliad.pipelines.charts import scatter, series
-from cliad.pipelines.page import CSS, SCRIPT
-from cliad.pipelines.study import Block, Method, Study, best_of, show, size_of
+from cliad.pipelines.page import CSS, SCRIPT, figure, html_table, legend, panel_group, percent, section
+from cliad.pipelines.report_summary import summary
+from cliad.pipelines.study import Block, Method, Study, show, show_shots, size_of
 from cliad.pipelines.summary import Summary
 from cliad.pipelines.tables import Table, by_dataset, by_shots
-
-N_COLOUR = 8
-MOST_CHARTS = 12  # panels of one kind in one block
 
 
 def page(study: Study) -> str:
     """The whole page."""
-    sections = [_summary(study), _accuracy(study), _ablations(study), _tables(study), _reliability(study), _time(study)]
+    sections = [
+        summary(study),
+        _accuracy(study),
+        _ablations(study),
+        _tables(study),
+        _reliability(study),
+        _time(study),
+    ]
     sections += [_reproduce(study), _all_rows(study)]
     datasets = sorted({row["source"] or row["dataset"] for row in study.rows})
     title = f"{', '.join(datasets[:4])}{' and more' if len(datasets) > 4 else ''}: few-shot results"
@@ -34,69 +39,8 @@ def page(study: Study) -> str:
     )
 
 
-def _section(name: str, title: str, *parts: str) -> str:
-    body = "".join(parts)
-    return f'<section id="{name}"><h2>{title}</h2>\n{body}</section>\n' if body else ""
-
-
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]], *, caption: str = "", names: int = 1, kind: str = "") -> str:
-    """A table of ready HTML cells, the first `names` columns text; it scrolls in itself where it is too wide."""
-    cell = lambda i, text: f"<td>{text}</td>" if i else f'<th scope="row">{text}</th>'
-    rows = "".join(f"<tr>{''.join(cell(i, text) for i, text in enumerate(line))}</tr>\n" for line in lines)
-    heads = "".join(f'<th scope="col">{text}</th>' for text in head)
-    caption = f"<caption>{caption}</caption>" if caption else ""
-    return f'<div class="scroll" tabindex="0"><table class="names{names} {kind}">{caption}<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
-
-
-def percent(cell: Summary | None, *, interval: bool = False) -> str:
-    """`95.1 ± 0.3` as HTML: mean, and standard deviation or half the 95 % interval."""
-    if cell is None:
-        return "–"
-    spread = cell.half if interval else cell.std
-    return f"{100 * cell.mean:.1f}" + ("" if spread is None else f"<small> ± {100 * spread:.1f}</small>")
-
-
-def _summary(study: Study) -> str:
-    """What matters first: the best method for each data set and number of shots."""
-    parts = []
-    for block in study.blocks:
-        shots, methods = study.shots(block), study.methods(block)
-        lines = []
-        for dataset in study.datasets(block):
-            zero = study.zero_shot(block, dataset)
-            line = [escape(dataset), "–" if zero is None else f"{100 * zero:.1f}"]
-            for n in shots:
-                cells = [study.cell(block, dataset, method, n) for method in methods]
-                best = best_of(cells)
-                line.append(
-                    "–" if best is None else f"<b>{percent(cells[best], interval=True)}</b><br><small>{_name(methods[best])}</small>"
-                )
-            lines.append(line)
-        heads = ["data set", "zero-shot", *(f"{n} shot{'s' * (n > 1)}" for n in shots)]
-        parts.append(_table(heads, lines, caption=escape(str(block)), kind="best"))
-    notes = "".join(f"<li>{escape(note)}</li>" for note in study.notes)
-    lead = "<p>The best method for each data set and number of shots: test accuracy in %, mean ± half its 95 % interval over seeds.</p>"
-    return _section("summary", "Summary", lead, *parts, f"<ul class=notes>{notes}</ul>" if notes else "")
-
-
 def _name(method: Method) -> str:
     return escape(method.label)
-
-
-def _panel(title: str, chart: str) -> str:
-    return f"<figure><figcaption>{title}</figcaption>{chart}</figure>"
-
-
-def _legend(names: Sequence[str], first: int = 0, dashed: int | None = None) -> str:
-    key = lambda i: f'<span class="key color-{i % N_COLOUR}{" special" if i == dashed else ""}"></span>'
-    return f'<p class="legend">{"".join(f"<span>{key(i)}{escape(name)}</span> " for i, name in enumerate(names, first))}</p>'
-
-
-def _panels(title: str, names: Sequence[str], panels: Sequence[str], dashed: int | None = None) -> str:
-    """Panels of one kind with their legend; many of them fold away."""
-    shown, hidden = panels[:MOST_CHARTS], panels[MOST_CHARTS:]
-    rest = f"<details><summary>{len(hidden)} more</summary><div class=panels>{''.join(hidden)}</div></details>" if hidden else ""
-    return f"<h3>{title}</h3>{_legend(names, dashed=dashed)}<div class=panels>{''.join(shown)}</div>{rest}" if panels else ""
 
 
 def _point(cell: Summary | None) -> tuple[float, float, float] | None:
@@ -122,9 +66,9 @@ def _accuracy(study: Study) -> str:
         for dataset in datasets:
             cells = {name: [study.cell(block, dataset, m, n) for n in shots] for name, m in zip(names[1:], methods, strict=True)}
             panels.append(_curve(dataset, shots, cells, zeros[dataset]))
-        parts.append(_panels(escape(str(block)), names, [panel for panel in panels if panel], dashed=0))
+        parts.append(panel_group(escape(str(block)), names, [panel for panel in panels if panel], dashed=0))
     note = "<p>Each head with the setting nearest to its defaults. Bars are 95 % intervals over seeds; zero-shot is the star at 0.</p>"
-    return _section("accuracy", "Accuracy against shots", *([note] if parts else []), *parts)
+    return section("accuracy", "Accuracy against shots", *([note] if parts else []), *parts)
 
 
 def _distinct(methods: Sequence[Method]) -> list[str]:
@@ -146,7 +90,7 @@ def _curve(title: str, shots: Sequence[int], cells: Mapping[str, Sequence[Summar
         y_title="accuracy (%)",
         star="zero-shot" if level else "",
     )
-    return _panel(escape(title), chart)
+    return figure(escape(title), chart)
 
 
 def _ablations(study: Study) -> str:
@@ -160,7 +104,7 @@ def _ablations(study: Study) -> str:
                 parts.append(_ablation(study, block, reference, name, [m for m in family if _differs_only(m, reference, {name})]))
             for pair in combinations(varying, 2):
                 parts.append(_heat(study, block, reference, pair, [m for m in family if _differs_only(m, reference, set(pair))]))
-    return _section("ablations", "Ablations", *parts)
+    return section("ablations", "Ablations", *parts)
 
 
 def _way(method: Method) -> str:
@@ -177,7 +121,7 @@ def _ablation(study: Study, block: Block, reference: Method, name: str, family: 
     if len(family) < 2:
         return ""
     shots = study.shots(block)
-    xs, names, panels = [show(dict(m.setting)[name]) for m in family], [f"{n} shots" if n > 1 else "1 shot" for n in shots], []
+    xs, names, panels = [show(dict(m.setting)[name]) for m in family], [*map(show_shots, shots)], []
     datasets = study.datasets(block)
     many = [f"Average over {len(datasets)} data sets"] if len(datasets) > 1 else []
     for title in [*many, *datasets]:
@@ -186,10 +130,10 @@ def _ablation(study: Study, block: Block, reference: Method, name: str, family: 
         lines = {label: line if sum(map(bool, line)) > 1 else [None] * len(line) for label, line in lines.items()}
         if any(point for line in lines.values() for point in line):
             text = f"Accuracy against {name} of {reference.head}, {title}"
-            panels.append(_panel(escape(title), series(xs, lines, name=text, x_title=name, y_title="accuracy (%)")))
+            panels.append(figure(escape(title), series(xs, lines, name=text, x_title=name, y_title="accuracy (%)")))
     others = ", ".join(f"{key} {show(value)}" for key, value in reference.setting if key != name)
     title = f"{escape(name)} of {escape(reference.head)}<small> {escape(str(block))}; {_way(reference)}{escape('; ' + others if others else '')}</small>"
-    return _panels(title, names, panels)
+    return panel_group(title, names, panels)
 
 
 def _heat(study: Study, block: Block, reference: Method, pair: tuple[str, str], family: Sequence[Method]) -> str:
@@ -213,8 +157,8 @@ def _heat(study: Study, block: Block, reference: Method, pair: tuple[str, str], 
     heads = [f"{escape(pair[0])} ↓ {escape(pair[1])} →", *(escape(show(b)) for b in column_values)]
     sets = f", average over {len(study.datasets(block))} data sets" if len(study.datasets(block)) > 1 else f", {study.datasets(block)[0]}"
     title = escape(f"{pair[0]} and {pair[1]} of {reference.head}")
-    below = escape(f"{n} shots{sets}; {block}; ") + _way(reference)
-    return f"<h3>{title}<small> {below}</small></h3>" + _table(heads, lines, kind="heatmap")
+    below = escape(f"{show_shots(n)}{sets}; {block}; ") + _way(reference)
+    return f"<h3>{title}<small> {below}</small></h3>" + html_table(heads, lines, kind="heatmap")
 
 
 def _tables(study: Study) -> str:
@@ -229,7 +173,7 @@ def _tables(study: Study) -> str:
             f"<details{open_first}><summary>{escape(str(block))}: {len(made)} table{'s' * (len(made) > 1)}</summary>{''.join(made)}</details>"
         )
     note = "<p>Test accuracy in %, mean ± standard deviation over seeds. Best in bold; ≈ lies within the best one's 95 % interval.</p>"
-    return _section("tables", "Tables", note, *parts)
+    return section("tables", "Tables", note, *parts)
 
 
 def _method_table(table: Table) -> str:
@@ -242,7 +186,7 @@ def _method_table(table: Table) -> str:
         ]
         for i, method in enumerate(table.methods)
     ]
-    return _table([escape(table.corner), "selected on", *map(escape, table.columns)], lines, caption=escape(table.title), names=2)
+    return html_table([escape(table.corner), "selected on", *map(escape, table.columns)], lines, caption=escape(table.title), names=2)
 
 
 def _reliability(study: Study) -> str:
@@ -254,16 +198,16 @@ def _reliability(study: Study) -> str:
         if methods:
             lines = {name: _bins(study, block, m, n) for name, m in zip(_distinct(methods), methods, strict=True)}
             names = {"x_title": "confidence (%)", "y_title": "accuracy (%)", "diagonal": "perfect"}
-            chart = scatter(lines, name=f"Accuracy against confidence, {block}, {n} shots", **names)
+            chart = scatter(lines, name=f"Accuracy against confidence, {block}, {show_shots(n)}", **names)
             errors = [_calibration_line(study, block, name, m, n) for name, m in zip(_distinct(methods), methods, strict=True)]
             heads = ["method", "ECE", "ECE, temperature-scaled", "NLL"]
-            table = _table(heads, errors, caption=f"Calibration, {escape(str(block))}, {n} shots")
-            panel = _panel(f"{n} shots", chart)
+            table = html_table(heads, errors, caption=f"Calibration, {escape(str(block))}, {show_shots(n)}")
+            panel = figure(show_shots(n), chart)
             parts.append(
-                f"<h3>{escape(str(block))}</h3>{_legend(['perfect', *lines], dashed=0)}<div class='panels'>{panel}<div>{table}</div></div>"
+                f"<h3>{escape(str(block))}</h3>{legend(['perfect', *lines], dashed=0)}<div class='panels'>{panel}<div>{table}</div></div>"
             )
     note = "<p>How often a prediction is right, against how sure the head was: 15 bins of confidence over all test images, before temperature scaling; bins with fewer than 5 images are left out.</p>"
-    return _section("reliability", "Calibration", *([note] if parts else []), *parts)
+    return section("reliability", "Calibration", *([note] if parts else []), *parts)
 
 
 def _bins(study: Study, block: Block, method: Method, shots: int) -> list[tuple[float, float]]:
@@ -302,7 +246,7 @@ def _time(study: Study) -> str:
     total = sum(row.get("train_seconds") or 0 for row in runs)
     devices = ", ".join(sorted({str(row.get("device", "?")) for row in runs}))
     note = f"<p>Mean training time of a run; a run of a group has the group's time divided by its runs. All {len(runs)} runs: {_seconds(total)} on {escape(devices)}.</p>"
-    return _section("time", "Time", note, _table(["head", *(f"{n} shot{'s' * (n > 1)}" for n in shots)], lines))
+    return section("time", "Time", note, html_table(["head", *map(show_shots, shots)], lines))
 
 
 def _seconds(value: float) -> str:
@@ -315,9 +259,9 @@ def _reproduce(study: Study) -> str:
     prints = sorted({(row["dataset"], row["encoder"], row["prompts"], row["fingerprint"]) for row in study.rows})
     versions = sorted({", ".join(f"{k} {v}" for k, v in row["versions"].items()) for row in study.rows if row.get("versions")})
     heads = ["data set", "encoder", "prompts", "fingerprint"]
-    table = _table(heads, [[escape(str(word)) for word in line] for line in prints], names=4, caption="Caches")
+    table = html_table(heads, [[escape(str(word)) for word in line] for line in prints], names=4, caption="Caches")
     made = f"<p>Made with {escape('; '.join(versions))}.</p>" if versions else ""
-    return _section("reproduce", "How to reproduce", f'<pre tabindex="0">{escape(commands)}</pre>', table, made)
+    return section("reproduce", "How to reproduce", f'<pre tabindex="0">{escape(commands)}</pre>', table, made)
 
 
 def _commands(study: Study, block: Block) -> Iterator[str]:
@@ -351,7 +295,7 @@ def _all_rows(study: Study) -> str:
     """Every row; the page's script sorts and filters it."""
     lines = [[escape(_row_text(study, row, word)) for _, word in COLUMNS] for row in study.rows]
     tool = '<p class="tool"><label>Filter <input type="search" id="filter" placeholder="words, all must occur"></label> <span id="count"></span></p>'
-    return _section("rows", "All runs", tool, _table([name for name, _ in COLUMNS], lines, names=5, kind="rows"))
+    return section("rows", "All runs", tool, html_table([name for name, _ in COLUMNS], lines, names=5, kind="rows"))
 
 
 def _row_text(study: Study, row: dict, word: str) -> str:

@@ -58,6 +58,10 @@ def show(value) -> str:
     return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
 
 
+def show_shots(n: int) -> str:
+    return "1 shot" if n == 1 else f"{n} shots"
+
+
 def size_of(value) -> tuple:
     """Sorts numbers by size, shares of a width such as D/4 among themselves, and all else by name."""
     if isinstance(value, (int, float)):
@@ -117,9 +121,11 @@ class Study:
             first.setdefault((method.head, method.selected_on), method)
         return sorted(first.values(), key=Method.sort_key)
 
-    def cell(self, block: Block, dataset: str, method: Method, shots: int, metric: str = "top1") -> Summary | None:
-        """Mean and interval over seeds; None where there is no run, or one of them diverged."""
-        values = [row.get(metric) for row in self.cells.get((block, dataset, method, shots), [])]
+    def cell(self, block: Block, dataset: str | None, method: Method, shots: int) -> Summary | None:
+        """Mean and interval over seeds; None where there is no run, or one of them diverged. No data set: the average over all."""
+        if dataset is None:
+            return self.average(block, method, shots)
+        values = [row.get("top1") for row in self.cells.get((block, dataset, method, shots), [])]
         return summarise(values) if values and None not in values else None
 
     def average(self, block: Block, method: Method, shots: int) -> Summary | None:
@@ -130,8 +136,11 @@ class Study:
             return None
         return summarise([statistics.fmean(of[seed] for of in per_set) for seed in sorted(seeds)])
 
-    def zero_shot(self, block: Block, dataset: str) -> float | None:
-        """Zero-shot accuracy on a data set."""
+    def zero_shot(self, block: Block, dataset: str | None) -> float | None:
+        """Zero-shot accuracy on a data set, or the average over all of them."""
+        if dataset is None:
+            each = [self.zero_shot(block, name) for name in self.datasets(block)]
+            return None if None in each else statistics.fmean(each)
         values = [row.get("zero_shot_top1") for key, rows in self.cells.items() if key[:2] == (block, dataset) for row in rows]
         return next((value for value in values if value is not None), None)
 

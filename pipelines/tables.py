@@ -7,8 +7,9 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cliad.pipelines.study import Block, Method, Study, best_of
+from cliad.pipelines.study import Block, Method, Study, best_of, show_shots
 from cliad.pipelines.summary import Summary
+from cliad.pipelines.versus import VERSUS_LEAD, VERSUS_TITLE, caution, versus_tables
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def by_dataset(study: Study, block: Block) -> Iterator[Table]:
     datasets, methods = study.datasets(block), study.methods(block)
     for n in study.shots(block):
         cells = [[*(study.cell(block, name, method, n) for name in datasets), study.average(block, method, n)] for method in methods]
-        yield _without_empty(Table(f"{n} shots ({block})", "data set", [*datasets, "Average"], methods, cells))
+        yield _without_empty(Table(f"{show_shots(n)} ({block})", "data set", [*datasets, "Average"], methods, cells))
 
 
 def _without_empty(table: Table) -> Table:
@@ -74,17 +75,35 @@ LEGEND = "Test accuracy in %, mean ± standard deviation over seeds. Best in bol
 
 
 def markdown(study: Study) -> str:
-    escape = lambda text: str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-    parts = [LEGEND, *(f"- {escape(note)}" for note in study.notes)]
+    parts = [LEGEND, "\n".join(f"- {_md(note)}" for note in study.notes), *_md_versus(study)]
     for table in tables(study):
-        lines = [f"| {escape(table.corner)} | selected on | " + " | ".join(map(escape, table.columns)) + " |"]
-        lines.append("| --- | --- |" + " ---: |" * len(table.columns))
+        lines = []
         for i, method in enumerate(table.methods):
             marks = {"best": "**{}**", "tie": "≈ {}", "": "{}"}
             cells = [marks[table.mark(i, j)].format(percent(cell)) for j, cell in enumerate(table.cells[i])]
-            lines.append(f"| {escape(method.label)} | {escape(method.selected_on)} | " + " | ".join(cells) + " |")
-        parts.append(f"### {escape(table.title)}\n\n" + "\n".join(lines))
-    return "\n\n".join([LEGEND, "\n".join(parts[1 : 1 + len(study.notes)]), *parts[1 + len(study.notes) :]]) + "\n"
+            lines.append([_md(method.label), _md(method.selected_on), *cells])
+        parts.append(_md_table(table.title, [table.corner, "selected on", *table.columns], lines, names=2))
+    return "\n\n".join(parts) + "\n"
+
+
+def _md(text) -> str:
+    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _md_table(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]], *, names: int) -> str:
+    rows = [[*map(_md, heads)], ["---"] * names + ["---:"] * (len(heads) - names), *lines]
+    return f"### {_md(title)}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _md_versus(study: Study) -> Iterator[str]:
+    """Whether the best head is better than the next one."""
+    found = versus_tables(study)
+    if found:
+        yield f"## {VERSUS_TITLE}\n\n{VERSUS_LEAD} {caution(found)}"
+    text = lambda one: "–" if one is None else f"{_md(one.names)}: {one.points}{f', {_md(one.verdict)}' if one.verdict else ''}"
+    for block, table in found.items():
+        heads = ["data set", *map(show_shots, study.shots(block))]
+        yield _md_table(str(block), heads, [[_md(title), *map(text, line)] for title, line in table.items()], names=len(heads))
 
 
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}

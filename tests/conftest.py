@@ -46,3 +46,9 @@ def toy(tmp_path):
 def used(tmp_path_factory):
     """A world in which heads are used: `caches` with digits by a small random CLIP, its `weights`, a `run`, and test images as files."""
     return toy_use.world(tmp_path_factory.mktemp("used"))
+
+
+def result_row(**words):
+    """A result row as another tool might have written it."""
+    base = {"dataset": "d", "encoder": "e", "prompts": "p", "head": "clip-adapter", "shots": 1, "seed": 1, "protocol": "coop"}
+    return base | {"selected_on": "fixed", "hyper": {}, "fingerprint": "f", "top1": 0.5, "zero_shot_top1": 0.4, "diverged": False} | words

@@ -9,7 +9,7 @@ import statistics
 from html.parser import HTMLParser
 
 import pytest
-from conftest import toy_cache
+from conftest import result_row, toy_cache
 
 from cliad.pipelines.grid import grid
 from cliad.pipelines.report import ReportError, read_study, report
@@ -42,12 +42,6 @@ def write(path, rows):
     return path
 
 
-def row(**words):
-    """A result row as another tool might have written it."""
-    base = {"dataset": "d", "encoder": "e", "prompts": "p", "head": "clip-adapter", "shots": 1, "seed": 1, "protocol": "coop"}
-    return base | {"selected_on": "fixed", "hyper": {}, "fingerprint": "f", "top1": 0.5, "zero_shot_top1": 0.4, "diverged": False} | words
-
-
 def test_mean_and_interval():
     found = summarise([0.5, 0.6, 0.7])
     assert found.mean == pytest.approx(0.6) and found.std == pytest.approx(0.1) and found.half == pytest.approx(4.302653 * 0.1 / 3**0.5)
@@ -73,8 +67,8 @@ def test_tables_for_papers(results):
 
 
 def test_rows_that_may_not_be_compared_are_not_mixed(tmp_path):
-    rows = [row(seed=s, top1=0.5, protocol=p, selected_on=o) for s in (1, 2) for p in ("coop", "tip") for o in ("fixed", "val")]
-    rows += [row(seed=s, top1=0.9, fingerprint="g") for s in (1, 2)]
+    rows = [result_row(seed=s, top1=0.5, protocol=p, selected_on=o) for s in (1, 2) for p in ("coop", "tip") for o in ("fixed", "val")]
+    rows += [result_row(seed=s, top1=0.9, fingerprint="g") for s in (1, 2)]
     study = read_study([write(tmp_path / "r.jsonl", rows)], print)
     assert all(len({(r["protocol"], r["selected_on"], r["fingerprint"]) for r in cell}) == 1 for cell in study.cells.values())
     assert len(study.cells) == 5 and all(len(cell) == 2 for cell in study.cells.values())
@@ -86,8 +80,8 @@ def test_rows_that_may_not_be_compared_are_not_mixed(tmp_path):
 def test_rows_of_other_test_sets_stand_apart(tmp_path):
     other = {"test_fingerprint": "g", "top1": 0.1, "zero_shot_top1": 0.05, "reliability": [[9, 0.5, 0.1]], "train_seconds": 60.0}
     own = {"reliability": [[9, 0.5, 0.5]], "train_seconds": 60.0}
-    rows = [row(seed=s, dataset=name, **own) for s in (1, 2) for name in ("d", "e")]
-    rows += [row(seed=s, test_dataset=name, **other) for s in (1, 2) for name in ("v2", "sketch", "d")]
+    rows = [result_row(seed=s, dataset=name, **own) for s in (1, 2) for name in ("d", "e")]
+    rows += [result_row(seed=s, test_dataset=name, **other) for s in (1, 2) for name in ("v2", "sketch", "d")]
     path = write(tmp_path / "r.jsonl", rows)
     study = read_study([path], print)
     plain, shifted = study.blocks
@@ -104,13 +98,18 @@ def test_rows_of_other_test_sets_stand_apart(tmp_path):
 
 
 def test_two_caches_of_one_test_set_are_told_apart():
-    rows = [row(seed=s, test_dataset="v2", test_fingerprint=p, top1=t) for s in (1, 2) for p, t in (("g", 0.1), ("h", 0.2))]
-    study = study_of([*rows, row()])
+    rows = [result_row(seed=s, test_dataset="v2", test_fingerprint=p, top1=t) for s in (1, 2) for p, t in (("g", 0.1), ("h", 0.2))]
+    study = study_of([*rows, result_row()])
     assert study.datasets(study.blocks[1]) == ["d -> v2 (f -> g)", "d -> v2 (f -> h)"] and len(study.rows) == 5
 
 
 def test_a_diverged_run_leaves_no_mean_and_a_repeated_one_counts_once():
-    rows = [row(seed=1), row(seed=2, top1=None, diverged=True), row(seed=1, shots=2, top1=0.1), row(seed=1, shots=2, top1=0.3)]
+    rows = [
+        result_row(seed=1),
+        result_row(seed=2, top1=None, diverged=True),
+        result_row(seed=1, shots=2, top1=0.1),
+        result_row(seed=1, shots=2, top1=0.3),
+    ]
     study = study_of(rows)
     (block,), (method,) = study.blocks, study.methods(study.blocks[0])
     assert study.cell(block, "d", method, 1) is None and study.cell(block, "d", method, 2).mean == 0.3
@@ -131,7 +130,7 @@ class Tags(HTMLParser):
 def test_names_in_rows_are_harmless(tmp_path):
     hyper = {"alpha": 0.2, EVIL: EVIL}
     rows = [
-        row(
+        result_row(
             dataset=EVIL,
             encoder=EVIL,
             prompts=EVIL,

@@ -1,0 +1,94 @@
+"""Comparisons in a report: the best head against the next over the same seeds."""
+
+import statistics
+
+import pytest
+from conftest import result_row
+from scipy import stats
+
+from cliad.pipelines.report_html import page
+from cliad.pipelines.study import study_of
+from cliad.pipelines.tables import markdown
+from cliad.pipelines.versus import versus, versus_tables
+
+A, B = (0.70, 0.80, 0.75), (0.69, 0.73, 0.70)
+
+
+def runs(head, values, seeds=None, **words):
+    """A row for each value, with seeds 1, 2, ... and draws of the same names."""
+    seeds = seeds or range(1, len(values) + 1)
+    return [result_row(head=head, top1=v, seed=s, index_hash=f"h{s}", **words) for v, s in zip(values, seeds, strict=True)]
+
+
+def only(rows, dataset="d", shots=1):
+    study = study_of(rows)
+    (block,) = study.blocks
+    return versus(study, block, dataset, shots)
+
+
+def test_the_best_head_is_paired_with_the_next_over_the_same_seeds():
+    found = only(runs("gda", A) + runs("clip-adapter", B) + runs("tip-adapter", (0.6, 0.6, 0.6)))
+    low, high = stats.ttest_rel(A, B).confidence_interval()
+    assert found.names == "gda over clip-adapter" and found.gain.mean == pytest.approx(statistics.fmean(A) - statistics.fmean(B))
+    assert (found.gain.mean - found.gain.half, found.gain.mean + found.gain.half) == (pytest.approx(low), pytest.approx(high))
+    assert found.points == f"{100 * found.gain.mean:+.2f} ± {100 * found.gain.half:.2f}"
+
+
+@pytest.mark.parametrize("b", [B, (0.66, 0.75, 0.71), (0.5, 0.61, 0.55), A])
+def test_an_interval_with_zero_in_it_is_said_in_words(b):
+    rows = runs("gda", A) + runs("clip-adapter", b)
+    found, includes = only(rows), b == A or stats.ttest_rel(A, b).pvalue >= 0.05
+    assert (found.verdict == "interval includes zero") == includes
+    for text in (page(study_of(rows)), markdown(study_of(rows))):
+        assert text.count("interval includes zero") == 1 + includes and found.points in text  # the text above it has the words too
+        assert "with 3 seeds half of it is 2.5 standard deviations" in text
+
+
+def test_one_seed_has_no_interval_and_says_so():
+    rows = runs("gda", [0.7]) + runs("clip-adapter", [0.6])
+    assert (only(rows).points, only(rows).verdict) == ("+10.00", "one seed, no interval")
+    assert "with one seed there is none" in markdown(study_of(rows))
+
+
+def test_the_next_is_another_head_not_another_setting_or_way_of_selecting():
+    rows = runs("clip-adapter", A, hyper={"alpha": 0.2}) + runs("clip-adapter", B, hyper={"alpha": 0.9})
+    rows += runs("clip-adapter", B, selected_on="val", hyper={"alpha": 0.2}) + runs("gda", (0.6, 0.6, 0.6), selected_on="val")
+    assert only(rows).names == "clip-adapter, alpha 0.2 over gda (selected on val)"
+
+
+def test_zero_shot_takes_part_without_runs_of_its_own():
+    assert only(runs("gda", A)).names == "gda over zero-shot" and only(runs("gda", A)).gain.mean == pytest.approx(0.35)
+    worse = only(runs("gda", (0.3, 0.3, 0.2)) + runs("clip-adapter", (0.2, 0.2, 0.2)))
+    assert worse.names == "zero-shot over gda" and worse.gain.mean == pytest.approx(0.4 - 0.8 / 3)
+    assert only(runs("zero-shot", (0.4, 0.4, 0.4))) is None and only(runs("gda", A, zero_shot_top1=None)) is None
+
+
+@pytest.mark.parametrize(
+    "other", [runs("clip-adapter", B, seeds=(1, 2, 4)), runs("clip-adapter", B[:2]), runs("clip-adapter", B, shots=1)[:2]]
+)
+def test_other_seeds_are_not_compared(other):
+    found = only(runs("gda", A) + other)
+    assert (found.gain, found.points, found.verdict) == (None, "–", "not the same seeds and images")
+
+
+def test_other_images_and_diverged_runs_are_not_compared():
+    other = [row | {"index_hash": "x"} for row in runs("clip-adapter", B)]
+    assert only(runs("gda", A) + other).gain is None
+    assert only(runs("gda", A) + runs("clip-adapter", (0.9, None, 0.9))).names == "gda over zero-shot"
+
+
+@pytest.mark.parametrize("word", ["encoder", "prompts", "protocol"])
+def test_only_rows_of_one_block_are_compared(word):
+    study = study_of(runs("gda", A) + runs("clip-adapter", B) + runs("tip-adapter", (0.9, 0.9, 0.9), **{word: "other"}))
+    names = [one.names for table in versus_tables(study).values() for line in table.values() for one in line]
+    assert sorted(names) == ["gda over clip-adapter", "tip-adapter over zero-shot"]
+
+
+def test_over_data_sets_the_averages_are_compared_seed_by_seed():
+    rows = runs("gda", A) + runs("clip-adapter", B) + runs("gda", (0.9, 0.8, 0.9), dataset="e") + runs("clip-adapter", A, dataset="e")
+    found = only(rows, dataset=None)
+    gain = [(a - b + c - d) / 2 for a, b, c, d in zip(A, B, (0.9, 0.8, 0.9), A, strict=True)]
+    assert found.gain.mean == pytest.approx(statistics.fmean(gain)) and found.gain.std == pytest.approx(statistics.stdev(gain))
+    assert "Average over 2 data sets" in next(iter(versus_tables(study_of(rows)).values()))
+    assert only(rows + runs("gda", A, dataset="f", seeds=(1, 2, 9)) + runs("clip-adapter", B, dataset="f", seeds=(1, 2, 9)), None) is None
+    assert "seeds, not over data sets" in markdown(study_of(rows)) and "seeds, not over data sets" not in markdown(study_of(runs("gda", A)))
