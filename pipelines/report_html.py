@@ -12,7 +12,7 @@ from itertools import combinations
 from cliad import __version__
 from cliad.pipelines.charts import scatter, series
 from cliad.pipelines.page import CSS, SCRIPT, figure, html_table, legend, panel_group, percent, section
-from cliad.pipelines.report_summary import summary
+from cliad.pipelines.report_summary import across_blocks, summary
 from cliad.pipelines.study import Block, Method, Study, show, show_shots, size_of
 from cliad.pipelines.summary import Summary
 from cliad.pipelines.tables import Table, by_dataset, by_shots
@@ -23,6 +23,7 @@ def page(study: Study) -> str:
     sections = [
         summary(study),
         _accuracy(study),
+        across_blocks(study),
         _ablations(study),
         _tables(study),
         _reliability(study),

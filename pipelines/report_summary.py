@@ -1,9 +1,10 @@
-"""The report page's first words: the best method of each data set, and whether it is better than the next."""
+"""The report page's first words: the best method of each data set, whether it is better than the next, and blocks side by side."""
 
 from __future__ import annotations
 
 from html import escape
 
+from cliad.pipelines.across import ACROSS_LEAD, ACROSS_TITLE, across
 from cliad.pipelines.page import html_table, percent, section
 from cliad.pipelines.study import Study, best_of, show_shots
 from cliad.pipelines.versus import VERSUS_LEAD, VERSUS_TITLE, Versus, caution, versus_tables
@@ -50,3 +51,16 @@ def _versus_cell(one: Versus | None) -> str:
         return "–"
     verdict = f"<br><em>{escape(one.verdict)}</em>" if one.verdict else ""
     return f"<b>{one.points}</b><br><small>{escape(one.names)}{verdict}</small>"
+
+
+def across_blocks(study: Study) -> str:
+    """Heads with several encoders, or several prompt sets, side by side."""
+    parts = []
+    for found in across(study):
+        mark = lambda cell, best: f"<b>{percent(cell)}</b>" if best else percent(cell)
+        lines = [
+            [escape(line.head), escape(line.value), escape(line.selected_on), *map(mark, line.cells, line.best)] for line in found.lines
+        ]
+        heads = ["head", found.column, "selected on", *map(show_shots, found.shots)]
+        parts.append(html_table(heads, lines, caption=escape(found.title), names=3))
+    return section("across", ACROSS_TITLE, f"<p>{ACROSS_LEAD}</p>", *parts) if parts else ""

@@ -15,7 +15,7 @@ from cliad.pipelines.summary import Summary, summarise
 
 @dataclass(frozen=True, order=True)
 class Block:
-    """What all rows of a table share: rows of different blocks are never compared, nor averaged.
+    """What all rows of a table share: rows of different blocks are never compared (save where `across` sets them side by side), nor averaged.
 
     source: the data set that heads were trained on, where they are scored on others; "" where they are scored on their own.
     """

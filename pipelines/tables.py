@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from cliad.pipelines.across import ACROSS_LEAD, ACROSS_TITLE, across
 from cliad.pipelines.study import Block, Method, Study, best_of, show_shots
 from cliad.pipelines.summary import Summary
 from cliad.pipelines.versus import VERSUS_LEAD, VERSUS_TITLE, caution, versus_tables
@@ -75,7 +76,7 @@ LEGEND = "Test accuracy in %, mean ± standard deviation over seeds. Best in bol
 
 
 def markdown(study: Study) -> str:
-    parts = [LEGEND, "\n".join(f"- {_md(note)}" for note in study.notes), *_md_versus(study)]
+    parts = [LEGEND, "\n".join(f"- {_md(note)}" for note in study.notes), *_md_versus(study), *_md_across(study)]
     for table in tables(study):
         lines = []
         for i, method in enumerate(table.methods):
@@ -104,6 +105,16 @@ def _md_versus(study: Study) -> Iterator[str]:
     for block, table in found.items():
         heads = ["data set", *map(show_shots, study.shots(block))]
         yield _md_table(str(block), heads, [[_md(title), *map(text, line)] for title, line in table.items()], names=len(heads))
+
+
+def _md_across(study: Study) -> Iterator[str]:
+    """Heads with several encoders, or several prompt sets, side by side."""
+    for i, found in enumerate(across(study)):
+        if i == 0:
+            yield f"## {ACROSS_TITLE}\n\n{ACROSS_LEAD}"
+        mark = lambda cell, best: f"**{percent(cell)}**" if best else percent(cell)
+        lines = [[_md(line.head), _md(line.value), _md(line.selected_on), *map(mark, line.cells, line.best)] for line in found.lines]
+        yield _md_table(found.title, ["head", found.column, "selected on", *map(str, found.shots)], lines, names=3)
 
 
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}

@@ -1,4 +1,4 @@
-"""Comparisons in a report: the best head against the next over the same seeds."""
+"""Comparisons in a report: the best head against the next over the same seeds, and encoders or prompt sets side by side."""
 
 import statistics
 
@@ -6,6 +6,7 @@ import pytest
 from conftest import result_row
 from scipy import stats
 
+from cliad.pipelines.across import across
 from cliad.pipelines.report_html import page
 from cliad.pipelines.study import study_of
 from cliad.pipelines.tables import markdown
@@ -92,3 +93,39 @@ def test_over_data_sets_the_averages_are_compared_seed_by_seed():
     assert "Average over 2 data sets" in next(iter(versus_tables(study_of(rows)).values()))
     assert only(rows + runs("gda", A, dataset="f", seeds=(1, 2, 9)) + runs("clip-adapter", B, dataset="f", seeds=(1, 2, 9)), None) is None
     assert "seeds, not over data sets" in markdown(study_of(rows)) and "seeds, not over data sets" not in markdown(study_of(runs("gda", A)))
+
+
+@pytest.mark.parametrize("word, name", [("encoder", "encoder"), ("prompts", "prompt set")])
+def test_encoders_and_prompt_sets_stand_side_by_side(word, name):
+    rows = [row for value, plus in (("one", 0), ("two", 0.1)) for row in runs("gda", [a + plus for a in A], **{word: value})]
+    rows += runs("clip-adapter", B, **{word: "one"})
+    (found,) = across(study_of(rows))
+    assert found.title.startswith(f"Accuracy by {name}: d (") and found.column == name and found.shots == [1]
+    lines = {(line.head, line.value): (line.cells[0].mean, line.best[0]) for line in found.lines}
+    mean = statistics.fmean(A)
+    zero = {("zero-shot", "one"): (0.4, True), ("zero-shot", "two"): (0.4, False)}
+    assert lines == zero | {("gda", "one"): (pytest.approx(mean), False), ("gda", "two"): (pytest.approx(mean + 0.1), True)}
+    for text in (page(study_of(rows)), markdown(study_of(rows))):
+        assert f"Accuracy by {name}" in text and "comparison across blocks" in text
+
+
+def test_blocks_that_differ_in_more_than_one_word_stand_apart():
+    rows = runs("gda", A) + runs("gda", A, encoder="f", prompts="q") + runs("gda", A, protocol="tip")
+    assert not list(across(study_of(rows))) and "across blocks" not in page(study_of(rows))
+
+
+def test_side_by_side_stands_one_setting_that_the_encoders_share():
+    rows = [
+        row
+        for e, alphas in (("e", (0.2, 0.6)), ("f", (0.6, 0.9)))
+        for a in alphas
+        for row in runs("clip-adapter", A, encoder=e, hyper={"alpha": a})
+    ]
+    (found,) = across(study_of(rows))
+    assert [line.head for line in found.lines] == ["zero-shot"] * 2 + ["clip-adapter, alpha 0.6"] * 2
+
+
+def test_side_by_side_has_an_average_where_all_have_the_same_data_sets():
+    rows = [row for e in "ef" for d in "ab" for row in runs("gda", A, encoder=e, dataset=d)]
+    assert [found.title.partition(": ")[2][:8] for found in across(study_of(rows))] == ["a (promp", "b (promp", "average "]
+    assert len(list(across(study_of(rows + runs("gda", A, encoder="e", dataset="c"))))) == 2
