@@ -10,12 +10,11 @@ import time
 import urllib.request
 from contextlib import contextmanager
 
+import pytest
+
+CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 ARGUMENTS += ["--disable-component-update", "--disable-sync", "--hide-scrollbars"]
-
-
-def is_here():
-    return bool(shutil.which("chromium") and shutil.which("chromedriver"))
 
 
 class Browser:
@@ -55,10 +54,25 @@ class Browser:
             packed,
         )
 
+    def tool(self, command, **params):
+        """A command of the developer tools."""
+        return self.call("POST", "/goog/cdp/execute", cmd=command, params=params)
+
     def size(self, width, height):
         """The size of the page's own area; smaller than a window may be."""
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.call("POST", "/goog/cdp/execute", cmd="Emulation.setDeviceMetricsOverride", params=metrics)
+        self.tool("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 500)
+
+    def media(self, scheme, kind=""):
+        """Prefer a light or dark scheme; show the page as on `kind`, such as print."""
+        self.tool("Emulation.setEmulatedMedia", media=kind, features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def complaints(self):
+        """What the page's console has said since the last call."""
+        return [entry["message"] for entry in self.call("POST", "/se/log", type="browser")]
+
+    def printed(self):
+        """The page on paper, as PDF."""
+        return base64.b64decode(self.call("POST", "/print"))
 
     def picture(self, path):
         path.write_bytes(base64.b64decode(self.call("GET", "/screenshot")))
@@ -66,11 +80,13 @@ class Browser:
 
 @contextmanager
 def chromium(folder):
-    """A browser with its profile in `folder`."""
+    """A browser with its profile in `folder`; the test is skipped where there is none."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("needs Chromium and chromedriver")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     env = os.environ | {"HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
-    driver = subprocess.Popen(["chromedriver", f"--port={port}"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen([DRIVER, f"--port={port}"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         root = f"http://127.0.0.1:{port}"
         session = _start(root, [*ARGUMENTS, f"--user-data-dir={folder / 'profile'}"])
@@ -85,7 +101,11 @@ def chromium(folder):
 
 
 def _start(root, arguments):
-    wanted = {"browserName": "chrome", "goog:chromeOptions": {"args": arguments, "binary": shutil.which("chromium")}}
+    wanted = {
+        "browserName": "chrome",
+        "goog:chromeOptions": {"args": arguments, "binary": CHROMIUM},
+        "goog:loggingPrefs": {"browser": "ALL"},
+    }
     body = json.dumps({"capabilities": {"alwaysMatch": wanted}}).encode()
     for attempt in range(100):
         try:

@@ -4,10 +4,10 @@ import csv
 import io
 import json
 import re
-import shutil
 import statistics
 from html.parser import HTMLParser
 
+import browser
 import pytest
 from conftest import result_row, toy_cache
 
@@ -186,40 +186,25 @@ def test_the_page_needs_nothing_else(results):
 
 
 @pytest.fixture(scope="module")
-def browser():
-    """Headless Chromium, driven by chromedriver."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
-    chromium, driver = (next(filter(None, map(shutil.which, names)), None) for names in (("chromium", "google-chrome"), ("chromedriver",)))
-    if not (chromium and driver):
-        pytest.skip("needs Chromium and chromedriver")
-    from selenium.webdriver.chrome.service import Service
+def chromium(tmp_path_factory):
+    with browser.chromium(tmp_path_factory.mktemp("browser")) as driven:
+        yield driven
 
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    flags = "headless no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update disable-sync"
-    for flag in flags.split():
-        options.add_argument(f"--{flag}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driven = webdriver.Chrome(options=options, service=Service(driver))
-    yield driven
-    driven.quit()
+
+CHARTS = "[...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width, s.querySelectorAll('path.line').length])"
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_the_page(browser, results, tmp_path, width, scheme):
+def test_a_browser_shows_the_page(chromium, results, tmp_path, width, scheme):
     report([results], out=tmp_path / "r.html")
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get((tmp_path / "r.html").as_uri())
-    ask = browser.execute_script
-    assert browser.get_log("browser") == []
+    chromium.media(scheme)
+    chromium.size(width, 900)
+    chromium.open((tmp_path / "r.html").as_uri())
+    ask = chromium.run
+    assert chromium.complaints() == []
     assert ask("return document.documentElement.scrollWidth") <= width
-    charts = ask(
-        "return [...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width, s.querySelectorAll('path.line').length])"
-    )
+    charts = ask(f"return {CHARTS}")
     assert len(charts) == 3 + 2 * 3 + 1 and all(drawn_width > 250 and lines for drawn_width, lines in charts)
     assert ask("return document.querySelectorAll('.heat').length") == 6
     assert all(ask(f"return document.querySelector('#{name} h2') !== null") for name in ("summary", "tables", "time", "reproduce", "rows"))
@@ -229,10 +214,10 @@ def test_a_browser_shows_the_page(browser, results, tmp_path, width, scheme):
     assert all(colour not in ("none", shade) for colour in colours)
 
 
-def test_rows_sort_and_filter(browser, results, tmp_path):
+def test_rows_sort_and_filter(chromium, results, tmp_path):
     report([results], out=tmp_path / "r.html")
-    browser.get((tmp_path / "r.html").as_uri())
-    ask = browser.execute_script
+    chromium.open((tmp_path / "r.html").as_uri())
+    ask = chromium.run
     column = "[...document.querySelectorAll('table.rows tbody tr:not([hidden])')].map(r => r.cells[{}].textContent)"
     press = "[...document.querySelectorAll('table.rows th button')].find(b => b.textContent == 'top-1 %').click();"
     for direction in (1, -1):

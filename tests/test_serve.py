@@ -222,8 +222,6 @@ def test_the_command_names_its_address_and_ends_at_once_when_the_run_is_none(mon
 
 @pytest.fixture(scope="module")
 def page(port, tmp_path_factory):
-    if not browser.is_here():
-        pytest.skip("no Chromium here")
     with browser.chromium(tmp_path_factory.mktemp("browser")) as chromium:
         chromium.open(f"http://127.0.0.1:{port}/")
         chromium.wait("return document.querySelectorAll('#run option').length == 3")
