@@ -39,7 +39,7 @@ class Across:
 
 
 def across(study: Study) -> Iterator[Across]:
-    """A table for each data set that stands in several blocks, and for the average over data sets that all of them have."""
+    """A table for the average over data sets that all blocks have, and for each data set that stands in several."""
     for word in WORDS:
         families = defaultdict(list)
         for block in study.blocks:
@@ -48,7 +48,7 @@ def across(study: Study) -> Iterator[Across]:
             sets = [study.datasets(block) for block in family]
             names = sorted({name for of in sets for name in of})
             average = [None] if len(names) > 1 and all(of == names for of in sets) else []
-            for dataset in [*names, *average]:
+            for dataset in [*average, *names]:
                 blocks = [block for block in family if dataset is None or dataset in study.datasets(block)]
                 if len(blocks) > 1:
                     yield _across(study, word, blocks, dataset)

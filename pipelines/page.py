@@ -9,11 +9,12 @@ from cliad.pipelines.summary import Summary
 
 N_COLOUR = 8
 MOST_CHARTS = 12  # panels of one kind in one block
+MOST_COLUMNS = 9  # of a table that is printed in the usual size
 
 CSS = """
 :root{--paper:#fff;--ink:#1b1b1b;--soft:#5a5a5a;--rule:#d5d5d5;--tint:#f4f4f2;--heat:0,114,178;
 --c0:#0072b2;--c1:#c04a00;--c2:#007a5a;--c3:#a8457f;--c4:#8a6100;--c5:#2b7fb8;--c6:#6b4ba3;--c7:#555}
-@media (prefers-color-scheme:dark){:root{--paper:#16181a;--ink:#ececec;--soft:#a8a8a8;--rule:#3a3d40;--tint:#1f2224;--heat:86,180,233;
+@media screen and (prefers-color-scheme:dark){:root{--paper:#16181a;--ink:#ececec;--soft:#a8a8a8;--rule:#3a3d40;--tint:#1f2224;--heat:86,180,233;
 --c0:#56b4e9;--c1:#f0904a;--c2:#35c79b;--c3:#e39ac3;--c4:#e6b033;--c5:#9ad0f5;--c6:#b9a0ec;--c7:#bbb}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
@@ -40,7 +41,7 @@ th:first-child,td:first-child{padding-left:0}
 .best td{min-width:6.2rem;white-space:normal}
 .best td:nth-child(2){min-width:0}
 .best b{white-space:nowrap}
-.tie{color:var(--ink)}
+.versus td{white-space:normal;min-width:11rem} td small{line-height:1.35}
 .heatmap td{padding:2px}
 .heat{display:block;padding:.35rem .7rem;border-radius:3px;background:rgba(var(--heat),calc(.04 + .5*var(--share)))}
 .bar{display:inline-block;min-width:7rem;text-align:right;padding:.1rem .4rem;border-radius:3px;
@@ -75,10 +76,15 @@ th[aria-sort=ascending] button::after{content:" ▲"} th[aria-sort=descending] b
 .color-5{--c:var(--c4)} .color-6{--c:var(--c5)} .color-7{--c:var(--c6)}
 .pygal-chart :is(.color-8,.color-16){--c:var(--c0)} .pygal-chart :is(.color-9,.color-17){--c:var(--c1)}
 .pygal-chart :is(.color-10,.color-18){--c:var(--c2)} .pygal-chart :is(.color-11,.color-19){--c:var(--c3)}
-@media (max-width:600px){main{padding:.7rem} th,td{padding:.28rem .45rem} .pygal-chart text{font-size:15px} .pygal-chart .title{font-size:15px}}
-@media print{:root{--paper:#fff;--ink:#000;--soft:#444;--rule:#bbb;--tint:#f4f4f4} body{font-size:10.5pt} main{max-width:none;padding:0}
-.scroll{overflow:visible} .tool,#rows{display:none} details>*{display:block!important} tr,figure{break-inside:avoid} table{font-size:8.5pt}
-.panels{grid-template-columns:1fr 1fr}}
+@media (max-width:600px){main{padding:.7rem} th,td{padding:.28rem .45rem} tbody th{white-space:normal}
+.names3 tbody th{min-width:7rem} .pygal-chart text{font-size:15px} .pygal-chart .title{font-size:15px}}
+@media print{:root{--ink:#000;--soft:#444;--rule:#bbb} body{font-size:10.5pt} main{max-width:none;padding:0}
+.scroll{overflow:visible} .tool,#rows{display:none} details>*{display:block!important} details::details-content{content-visibility:visible;display:block}
+h2,h3,.legend,caption,figcaption,summary,h2+p,h3+p{break-after:avoid} h2,h3,p,li,tr,table,figure,.legend{break-inside:avoid}
+table{font-size:8.5pt} table small{font-size:.9em} th,td{white-space:normal;padding:.2rem .45rem} tbody th{white-space:nowrap}
+.wide{font-size:7pt} .wide :is(th,td){padding:.15rem .2rem} .wide tbody th{white-space:normal;min-width:9em} .wide td small{display:block}
+.panels{grid-template-columns:1fr 1fr} footer{margin:.6rem 0 0;break-before:avoid}
+.heat,.bar,.key,pre{print-color-adjust:exact;-webkit-print-color-adjust:exact}}
 """
 
 SCRIPT = """
@@ -127,6 +133,7 @@ def html_table(head: Sequence[str], lines: Sequence[Sequence[str]], *, caption: 
     rows = "".join(f"<tr>{''.join(cell(i, text) for i, text in enumerate(line))}</tr>\n" for line in lines)
     heads = "".join(f'<th scope="col">{text}</th>' for text in head)
     caption = f"<caption>{caption}</caption>" if caption else ""
+    kind += " wide" * (len(head) > MOST_COLUMNS)
     return f'<div class="scroll" tabindex="0"><table class="names{names} {kind}">{caption}<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
@@ -135,7 +142,7 @@ def percent(cell: Summary | None, *, interval: bool = False) -> str:
     if cell is None:
         return "–"
     spread = cell.half if interval else cell.std
-    return f"{100 * cell.mean:.1f}" + ("" if spread is None else f"<small> ± {100 * spread:.1f}</small>")
+    return f"{100 * cell.mean:.1f}" + ("" if spread is None else f"<small> ±\u00a0{100 * spread:.1f}</small>")
 
 
 def figure(title: str, chart: str) -> str:

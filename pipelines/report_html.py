@@ -178,7 +178,7 @@ def _tables(study: Study) -> str:
 
 
 def _method_table(table: Table) -> str:
-    marks = {"best": "<b>{}</b>", "tie": '<span class="tie">≈ {}</span>', "": "{}"}
+    marks = {"best": "<b>{}</b>", "tie": "≈\u00a0{}", "": "{}"}
     lines = [
         [
             _name(method),
@@ -187,7 +187,8 @@ def _method_table(table: Table) -> str:
         ]
         for i, method in enumerate(table.methods)
     ]
-    return html_table([escape(table.corner), "selected on", *map(escape, table.columns)], lines, caption=escape(table.title), names=2)
+    columns = [escape(name).replace("_", "_<wbr>") for name in table.columns]
+    return html_table([escape(table.corner), "selected on", *columns], lines, caption=escape(table.title), names=2)
 
 
 def _reliability(study: Study) -> str:
@@ -226,7 +227,7 @@ def _calibration_line(study: Study, block: Block, name: str, method: Method, sho
     rows = [row for key, of in study.cells.items() if (key[0], key[2], key[3]) == (block, method, shots) for row in of]
     mean = lambda word: statistics.fmean(v) if (v := [row[word] for row in rows if row.get(word) is not None]) else None
     text = lambda value, form: "–" if value is None else form.format(value)
-    ece, scaled = (text(mean(word), "{:.1%}").replace("%", " %") for word in ("ece", "ece_t"))
+    ece, scaled = (text(mean(word), "{:.1%}").replace("%", "\u00a0%") for word in ("ece", "ece_t"))
     return [escape(name), ece, scaled, text(mean("nll"), "{:.3f}")]
 
 

@@ -9,6 +9,8 @@ from cliad.pipelines.page import html_table, percent, section
 from cliad.pipelines.study import Study, best_of, show_shots
 from cliad.pipelines.versus import VERSUS_LEAD, VERSUS_TITLE, Versus, caution, versus_tables
 
+MOST_TABLES = 4  # of encoders or prompt sets side by side; the others fold away
+
 
 def summary(study: Study) -> str:
     """What matters first: the best method for each data set and number of shots."""
@@ -49,8 +51,9 @@ def _versus(study: Study) -> str:
 def _versus_cell(one: Versus | None) -> str:
     if one is None:
         return "–"
+    names = escape(one.names).replace(" over ", "<br>over ")
     verdict = f"<br><em>{escape(one.verdict)}</em>" if one.verdict else ""
-    return f"<b>{one.points}</b><br><small>{escape(one.names)}{verdict}</small>"
+    return f"<b>{one.points}</b><br><small>{names}{verdict}</small>"
 
 
 def across_blocks(study: Study) -> str:
@@ -63,4 +66,6 @@ def across_blocks(study: Study) -> str:
         ]
         heads = ["head", found.column, "selected on", *map(show_shots, found.shots)]
         parts.append(html_table(heads, lines, caption=escape(found.title), names=3))
-    return section("across", ACROSS_TITLE, f"<p>{ACROSS_LEAD}</p>", *parts) if parts else ""
+    shown, hidden = parts[:MOST_TABLES], parts[MOST_TABLES:]
+    rest = f"<details><summary>{len(hidden)} more</summary>{''.join(hidden)}</details>" if hidden else ""
+    return section("across", ACROSS_TITLE, f"<p>{ACROSS_LEAD}</p>", *shown, rest) if parts else ""

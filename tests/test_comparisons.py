@@ -127,5 +127,12 @@ def test_side_by_side_stands_one_setting_that_the_encoders_share():
 
 def test_side_by_side_has_an_average_where_all_have_the_same_data_sets():
     rows = [row for e in "ef" for d in "ab" for row in runs("gda", A, encoder=e, dataset=d)]
-    assert [found.title.partition(": ")[2][:8] for found in across(study_of(rows))] == ["a (promp", "b (promp", "average "]
+    assert [found.title.partition(": ")[2][:8] for found in across(study_of(rows))] == ["average ", "a (promp", "b (promp"]
     assert len(list(across(study_of(rows + runs("gda", A, encoder="e", dataset="c"))))) == 2
+
+
+def test_many_tables_side_by_side_fold_away_after_the_average():
+    rows = [row for e in "ef" for d in "abcdef" for row in runs("gda", A, encoder=e, dataset=d)]
+    section = page(study_of(rows)).partition('<section id="across">')[2].partition("</section>")[0]
+    before, folded, _ = section.partition("<details><summary>3 more</summary>")
+    assert folded and "average over 6 data sets" in before and before.count("<table") == 4

@@ -6,6 +6,7 @@ import json
 import re
 import statistics
 from html.parser import HTMLParser
+from itertools import product
 
 import browser
 import pytest
@@ -212,6 +213,32 @@ def test_a_browser_shows_the_page(chromium, results, tmp_path, width, scheme):
     assert (sum(map(int, re.findall(r"\d+", shade)[:3])) < 200) == (scheme == "dark")
     colours = ask("return [...document.querySelectorAll('figure svg .series path.line')].map(p => getComputedStyle(p).stroke)")
     assert all(colour not in ("none", shade) for colour in colours)
+
+
+PAPER = 720  # CSS pixels between the margins of an A4 page
+
+
+def test_on_paper_all_is_shown_and_nothing_is_cut(chromium, tmp_path):
+    sets = ["caltech101", "stanford_cars", "fgvc_aircraft", "oxford_flowers", *(f"data_set_{i}" for i in range(7))]
+    heads = [("clip-adapter", {"alpha": alpha}) for alpha in (0.1, 0.2, 0.3, 0.4)] + [("gda", {"alpha": 1.0})]
+    rows = [
+        result_row(dataset=name, head=head, hyper=hyper, seed=seed, shots=shots, top1=0.5 + seed / 50, encoder=encoder)
+        for name, (head, hyper), seed, shots, encoder in product(sets, heads, (1, 2, 3), (1, 16), ("ViT-B-32", "RN50"))
+    ]
+    report([write(tmp_path / "r.jsonl", rows)], out=tmp_path / "r.html")
+    chromium.size(PAPER, 1000)
+    chromium.open((tmp_path / "r.html").as_uri())
+    chromium.media("dark", "print")
+    ask = chromium.run
+    assert ask("return document.querySelector('details:not([open])') !== null")
+    assert ask("return document.documentElement.scrollWidth") <= PAPER
+    assert ask("return [...document.querySelectorAll('#tables table')].every(t => t.checkVisibility({contentVisibilityAuto: true}))")
+    charts = ask(f"return {CHARTS}")
+    assert charts and all(250 < drawn_width < PAPER / 2 and lines for drawn_width, lines in charts)
+    assert ask("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert ask("return getComputedStyle(document.querySelector('.color-1 path.line')).stroke") == "rgb(0, 114, 178)"
+    chromium.media("light")
+    assert chromium.printed().startswith(b"%PDF")
 
 
 def test_rows_sort_and_filter(chromium, results, tmp_path):
