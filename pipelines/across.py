@@ -63,6 +63,7 @@ def _across(study: Study, word: str, blocks: Sequence[Block], dataset: str | Non
         cells = {block: [study.cell(block, dataset, method, n) for n in shots] for block in blocks}
         lines += _lines(method.label, method.selected_on, word, cells)
     rest = ", ".join(f"{name} {getattr(blocks[0], name)}" for name in ("encoder", "prompts", "protocol") if name != word)
+    rest += f", trained on {blocks[0].source}" * bool(blocks[0].source)
     where = dataset or f"average over {len(study.datasets(blocks[0]))} data sets"
     return Across(f"Accuracy by {WORDS[word]}: {where} ({rest})", WORDS[word], shots, lines)
 

@@ -20,16 +20,8 @@ from cliad.pipelines.tables import Table, by_dataset, by_shots
 
 def page(study: Study) -> str:
     """The whole page."""
-    sections = [
-        summary(study),
-        _accuracy(study),
-        across_blocks(study),
-        _ablations(study),
-        _tables(study),
-        _reliability(study),
-        _time(study),
-    ]
-    sections += [_reproduce(study), _all_rows(study)]
+    sections = [summary(study), _accuracy(study), across_blocks(study), _ablations(study), _tables(study)]
+    sections += [_reliability(study), _time(study), _reproduce(study), _all_rows(study)]
     datasets = sorted({row["source"] or row["dataset"] for row in study.rows})
     title = f"{', '.join(datasets[:4])}{' and more' if len(datasets) > 4 else ''}: few-shot results"
     return (

@@ -136,3 +136,15 @@ def test_many_tables_side_by_side_fold_away_after_the_average():
     section = page(study_of(rows)).partition('<section id="across">')[2].partition("</section>")[0]
     before, folded, _ = section.partition("<details><summary>3 more</summary>")
     assert folded and "average over 6 data sets" in before and before.count("<table") == 4
+
+
+def test_scores_on_other_data_sets_are_compared_among_themselves():
+    rows = runs("gda", A) + runs("clip-adapter", B)
+    rows += runs("gda", B, test_dataset="v2", zero_shot_top1=0.3) + runs("clip-adapter", A, test_dataset="v2", zero_shot_top1=0.3)
+    names = {title: line[0].names for table in versus_tables(study_of(rows)).values() for title, line in table.items()}
+    assert names == {"d": "gda over clip-adapter", "d -> v2": "clip-adapter over gda"}
+    found = list(across(study_of(rows + [row | {"encoder": "f"} for row in rows])))
+    assert [one.title for one in found] == [
+        f"Accuracy by encoder: {d} (prompts p, protocol coop{t})" for d, t in (("d", ""), ("d -> v2", ", trained on d"))
+    ]
+    assert [one.lines[0].cells[0].mean for one in found] == [0.4, 0.3]
