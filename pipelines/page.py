@@ -13,9 +13,9 @@ MOST_COLUMNS = 9  # of a table that is printed in the usual size
 
 CSS = """
 :root{--paper:#fff;--ink:#1b1b1b;--soft:#5a5a5a;--rule:#d5d5d5;--tint:#f4f4f2;--heat:0,114,178;
---c0:#0072b2;--c1:#c04a00;--c2:#007a5a;--c3:#a8457f;--c4:#8a6100;--c5:#2b7fb8;--c6:#6b4ba3;--c7:#555}
+--c0:#0072b2;--c1:#c04a00;--c2:#007a5a;--c3:#a8457f;--c4:#8a6100;--c5:#6f8f00;--c6:#6b4ba3;--c7:#555}
 @media screen and (prefers-color-scheme:dark){:root{--paper:#16181a;--ink:#ececec;--soft:#a8a8a8;--rule:#3a3d40;--tint:#1f2224;--heat:86,180,233;
---c0:#56b4e9;--c1:#f0904a;--c2:#35c79b;--c3:#e39ac3;--c4:#e6b033;--c5:#9ad0f5;--c6:#b9a0ec;--c7:#bbb}}
+--c0:#56b4e9;--c1:#f0904a;--c2:#35c79b;--c3:#e39ac3;--c4:#e6b033;--c5:#c3dc5a;--c6:#b9a0ec;--c7:#bbb}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}

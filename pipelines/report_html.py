@@ -189,6 +189,7 @@ def _reliability(study: Study) -> str:
     for block in study.blocks:
         n = study.shots(block)[-1]
         methods = [m for m in study.leading(block) if _bins(study, block, m, n)]
+        methods.sort(key=lambda m: m.head == "zero-shot")  # last: all others have the colour of their curve of accuracy
         if methods:
             lines = {name: _bins(study, block, m, n) for name, m in zip(_distinct(methods), methods, strict=True)}
             names = {"x_title": "confidence (%)", "y_title": "accuracy (%)", "diagonal": "perfect"}
