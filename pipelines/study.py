@@ -5,11 +5,10 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from cliad.adapters import HEADS
-from cliad.adapters.base import default_of
 from cliad.pipelines.summary import Summary, summarise
 
 
@@ -46,8 +45,8 @@ class Method:
     @property
     def distance(self) -> int:
         """How many hyper-parameters are not the head's own default."""
-        known = {spec.name: default_of(spec) for spec in fields(HEADS[self.head])} if self.head in HEADS else {}
-        return sum(known.get(name) != value for name, value in self.setting)
+        default = HEADS[self.head]() if self.head in HEADS else None  # made, since a preset fills in what is not given
+        return sum(getattr(default, name, None) != value for name, value in self.setting)
 
     def sort_key(self) -> tuple:
         order = list(HEADS).index(self.head) if self.head in HEADS else len(HEADS)
@@ -168,7 +167,8 @@ def study_of(rows: Iterable[dict]) -> Study:
     last, total = {}, 0
     for row in map(_named, rows):
         total += 1
-        key = tuple(str(row[word]) for word in WORDS[:-1])
+        setting = sorted(_setting(row).items())  # a default that was typed is the same run
+        key = (*(str(row[word]) for word in WORDS[:-1] if word != "hyper"), str(setting))
         last[key] = row
     kept, notes = list(last.values()), []
     if len(kept) < total:

@@ -148,3 +148,11 @@ def test_scores_on_other_data_sets_are_compared_among_themselves():
         f"Accuracy by encoder: {d} (prompts p, protocol coop{t})" for d, t in (("d", ""), ("d -> v2", ", trained on d"))
     ]
     assert [one.lines[0].cells[0].mean for one in found] == [0.4, 0.3]
+
+
+def test_a_default_that_was_typed_is_the_same_run_and_a_preset_fills_defaults_in():
+    fast = {"found": {"lr": 3e-3}, "head": "clip-adapter", "seed": 1}
+    rows = [result_row(**fast, hyper={}), result_row(**fast, hyper={"lr": 3e-3})]
+    assert len(study_of(rows).rows) == 1
+    study = study_of([*rows, result_row(head="clip-adapter", seed=1, hyper={"lr": 1e-3}, found={"lr": 1e-3})])
+    assert [method.label for method in study.leading(study.blocks[0])] == ["clip-adapter, lr 0.003"]

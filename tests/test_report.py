@@ -169,7 +169,29 @@ def test_a_bad_file_is_one_line(tmp_path, text, error, said):
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "word, value",
+    [
+        ("top1", float("nan")),
+        ("top1", "high"),
+        ("shots", "one"),
+        ("seed", "a"),
+        ("hyper", None),
+        ("found", "x"),
+        ("dataset", 3),
+        ("head", None),
+    ],
+)
+def test_a_value_that_cannot_be_is_one_line(tmp_path, word, value):
+    (tmp_path / "r.jsonl").write_text(json.dumps(result_row() | {word: value}) + "\n")
+    with pytest.raises(ReportError, match=f"row 1: {word} cannot be") as caught:
+        report([tmp_path / "r.jsonl"])
+    assert "\n" not in str(caught.value)
+
+
 def test_other_bad_input(results, tmp_path):
+    with pytest.raises(ReportError, match="holds the results"):
+        report([results], out=results)
     with pytest.raises(ReportError, match="did you mean latex"):
         report([results], form="latx")
     with pytest.raises(RowsError, match="cannot read"):
