@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, replace
+from types import EllipsisType
 
 import torch
 from torch import Generator, Tensor
@@ -279,12 +280,14 @@ class Optimiser:
         self.plan, self.p = plan, p
         self.plain = {name: of for name, of in rates.items() if of[1] > 1}
         self.parts: dict[tuple[float, float], list[_Moved]] = defaultdict(list)  # by (highest rate, decay)
-        for name in (name for name in p if name not in self.plain):
+        for name, value in p.items():
+            if name in self.plain:
+                continue
             lr = rates[name][0] if name in rates else h["lr"]
             pairs = list(zip(lr.tolist(), h.get("weight_decay", torch.zeros_like(lr)).tolist(), strict=True))
-            places = [slice(None)] if len(set(pairs)) == 1 else range(len(pairs))
-            for at, pair in zip(places, pairs, strict=False):
-                self.parts[pair].append(_Moved(name, at, p[name].detach()[at]))
+            places = {...: pairs[0]} if len(set(pairs)) == 1 else dict(enumerate(pairs))
+            for at, pair in places.items():
+                self.parts[pair].append(_Moved(name, at, value.detach()[at]))
 
     @torch.no_grad()
     def step(self, step: int) -> None:
@@ -309,6 +312,6 @@ class Optimiser:
 class _Moved:
     """A parameter of some runs, a view into the stacked one, with what the optimiser keeps of it."""
 
-    def __init__(self, name: str, at: slice | int, value: Tensor):
+    def __init__(self, name: str, at: int | EllipsisType, value: Tensor):
         self.name, self.at, self.value = name, at, value
         self.mean, self.square, self.step = torch.zeros_like(value), torch.zeros_like(value), torch.zeros((), device=value.device)
