@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cliad.adapters.base import Head, Plan, Support, Tensors, hyper
 
+PATIENCE = 3  # steps
 DOUBLE_UP_TO = 2**24  # n * dim * n_class: a problem up to here is solved in double precision
 
 
@@ -21,7 +22,8 @@ class LinearProbe(Head):
 
     min over W (n_class, dim), b (n_class,) of  C sum_i CE(W x_i + b, y_i) + |W|^2 / 2  (their Section 3.2, as CoOp runs it),
     solved by L-BFGS, all runs at once. C is searched on validation: 7 powers of ten, then 8 bisection steps.
-    NOTE[DIFF] among values of C with the same validation accuracy CoOp's script takes the first, this one the lowest loss.
+    NOTE[DIFF] among values of C with the same validation accuracy CoOp's script takes the largest; this one takes the lowest loss,
+    and the smallest C where losses are equal.
     """
 
     C: float = hyper(1.0, "inverse strength of the L2 penalty", 1e-12, 1e12)
@@ -29,7 +31,7 @@ class LinearProbe(Head):
     tol: float = hyper(1e-3, "share of the objective that a step must still promise; a thousandth of it in double precision", 0)
 
     vary: ClassVar[frozenset[str]] = frozenset({"C"})
-    space: ClassVar[dict[str, tuple]] = {"C": (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)}
+    space: ClassVar[dict[str, tuple]] = {"C": (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6)}
     refine: ClassVar[int] = 8
     needs: ClassVar[frozenset[str]] = frozenset({"raw"})
     select: ClassVar[str] = "val"
@@ -88,12 +90,14 @@ def lbfgs(
     """Minimise n_run smooth functions at once (Nocedal and Wright, Algorithm 7.5, with backtracking); none sees the others.
 
     objective(w, run) gives values (n,) and gradients like w (n, n_class, dim) of the runs (n,) that still move; metric
-    (n_run, dim, dim) is the first guess of the inverse Hessian of a class's weights. A run stops where a step promises less than
-    the share `tolerance` of its value (half the squared Newton decrement), or where no step goes down any more.
+    (n_run, dim, dim) is the first guess of the inverse Hessian of a class's weights. A run stops where PATIENCE steps in a row promise
+    less than the share `tolerance` of its value (half the squared Newton decrement; one poor guess of the Hessian may promise little
+    far from the end), or where no step goes down any more.
     """
     done, run = w.clone(), torch.arange(len(w), device=w.device)
     value, grad = objective(w, run)
     pairs: list[tuple[Tensor, ...]] = []
+    small = torch.zeros_like(run)  # how many steps in a row promised less than `tolerance`
     for _ in range(steps):
         direction = -_two_loop(grad, pairs, metric[run])
         slope = _sum(grad, direction)
@@ -103,9 +107,10 @@ def lbfgs(
         pairs = [*pairs[-(memory - 1) :], (moves, change, torch.where(curved > 0, 1 / curved.clamp(min=1e-30), 0))]
         w, value, grad = new, new_value, new_grad
         done[run] = w
-        moved &= -slope > 2 * tolerance * value
+        small = torch.where(-slope > 2 * tolerance * value, 0, small + 1)
+        moved &= small < PATIENCE
         if not moved.all():
-            run, w, value, grad = run[moved], w[moved], value[moved], grad[moved]
+            run, w, value, grad, small = run[moved], w[moved], value[moved], grad[moved], small[moved]
             pairs = [tuple(part[moved] for part in pair) for pair in pairs]
         if not len(run):
             break

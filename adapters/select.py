@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from cliad.adapters.base import Episode, Head, HeadError, unit
 from cliad.adapters.optimise import Classifier, Run, fit, group, hypers, validation
 
+SAME_LOSS = 1e-3  # nats per item
 SWEEP_FLOATS = 2**26  # the most logits held at once while fitted candidates are compared
 
 
@@ -29,13 +30,19 @@ def fit_all(runs: Sequence[Run], largest: int = 10**9, *, validate: bool = False
 
 @dataclass(frozen=True)
 class _Score:
-    """How good a candidate is: more right first, then less loss."""
+    """How good a candidate is: more right first, then less loss.
+
+    Losses that differ by less than SAME_LOSS are equal, and the first candidate stays: otherwise the last bit of a sum, and so
+    the number of threads, would choose.
+    """
 
     right: float
     loss: float
 
     def beats(self, other: _Score | None) -> bool:
-        return other is None or (self.right, -self.loss) > (other.right, -other.loss)
+        if other is None or self.right != other.right:
+            return other is None or self.right > other.right
+        return self.loss < other.loss - SAME_LOSS
 
 
 def fit_selected(runs: Sequence[Run], given: Collection[str] = (), largest: int = 10**9) -> list[Classifier]:
