@@ -48,7 +48,7 @@ def minibatches(n, per_epoch, steps, generator):
     while len(batches) < steps:
         order = torch.randperm(n, generator=generator)
         batches += order.tensor_split(per_epoch)
-    return batches
+    return batches[:steps]
 
 
 def minibatches_of_views(n, n_view, per_epoch, steps, generator):
@@ -58,7 +58,7 @@ def minibatches_of_views(n, n_view, per_epoch, steps, generator):
         for items in torch.randperm(n, generator=generator).tensor_split(per_epoch):
             views = torch.randint(n_view, items.shape, generator=generator)
             batches.append((items, views))
-    return batches
+    return batches[:steps]
 
 
 def unit_support(episode):
