@@ -208,6 +208,19 @@ def test_ape_is_its_formula(world, share, n_channel, w):
     torch.testing.assert_close(got.double(), expected, **CLOSE)
 
 
+def test_every_balance_of_similarity_and_variance_keeps_the_channels_of_the_four_loops():
+    """So many w that the scale of both terms shows: a factor on one moves some of the choices."""
+    episode = HARD.episode(2, seed=7)
+    text = plain.class_text(episode.text)
+    keys = plain_keys(episode)
+    stacked = keys.view(1, 5, 2, 16)  # the items come class by class
+    for w in torch.linspace(0.02, 0.98, 49, dtype=torch.float64):
+        chosen = plain_channels(text.numpy(), keys.numpy(), episode.y.tolist(), 8, w.item())
+        half = torch.tensor([0.5], dtype=torch.float64)
+        kept = channels(text, stacked, torch.ones(1, 5, 2), half, w[None])
+        assert kept[0].nonzero().flatten().tolist() == sorted(chosen)
+
+
 def test_channels_keep_the_share_that_is_asked_for():
     g = torch.Generator().manual_seed(0)
     text = torch.randn(5, 16, generator=g)
