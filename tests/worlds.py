@@ -10,34 +10,82 @@ N_CLASS, DIM, PER_CLASS, N_VAL = 5, 16, 24, 4
 
 
 class World:
-    """`n_class` blobs around random directions with text near them; rows PER_CLASS per class, the last N_VAL of each for validation.
+    """`n_class` blobs around random directions with text near them.
 
-    n_view: augmented views of each row. Every draw comes from the world's own generator.
+    There are PER_CLASS rows to a class, the last N_VAL of each for validation.
+    noise: 0.6 is a world that every head solves; at 2.5 the classes overlap, so that gradients
+    stay large.
+    n_view: augmented views of each row. missing: (template, class) pairs that have no sentence.
+    Every draw comes from the world's own generator.
     """
 
-    def __init__(self, *, n_class=N_CLASS, dim=DIM, noise=0.6, n_template=2, n_view=0, seed=0):
+    def __init__(
+        self,
+        *,
+        n_class=N_CLASS,
+        dim=DIM,
+        noise=0.6,
+        n_template=2,
+        n_view=0,
+        missing=(),
+        seed=0,
+    ):
         g = torch.Generator().manual_seed(seed)
-        normal = lambda *shape: torch.randn(*shape, generator=g)
-        self.n_class, dim_pre = n_class, dim + 8
-        projection = normal(dim_pre, dim) / dim_pre**0.5
-        centres = normal(n_class, dim_pre)
-        self.labels = torch.arange(n_class * PER_CLASS) % n_class
-        self.pre_projection = 10 * (centres[self.labels] + noise * normal(len(self.labels), dim_pre))
-        self.features = self.pre_projection @ projection
-        self.text = 3 * (centres @ projection + 0.4 * normal(n_template, n_class, dim))
-        self.views = self.features + 2 * normal(n_view, len(self.labels), dim) if n_view else None
-        test_pre = 10 * (centres[self.labels] + noise * normal(len(self.labels), dim_pre))
-        self.test = test_pre @ projection, test_pre, self.labels
+        self.n_class = n_class
+        dim_pre = dim + 8
+        n_row = n_class * PER_CLASS
+        self.projection = torch.randn(dim_pre, dim, generator=g) / dim_pre**0.5
+        centres = torch.randn(n_class, dim_pre, generator=g)
+        self.labels = torch.arange(n_row) % n_class
+        spread = noise * torch.randn(n_row, dim_pre, generator=g)
+        self.pre_projection = 10 * (centres[self.labels] + spread)
+        self.features = self.pre_projection @ self.projection
+        text_noise = torch.randn(n_template, n_class, dim, generator=g)
+        self.text = 3 * (centres @ self.projection + 0.4 * text_noise)
+        for template, class_ in missing:
+            self.text[template, class_] = 0
+        self.views = None
+        if n_view:
+            self.views = self.features + 2 * torch.randn(n_view, n_row, dim, generator=g)
+        test_spread = noise * torch.randn(n_row, dim_pre, generator=g)
+        test_pre = 10 * (centres[self.labels] + test_spread)
+        self.test = test_pre @ self.projection, test_pre, self.labels
 
     def episode(self, shots=16, seed=1, **other):
         """The run of a seed: `shots` rows per class as support, N_VAL as validation."""
-        order = torch.randperm(PER_CLASS - N_VAL, generator=torch.Generator().manual_seed(seed))[:shots]
-        rows = lambda of_class: torch.cat([of_class * self.n_class + c for c in range(self.n_class)])
-        index, val = rows(order), rows(torch.arange(PER_CLASS - N_VAL, PER_CLASS))
-        made = Episode(self.features, index, self.labels[index], val, self.labels[val], self.text, 20.0, seed, self.n_class)
-        return replace(made, **{"views": self.views, "pre_projection": self.pre_projection} | other)
+        n_train = PER_CLASS - N_VAL
+        order = torch.randperm(n_train, generator=torch.Generator().manual_seed(seed))[:shots]
+        index = self._rows(order)
+        val = self._rows(torch.arange(n_train, PER_CLASS))
+        episode = Episode(
+            features=self.features,
+            index=index,
+            y=self.labels[index],
+            val_index=val,
+            val_y=self.labels[val],
+            text=self.text,
+            logit_scale=20.0,
+            seed=seed,
+            n_class=self.n_class,
+            views=self.views,
+            pre_projection=self.pre_projection,
+        )
+        return replace(episode, **other)
+
+    def _rows(self, nth):
+        """The rows of each class that are its nth ones, class by class."""
+        return torch.cat([nth * self.n_class + class_ for class_ in range(self.n_class)])
 
     def scored_on(self, head):
         """Test rows as `Classifier.logits` takes them, and labels."""
         x, pre_projection, y = self.test
-        return (torch.cat([x, pre_projection], dim=-1) if "pre_projection" in head.needs else x), y
+        if "pre_projection" in head.needs:
+            x = torch.cat([x, pre_projection], dim=-1)
+        return x, y
+
+
+def without(episode, *positions):
+    """The episode less the support items at these positions: its classes become uneven."""
+    kept = torch.ones(len(episode.y), dtype=torch.bool)
+    kept[list(positions)] = False
+    return replace(episode, index=episode.index[kept], y=episode.y[kept])
