@@ -14,6 +14,17 @@ What is asked for is imported then: `import cliad` alone brings neither torch no
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for editors and type checkers; the names of `_HOME`, and the classifiers come as Any
+    from cliad.cache.store import open_cache as open_cache
+    from cliad.pipelines.bundle import save as save
+    from cliad.pipelines.extract import extract as extract
+    from cliad.pipelines.grid import grid as grid
+    from cliad.pipelines.predict import load as load
+    from cliad.pipelines.predict import predict as predict
+    from cliad.pipelines.sklearn_api import CLASSIFIERS as CLASSIFIERS
+    from cliad.pipelines.train import train as train
 
 __version__ = "0.1.0"
 
@@ -31,7 +42,7 @@ _CLASSIFIERS = "cliad.pipelines.sklearn_api"
 __all__ = [*_HOME, "CLASSIFIERS"]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """A public name, from its module (PEP 562)."""
     if name not in _HOME and not name.endswith("Classifier") and name != "CLASSIFIERS":
         raise AttributeError(f"module 'cliad' has no attribute '{name}'; it has {', '.join(_HOME)} and a Classifier per head")
@@ -42,5 +53,5 @@ def __getattr__(name: str):
         raise AttributeError(f"module 'cliad' has no attribute '{name}'; it has {', '.join(module.CLASSIFIERS)}") from None
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])

@@ -18,22 +18,56 @@ class EncoderError(ValueError):
 class Encoder(Protocol):
     """A frozen image and text encoder with one common space.
 
-    The recipes are JSON objects that hold all that decides the numbers, weights as a hash. Features of two encoders
-    with one `encoder_id` lie in one space. `parts` names what `encode_parts` gives, with the shape of one row.
+    The recipes are JSON objects, weights in them as a hash. All is read, nothing is set from outside.
     """
 
-    name: str
-    encoder_id: str
-    image_recipe: Mapping
-    text_recipe: Mapping
-    dim: int
-    logit_scale: float  # the multiplier, not its logarithm
-    device: torch.device
-    precision: str  # what the numbers are computed in: recorded, no part of an id
-    parts: Mapping[str, tuple[int, ...]]
-    preprocess_size: tuple[int, int]  # (height, width)
-    threads: int | None  # CPU threads to compute with; None: as many as torch takes
-    text_projects: bool  # the text tower ends in a projection, so there is something before it
+    @property
+    def name(self) -> str:
+        """What the encoder is called for people."""
+
+    @property
+    def encoder_id(self) -> str:
+        """Equal for encoders whose features lie in one space."""
+
+    @property
+    def image_recipe(self) -> Mapping:
+        """All that decides the numbers of an image."""
+
+    @property
+    def text_recipe(self) -> Mapping:
+        """All that decides the numbers of a text."""
+
+    @property
+    def dim(self) -> int:
+        """The length of a feature."""
+
+    @property
+    def logit_scale(self) -> float:
+        """The multiplier of the cosines, not its logarithm."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+
+    @property
+    def precision(self) -> str:
+        """What the numbers are computed in: recorded, no part of an id."""
+
+    @property
+    def parts(self) -> Mapping[str, tuple[int, ...]]:
+        """What `encode_parts` gives, with the shape of one row."""
+
+    @property
+    def preprocess_size(self) -> tuple[int, int]:
+        """(height, width) of a preprocessed image."""
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads to compute with; None: as many as torch takes."""
+
+    @property
+    def text_projects(self) -> bool:
+        """Whether the text tower ends in a projection, so that there is something before it."""
 
     def preprocess(self, image: Image.Image, *, box: tuple[int, int, int, int] | None = None, mirror: bool = False) -> Tensor:
         """The plain view of an RGB image, uint8 (3, height, width): resized and cropped, not yet normalised.
