@@ -1,4 +1,4 @@
-"""One battery over every head of the table; what is special to a head stands in its own test file."""
+"""One battery over every head of the table; what is special to a head has its own test file."""
 
 import copy
 from dataclasses import FrozenInstanceError, fields, replace
@@ -22,8 +22,8 @@ CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
 def fitted(head, episode, select="fixed"):
     """The classifier of one run."""
-    (classifier,) = fit_selected([(head, episode)]) if select == "val" else fit_all([(head, episode)])
-    return classifier
+    fit_runs = fit_selected if select == "val" else fit_all
+    return fit_runs([(head, episode)])[0]
 
 
 def published_way(head):
@@ -46,8 +46,10 @@ def at_start(head, episode, x):
 
 def quick(name, **other):
     """The head with few steps, for what does not depend on training for long."""
-    steps = {"epochs": 6, "steps": 12} if HEADS[name] is not HEADS["linear-probe"] else {"max_iter": 20}
-    return HEADS[name](**{spec.name: steps[spec.name] for spec in fields(HEADS[name]) if spec.name in steps} | other)
+    few = {"epochs": 6, "steps": 12, "max_iter": 20}
+    known = {spec.name for spec in fields(HEADS[name])}
+    steps = {field: value for field, value in few.items() if field in known}
+    return HEADS[name](**steps | other)
 
 
 @EVERY
@@ -55,7 +57,8 @@ def test_logits_are_finite_float32_of_the_right_shape(name):
     x, _ = WORLD.scored_on(HEADS[name])
     for shots, seed in ((1, 1), (4, 7)):
         logits = fitted(quick(name), WORLD.episode(shots, seed)).logits(x)
-        assert logits.shape == (len(x), N_CLASS) and logits.dtype == torch.float32 and torch.isfinite(logits).all()
+        assert logits.shape == (len(x), N_CLASS) and logits.dtype == torch.float32
+        assert torch.isfinite(logits).all()
 
 
 @EVERY
@@ -63,7 +66,8 @@ def test_the_same_episode_gives_the_same_logits_and_leaves_all_as_it_was(name):
     head, episode, x = quick(name), WORLD.episode(2, seed=7), WORLD.scored_on(HEADS[name])[0]
     before, state = copy.deepcopy(episode), torch.get_rng_state()
     first, second = (fitted(head, episode).logits(x) for _ in range(2))
-    assert torch.equal(first, second) and torch.equal(state, torch.get_rng_state()) and head == quick(name)
+    assert torch.equal(first, second) and head == quick(name)
+    assert torch.equal(state, torch.get_rng_state())
     for spec in fields(episode):
         old, new = getattr(before, spec.name), getattr(episode, spec.name)
         assert torch.equal(old, new) if isinstance(old, torch.Tensor) else old == new
@@ -78,8 +82,10 @@ def mixed_runs(head):
     for spec in fields(head):
         if spec.name in head.vary and isinstance(default_of(spec), float):
             low, high = (spec.metadata[key] for key in ("low", "high"))
-            other = [value for value in (getattr(head, spec.name) * factor for factor in (0.5, 1.5)) if low <= value <= (high or value)]
-            runs += [(replace(head, **{spec.name: value}), WORLD.episode(4, 2)) for value in other]
+            for factor in (0.5, 1.5):
+                value = getattr(head, spec.name) * factor
+                if low <= value <= (high or value):
+                    runs.append((replace(head, **{spec.name: value}), WORLD.episode(4, 2)))
     return runs
 
 
@@ -98,15 +104,18 @@ def test_gradients_of_any_memory_order_step_alike():
     """torch's fused optimisers read a gradient's memory in the parameter's order."""
     world, head = World(n_view=2), HEADS["taskres"](epochs=2)
     runs = [(head, world.episode(4, seed)) for seed in (1, 2)]
-    torch.testing.assert_close(fit(runs[:1])[0].p["residual"], fit(runs)[0].p["residual"], rtol=1e-3, atol=1e-7)
+    alone, among_others = fit(runs[:1])[0].p["residual"], fit(runs)[0].p["residual"]
+    torch.testing.assert_close(alone, among_others, rtol=1e-3, atol=1e-7)
 
 
 @EVERY
 def test_alone_and_among_others_are_equal_on_views(name):
     world, head = World(n_view=3), quick(name)
+    x, _ = world.scored_on(head)
     runs = [(head, world.episode(shots, seed)) for shots, seed in ((4, 5), (4, 2), (2, 7))]
     for run, classifier in zip(runs, fit_all(runs), strict=True):
-        torch.testing.assert_close(fit([run])[0].logits(world.scored_on(head)[0]), classifier.logits(world.scored_on(head)[0]), **CLOSE)
+        alone = fit([run])[0]
+        torch.testing.assert_close(alone.logits(x), classifier.logits(x), **CLOSE)
 
 
 @EVERY
@@ -114,11 +123,12 @@ def test_selection_among_others_is_selection_alone(name):
     head = quick(name)
     if not (head.searches() or head.plan(1, 1).keep == "best"):
         pytest.skip(f"{name} has nothing to select")
+    x, _ = WORLD.scored_on(head)
     runs = [(head, WORLD.episode(4, seed)) for seed in (3, 7)]
     for run, classifier in zip(runs, fit_selected(runs), strict=True):
         alone = fitted(*run, "val")
         assert alone.head == classifier.head
-        torch.testing.assert_close(alone.logits(WORLD.scored_on(head)[0]), classifier.logits(WORLD.scored_on(head)[0]), **CLOSE)
+        torch.testing.assert_close(alone.logits(x), classifier.logits(x), **CLOSE)
 
 
 def poisoned(episode):
@@ -207,7 +217,8 @@ def test_one_shot_and_a_class_missing_in_validation(name):
 def test_sixteen_shots_solve_the_toy_world(name):
     head = HEADS[name]()
     x, y = WORLD.scored_on(head)
-    assert (fitted(head, WORLD.episode(16, seed=7), published_way(head)).logits(x).argmax(dim=1) == y).float().mean() > 0.9
+    logits = fitted(head, WORLD.episode(16, seed=7), published_way(head)).logits(x)
+    assert (logits.argmax(dim=1) == y).float().mean() > 0.9
 
 
 @EVERY
@@ -223,7 +234,8 @@ def test_what_an_episode_lacks_is_one_line(name):
 def test_no_tensor_is_made_on_a_device_of_its_own(name):
     runs = [(quick(name), WORLD.episode(2, seed)) for seed in (1, 2)]
     x, _ = WORLD.scored_on(HEADS[name])
-    torch.set_default_device("meta")  # a tensor made without its neighbours' device would now be of no use to them
+    # a tensor made without its neighbours' device would now be of no use to them
+    torch.set_default_device("meta")
     try:
         together = fit_selected(runs) if published_way(HEADS[name]) == "val" else fit_all(runs)
         assert all(classifier.logits(x).device.type == "cpu" for classifier in together)
@@ -233,7 +245,8 @@ def test_no_tensor_is_made_on_a_device_of_its_own(name):
 
 def test_no_head_names_a_device():
     for path in (Path(cliad.__file__).parent / "adapters").glob("*.py"):
-        assert not [word for word in ("cuda", ".half(", "float16") if word in path.read_text(encoding="utf-8")], path
+        text = path.read_text(encoding="utf-8")
+        assert not [word for word in ("cuda", ".half(", "float16") if word in text], path
 
 
 @EVERY
@@ -262,4 +275,5 @@ def test_steps_out_of_all_measure_are_told(name):
 def test_what_is_not_finite_is_told(name):
     episode = WORLD.episode(4)
     hit = torch.arange(len(episode.features))[:, None] == episode.index[0]
-    assert fitted(quick(name), replace(episode, features=torch.where(hit, torch.nan, episode.features))).diverged
+    spoiled = torch.where(hit, torch.nan, episode.features)
+    assert fitted(quick(name), replace(episode, features=spoiled)).diverged
