@@ -118,7 +118,7 @@ def test_the_synthetic_list_is_the_one_that_the_literals_were_made_for():
 
 
 def sampled(rng, labels, taken, count):
-    """`count` rows of each class that are not taken, or all where there are fewer or count is None."""
+    """`count` free rows of each class; all where there are fewer, or where count is None."""
     chosen = []
     for wanted in dict.fromkeys(labels):
         members = []
@@ -133,7 +133,8 @@ def sampled(rng, labels, taken, count):
 def drawn_by_hand(train, val, shots, seed, protocol):
     """Support and validation rows as the papers' code draws them."""
     rng = random.Random(seed)
-    count = {"coop": min(shots, 4), "tip": None, "lp++": shots, "clip-lora": min(shots, 4)}[protocol]
+    few = min(shots, 4)
+    count = {"coop": few, "tip": None, "lp++": shots, "clip-lora": few}[protocol]
     if protocol == "clip-lora":
         validation = sampled(rng, val or train, set(), count)
         support = sampled(rng, train, set() if val else set(validation), shots)
@@ -249,12 +250,12 @@ def test_validation_first_leaves_too_few_for_the_support():
 
 
 def test_a_class_without_a_name_is_named_by_its_label():
-    with pytest.raises(DrawError, match="class 1 has 3 training images, 4 shots are asked; 3 shots"):
+    with pytest.raises(DrawError, match="class 1 has 3 training images, 4 shots are asked"):
         draw([0, 0, 0, 0, 1, 1, 1], None, shots=4, seed=1, names=["only the first"])
 
 
 def test_the_smallest_class_is_the_most_for_all():
-    with pytest.raises(DrawError, match="class 0 has 4 training images, .*; 3 shots is the most"):
+    with pytest.raises(DrawError, match=r"class 0 has 4 training images, .*; 3 shots is the most"):
         draw([0, 0, 0, 0, 1, 1, 1], None, shots=5, seed=1)
 
 
@@ -311,6 +312,7 @@ def test_a_split_file_is_drawn_by_the_same_rule(tmp_path, with_val):
         support, validation = drawn_by_hand(SEVEN, val, 8, 2, protocol)
         letter = "v" if with_val else "t"
         assert [item["path"] for item in found["train"]] == [f"t{row}.jpg" for row in support]
-        assert [item["path"] for item in found["val"]] == [f"{letter}{row}.jpg" for row in validation]
+        expected = [f"{letter}{row}.jpg" for row in validation]
+        assert [item["path"] for item in found["val"]] == expected
         first = found["train"][0]
         assert first["classname"] == f"class {first['label']}" == f"class {SEVEN[support[0]]}"
