@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -271,6 +272,23 @@ def test_a_diverged_run_has_no_numbers(hard):
     assert 0 < row["zero_shot_top1"] < 1 and row["alpha"] == 0.2
 
 
+def test_logits_that_are_not_finite_are_no_result(tmp_path):
+    path = toy_cache(tmp_path, text=False)
+    with h5py.File(path, "r+") as file:
+        file["splits/test/features"][3, 2] = float("nan")
+    asked = {"head": "linear-probe", "shots": 2, "hyper": {"C": 1}}
+    row = train(folder=tmp_path, device="cpu", **asked)[0].row()
+    assert (row["diverged"], row["top1"], row["nll"]) == (True, None, None)
+
+
+def test_the_order_of_what_was_typed_does_not_matter(toy):
+    asked = {"folder": toy, "head": "tip-adapter", "shots": 1}
+    one = train(**asked, hyper={"alpha": 2, "beta": 3})[0]
+    other = train(**asked, hyper={"beta": 3, "alpha": 2})[0]
+    assert one.spec == other.spec
+    assert {one.spec: "a run"}[other.spec] == "a run"
+
+
 def test_what_the_user_gave_is_not_searched(toy):
     row = train(folder=toy, head="tip-adapter", shots=2, select="val", hyper={"alpha": 2})[0].row()
     assert (row["selected_on"], row["hyper"]) == ("val", {"alpha": 2.0})
@@ -348,6 +366,8 @@ def test_values_are_read_as_the_type_of_their_field():
     assert make_head("clip-adapter", {"lr": None}).lr == 3e-3  # the preset fills it in
     with pytest.raises(SpecError, match=r"epochs is a whole number; got 2\.5"):
         make_head("clip-adapter", {"epochs": "2.5"})
+    with pytest.raises(SpecError, match="alpha is a number; got None"):
+        make_head("clip-adapter", {"alpha": None})
     with pytest.raises(SpecError, match="lr is a number; got fast"):
         make_head("clip-adapter", {"lr": "fast"})
 
