@@ -156,3 +156,41 @@ def test_a_default_that_was_typed_is_the_same_run_and_a_preset_fills_defaults_in
     assert len(study_of(rows).rows) == 1
     study = study_of([*rows, result_row(head="clip-adapter", seed=1, hyper={"lr": 1e-3}, found={"lr": 1e-3})])
     assert [method.label for method in study.leading(study.blocks[0])] == ["clip-adapter, lr 0.003"]
+
+
+def test_data_sets_with_different_seeds_are_compared_each_alone_but_not_on_average():
+    rows = runs("gda", A) + runs("clip-adapter", B)
+    other = {"dataset": "e", "seeds": (4, 5, 6)}
+    rows += runs("gda", (0.9, 0.8, 0.9), **other) + runs("clip-adapter", A, **other)
+    assert only(rows, dataset="d").gain.n == 3
+    assert only(rows, dataset="e").gain.mean == pytest.approx((0.2 + 0.0 + 0.15) / 3)
+    assert only(rows, dataset=None) is None
+    (table,) = versus_tables(study_of(rows)).values()
+    assert list(table) == ["d", "e"]
+
+
+def test_the_same_seeds_in_another_order_are_paired_seed_by_seed():
+    rows = runs("gda", A, seeds=(3, 1, 2)) + runs("clip-adapter", B, seeds=(1, 2, 3))
+    # seed 1: 0.80 - 0.69, seed 2: 0.75 - 0.73, seed 3: 0.70 - 0.70
+    found = only(rows)
+    assert found.gain.mean == pytest.approx((0.11 + 0.02 + 0.0) / 3)
+    assert found.gain.std == pytest.approx(statistics.stdev([0.11, 0.02, 0.0]))
+
+
+def test_on_average_a_data_set_with_other_images_is_not_compared():
+    rows = runs("gda", A) + runs("clip-adapter", B)
+    rows += runs("gda", A, dataset="e")
+    rows += [row | {"index_hash": "x"} for row in runs("clip-adapter", B, dataset="e")]
+    found = only(rows, dataset=None)
+    assert (found.gain, found.verdict) == (None, "not the same seeds and images")
+    assert only(rows, dataset="d").gain is not None
+
+
+def test_on_average_over_data_sets_zero_shot_is_the_mean_of_each():
+    rows = runs("gda", (0.3, 0.2), zero_shot_top1=0.5)
+    rows += runs("gda", (0.4, 0.1), dataset="e", zero_shot_top1=0.7)
+    found = only(rows, dataset=None)
+    assert found.names == "zero-shot over gda"
+    # seed 1: 0.6 - 0.35, seed 2: 0.6 - 0.15
+    assert found.gain.mean == pytest.approx(0.35)
+    assert found.gain.std == pytest.approx(statistics.stdev([0.25, 0.45]))

@@ -1,5 +1,6 @@
 """The verb `grid`: what it runs, what it writes, and that nothing finished is ever lost or done twice."""
 
+import itertools
 import json
 import os
 import random
@@ -20,10 +21,10 @@ import cliad
 from cliad.adapters import HEADS
 from cliad.cache.folder import find
 from cliad.cache.store import hold
-from cliad.pipelines.axes import AxisError, read_config, values
-from cliad.pipelines.grid import grid
+from cliad.pipelines.axes import AxisError, axes_of, read_config, values
+from cliad.pipelines.grid import Progress, grid
 from cliad.pipelines.memory import in_parts
-from cliad.pipelines.rows import RowsError, read_rows
+from cliad.pipelines.rows import RowsError, open_ledger, read_rows
 from cliad.pipelines.train import make_head, run, spec_of, train
 from cliad.pipelines.transfer import train_and_transfer
 
@@ -315,3 +316,187 @@ PAPER = sorted((Path(cliad.__file__).parent / "benchmarks" / "paper").glob("*.to
 def test_the_papers_configurations_are_read(config):
     axes = read_config(config)
     assert axes.other["out"] == f"{config.stem}.jsonl" and axes.spec["dataset"] and set(axes.spec["head"]) <= set(HEADS)
+
+
+def test_the_plan_is_said_in_one_line_before_anything_runs(toy, tmp_path):
+    said, out = [], tmp_path / "r.jsonl"
+    words = {"head": "zero-shot", "shots": "1", "seeds": "1:17:1"}
+    grid(folder=toy, words=words, out=out, device="cpu", tell=said.append)
+    # batches of at most 16
+    assert said == [f"17 runs in 2 batches over 1 cache on cpu into {out}"]
+    words |= {"seeds": "1:40:1"}
+    grid(folder=toy, words=words, out=out, device="cpu", tell=said.append)
+    line = f"23 runs in 2 batches over 1 cache on cpu (17 of 40 rows are in {out} already)"
+    assert said[1:] == [line]
+    grid(folder=toy, words=words, out=out, device="cpu", tell=said.append)
+    assert said[2:] == [f"all 40 rows are in {out}; nothing to do"]
+
+
+def test_the_plan_counts_caches_and_rows_on_other_data_sets(shifted, tmp_path):
+    said, out = [], tmp_path / "r.jsonl"
+    words = {"head": "zero-shot", "shots": "1", "seeds": "1,2", "dataset": "source,noisy"}
+    words |= {"test": "noisy"}
+    done = grid(folder=shifted, words=words, out=out, device="cpu", tell=said.append)
+    # both runs of source are scored on noisy too, those of noisy on itself only
+    assert said == [f"4 runs in 2 batches over 2 caches on cpu, 6 rows, into {out}"]
+    assert (done.asked, done.found, done.done, done.out) == (6, 0, 6, out)
+
+
+def test_progress_counts_rows_up_to_all_that_are_to_do(toy, tmp_path):
+    states, out = [], tmp_path / "r.jsonl"
+    words = {"head": "zero-shot", "shots": "1,2", "seeds": "1,2,3"}
+    grid(folder=toy, words=words | {"shots": "1"}, out=out)
+    done = grid(folder=toy, words=words | {"shots": "1,2,4"}, out=out, progress=states.append)
+    assert [(state.done, state.total) for state in states] == [(3, 6), (6, 6)]
+    assert all(isinstance(state, Progress) and state.rate > 0 for state in states)
+    assert (done.asked, done.found, done.done) == (9, 3, 6)
+    assert states[-1].rate * done.seconds == pytest.approx(6, rel=0.2)
+
+
+def test_without_words_the_published_defaults_are_run(toy, tmp_path):
+    done = grid(folder=toy, words={"head": "zero-shot"}, out=tmp_path / "r.jsonl")
+    rows = rows_of(tmp_path / "r.jsonl")
+    pairs = [(row["shots"], row["seed"]) for row in rows]
+    expected = list(itertools.product((1, 2, 4, 8, 16), (1, 2, 3)))
+    assert done.done == 15 and sorted(pairs) == expected
+    assert {row["protocol"] for row in rows} == {"coop"}
+
+
+def test_every_word_of_a_draw_is_varied(toy, tmp_path):
+    words = {"head": "tip-adapter", "shots": "1,2", "seeds": "3,4", "protocol": "coop,tip"}
+    words |= {"select": "fixed,val", "alpha": "1,2"}
+    grid(folder=toy, words=words, out=tmp_path / "r.jsonl")
+    names = ("shots", "seed", "protocol", "selected_on")
+    found = []
+    for row in rows_of(tmp_path / "r.jsonl"):
+        found.append((*(row[name] for name in names), row["hyper"]["alpha"]))
+    words = ((1, 2), (3, 4), ("coop", "tip"), ("fixed", "val"), (1.0, 2.0))
+    assert sorted(found) == list(itertools.product(*words))
+
+
+def test_a_head_with_nothing_to_select_is_run_fixed_once(toy, tmp_path):
+    words = {"head": "zero-shot", "shots": "1", "seeds": "1", "select": "val,fixed"}
+    assert grid(folder=toy, words=words, out=tmp_path / "r.jsonl").done == 1
+    assert rows_of(tmp_path / "r.jsonl")[0]["selected_on"] == "fixed"
+
+
+def test_a_draw_that_the_largest_number_of_shots_cannot_have_stops_all_before_it_starts(tmp_path):
+    toy_cache(tmp_path, dataset="small", n=(6, 8, 12))
+    toy_cache(tmp_path, dataset="large")
+    out, words = tmp_path / "r.jsonl", {"head": "zero-shot", "seeds": "1", "shots": "1,8"}
+    with pytest.raises(ValueError, match="has 6 training images, 8 shots"):
+        grid(folder=tmp_path, words=words | {"dataset": "large,small"}, out=out)
+    assert not out.exists()
+
+
+def test_a_cache_that_is_named_twice_is_run_once(toy, tmp_path):
+    words = {"head": "zero-shot", "shots": "1", "seeds": "1,2", "dataset": "toy,Toy"}
+    done = grid(folder=toy, words=words, out=tmp_path / "r.jsonl")
+    assert done.asked == done.done == 2
+
+
+def test_words_win_over_the_configuration(toy, tmp_path):
+    config, out = tmp_path / "grid.toml", tmp_path / "there.jsonl"
+    config.write_text(f'head = "zero-shot"\nshots = [1, 2]\nseeds = 1\nout = "{out}"\n')
+    done = grid(folder=toy, config=config, words={"seed": "5,6,7"})
+    assert (done.out, done.done) == (out, 6)
+    assert {row["seed"] for row in rows_of(out)} == {5, 6, 7}
+
+
+def test_axes_hold_each_kind_of_word_apart():
+    words = {"seed": "1,2", "alpha": "0:1:0.5", "set": {"lr": [1, "2"]}, "out": "x.jsonl"}
+    axes = axes_of(words | {"tip-adapter": {"beta": "3"}, "head": None})
+    assert axes.spec == {"seeds": ["1", "2"]}
+    assert axes.hyper == {"alpha": ["0", "0.5", "1"], "lr": ["1", "2"]}
+    assert axes.own == {"tip-adapter": {"beta": ["3"]}}
+    assert axes.other == {"out": "x.jsonl"}
+    assert axes.of("tip-adapter") == {"alpha": ["0", "0.5", "1"], "beta": ["3"]}
+    assert axes.of("zero-shot") == {}
+
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("0:0.3:0.1", ["0", "0.1", "0.2", "0.3"]),
+        ("0:1:0.3", ["0", "0.3", "0.6", "0.9"]),
+        ("5:5:1", ["5"]),
+        ("100:300:100", ["100", "200", "300"]),
+        ("1:0:-0.25", ["1", "0.75", "0.5", "0.25", "0"]),
+        ("0:0.2:0.1,0.1,7", ["0", "0.1", "0.2", "7"]),
+        (" 1 , 2 ", ["1", "2"]),
+        (3, ["3"]),
+        ((1, "2:3:1"), ["1", "2", "3"]),
+    ],
+)
+def test_ranges_are_as_written_here(text, found):
+    assert values("alpha", text) == found
+
+
+def test_a_range_has_at_most_ten_thousand_values():
+    assert len(values("alpha", "1:10000:1")) == 10_000
+    with pytest.raises(AxisError, match="has 10001 values, at most 10000 are allowed"):
+        values("alpha", "0:10000:1")
+
+
+# ------------------------------------------------------------------------------ the results file
+
+
+def row_of(seed):
+    return {"dataset": "d", "head": "gda", "shots": 1, "seed": seed, "top1": 0.5}
+
+
+def test_a_row_that_could_not_be_written_whole_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "r.jsonl"
+    write = os.write
+    with open_ledger(path, print) as ledger:
+        ledger.append([row_of(1)])
+        before = path.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", lambda fd, data: write(fd, data[: len(data) // 2]))
+            with pytest.raises(RowsError, match="the disk is full; the same command goes on"):
+                ledger.append([row_of(2), row_of(3)])
+        assert path.read_bytes() == before
+        assert ledger.rows == [row_of(1)]
+        ledger.append([row_of(4)])
+    assert read_rows(path) == ([row_of(1), row_of(4)], path.stat().st_size, 0)
+
+
+def test_a_row_that_could_not_be_synced_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "r.jsonl"
+
+    def fail(fd):
+        raise OSError(5, "input/output error")
+
+    with open_ledger(path, print) as ledger:
+        ledger.append([row_of(1)])
+        before = path.read_bytes()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", fail)
+            with pytest.raises(RowsError, match=r"cannot write .*r\.jsonl: input/output error"):
+                ledger.append([row_of(2)])
+        assert path.read_bytes() == before
+
+
+def test_each_append_is_synced_after_it_is_written(tmp_path, monkeypatch):
+    path = tmp_path / "r.jsonl"
+    sync = os.fsync
+    synced = []
+
+    def record(fd):
+        synced.append(path.read_bytes().count(b"\n"))
+        sync(fd)
+
+    with open_ledger(path, print) as ledger:
+        monkeypatch.setattr(os, "fsync", record)
+        ledger.append([row_of(1), row_of(2)])
+        ledger.append([row_of(3)])
+    assert synced == [2, 3]
+
+
+def test_a_line_that_lacks_a_word_is_no_result_row(tmp_path):
+    path = tmp_path / "r.jsonl"
+    for word in ("dataset", "head", "shots", "seed", "top1"):
+        lacking = {name: value for name, value in row_of(1).items() if name != word}
+        path.write_text(json.dumps(row_of(1)) + "\n\n" + json.dumps(lacking) + "\n")
+        with pytest.raises(RowsError, match="line 3: it is no result row; mend or delete"):
+            read_rows(path)

@@ -193,3 +193,106 @@ def test_no_image_classified_is_exit_1(used, cliad, tmp_path):
     assert cliad("predict", "latest", tmp_path / "x.png", "--json", "--csv")[0] == 2
     code, out, err = cliad("predict", "latest", tmp_path / "x.png", "--top", 0)
     assert code == 1 and err.startswith("cliad: top is") and err.count("\n") == 1
+
+
+def changed(used, tmp_path, change):
+    """A copy of the run whose run.json was changed in place by `change`."""
+    run = shutil.copytree(used.run, tmp_path / "run")
+    about = json.loads((run / "run.json").read_text())
+    change(about)
+    (run / "run.json").write_text(json.dumps(about))
+    return load(run)
+
+
+def other_preprocessing(about):
+    about["image_recipe"]["encoder"]["preprocess"]["mean"] = [0.5, 0.5, 0.5]
+
+
+def other_weights(about):
+    about["image_recipe"]["encoder"]["weights"] = "f" * 64
+
+
+def other_activation(about):
+    about["image_recipe"]["encoder"]["activation"] = "Swish"
+
+
+def no_preprocessing(about):
+    del about["image_recipe"]["encoder"]["preprocess"]
+
+
+def other_encoder(about):
+    about["encoder_id"] = "0123abcd"
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (other_weights, r"is not the encoder of this run: its weights here \w{16}, there f{16};"),
+        (other_preprocessing, r"its preprocess here .*0\.48.*, there .*\[0\.5, 0\.5, 0\.5\]"),
+        (no_preprocessing, r"its preprocess here .*, there None"),
+        (other_activation, r"its activation here GELU, there Swish"),
+        (other_encoder, r"is encoder \w{8}, this run was trained with 0123abcd"),
+    ],
+)
+def test_an_encoder_that_differs_in_one_thing_is_refused(used, tmp_path, change, said):
+    run = changed(used, tmp_path, change)
+    with pytest.raises(PredictError, match=said) as caught:
+        run.encoder(pretrained=str(used.weights))
+    assert "\n" not in str(caught.value)
+    assert load(used.run).encoder(pretrained=str(used.weights)).dim == 24
+
+
+def test_an_encoder_is_loaded_with_the_activation_of_the_run(used, tmp_path):
+    def quick(about):
+        about["image_recipe"]["encoder"]["activation"] = "QuickGELU"
+
+    with pytest.raises(PredictError, match=r"is encoder .*, this run was trained with"):
+        changed(used, tmp_path, quick).encoder(pretrained=str(used.weights))
+
+
+def test_probabilities_without_a_temperature_are_the_plain_softmax(used, tmp_path):
+    def none(about):
+        about["temperature"] = None
+
+    run, x = changed(used, tmp_path, none), used.cache.split("test").rows()[:4]
+    expected = run.logits(x).softmax(dim=-1)
+    torch.testing.assert_close(run.probabilities(x), expected)
+    assert not torch.allclose(load(used.run).probabilities(x), expected)
+
+
+@pytest.mark.parametrize("shape", [(24,), (3, 23), (3, 25), (1, 3, 24)])
+def test_features_of_another_shape_are_refused(used, shape):
+    with pytest.raises(PredictError, match=r"takes features \(n, 24\), however: \("):
+        load(used.run).logits(torch.ones(shape))
+
+
+def test_features_that_are_not_finite_are_refused(used):
+    x = torch.ones(2, 24)
+    x[1, 3] = float("nan")
+    with pytest.raises(PredictError, match="gives logits that are not finite"):
+        load(used.run).logits(x)
+
+
+def test_features_are_rounded_as_the_cache_rounded_its_own(used):
+    run = load(used.run)
+    x = 1 / 3 + torch.arange(24)[None] / 7
+    rounded = x.half().float()
+    assert run.about["dtype"] == "float16"
+    torch.testing.assert_close(run.logits(x), run.classifier.logits(rounded), rtol=0, atol=0)
+    assert (run.logits(x) != run.classifier.logits(x)).any()
+
+
+def test_the_likeliest_classes_come_first_with_their_probabilities(used):
+    run, x = load(used.run), used.cache.split("test").rows()[:5]
+    chances = run.probabilities(x).tolist()
+    for row, found in zip(chances, run.top(x, 3), strict=True):
+        order = sorted(range(10), key=lambda c: -row[c])[:3]
+        assert [name for name, _ in found] == [run.classnames[c] for c in order]
+        assert [chance for _, chance in found] == [row[c] for c in order]
+    assert [len(found) for found in run.top(x, 99)] == [10] * 5
+
+
+@pytest.mark.parametrize("words, said", [({"top": 0}, "top is"), ({"batch": 0}, "batch is")])
+def test_numbers_below_one_are_refused(used, words, said):
+    with pytest.raises(PredictError, match=f"{said} the number of .*, at least 1; got 0"):
+        predict(used.run, [], **words)

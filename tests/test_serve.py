@@ -1,5 +1,6 @@
 """`cliad serve` over real HTTP: its endpoint, what it refuses, and the page in a real browser."""
 
+import asyncio
 import http.client
 import io
 import json
@@ -15,11 +16,15 @@ from urllib.parse import quote
 
 import browser
 import pytest
+import torch
 import uvicorn
 from PIL import Image
 
+from cliad.cache.store import open_cache
 from cliad.cli import main
 from cliad.pipelines.desk import Desk
+from cliad.pipelines.extract import PromptChoice, extract
+from cliad.pipelines.predict import load
 from cliad.pipelines.serve import LARGEST_UPLOAD, Guard, ServeError, make_app, serve
 
 
@@ -147,6 +152,102 @@ def test_the_page_runs_nothing_but_its_own_script(port):
     assert status == 200 and text.startswith("<!doctype html>") and "http://" not in text and "https://" not in text
     policy = headers["content-security-policy"]
     assert "default-src 'none'" in policy and "unsafe" not in policy and headers["x-content-type-options"] == "nosniff"
+
+
+CAREFUL = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "x-frame-options": "DENY",
+}
+
+
+@pytest.mark.parametrize("path", ["/", "/api/runs", "/nothing", "/api/classify"])
+def test_every_answer_bears_the_headers_that_keep_a_browser_careful(port, path):
+    _, _, headers = send(port, path)
+    plain = {"content-length", "content-type", "date", "server", "content-security-policy", "allow"}
+    found = {name.lower(): value for name, value in headers.items() if name.lower() not in plain}
+    assert found == CAREFUL
+    assert headers.get_all("x-frame-options") == ["DENY"]
+
+
+def test_the_policy_of_the_page_is_this_list(port):
+    policy = send(port, "/")[2]["content-security-policy"]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    for name in ("script-src", "style-src"):
+        sources = rules.pop(name).split(" ")
+        assert len(sources) == 1 and sources[0].startswith("'sha256-"), sources
+    assert rules == {
+        "default-src": "'none'",
+        "img-src": "data: blob:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+
+
+@pytest.mark.parametrize("kind", ["websocket", "lifespan", "other"])
+def test_no_other_kind_of_connection_reaches_the_application(kind):
+    reached = []
+
+    async def app(scope, receive, send):
+        reached.append(scope["type"])
+
+    guard = Guard(app, "127.0.0.1")
+    own = [(b"host", b"127.0.0.1:8000")]
+    asyncio.run(guard({"type": kind, "headers": own}, None, None))
+    assert reached == []
+    asyncio.run(guard({"type": "http", "headers": own}, None, None))
+    assert reached == ["http"]
+
+
+def test_the_support_and_zero_shot_of_the_runs_own_cache_are_shown(used, digit):
+    found = Desk(used.probe, caches=used.caches, pretrained=str(used.weights)).classify(digit[0])
+    assert len(found["nearest"]) == 4
+    expected = zero_shot_by_hand(used, used.cache.text, digit[0])
+    assert [shown["class"] for shown in found["zero_shot"]] == [name for name, _ in expected]
+    for shown, (_, probability) in zip(found["zero_shot"], expected, strict=True):
+        assert shown["probability"] == pytest.approx(probability, abs=1e-3)
+
+
+def zero_shot_by_hand(used, text, raw):
+    """The likeliest five (class, probability) of an image, text (n_template, n_class, dim)."""
+    encoder = load(used.probe).encoder(pretrained=str(used.weights))
+    with torch.inference_mode():
+        image = Image.open(io.BytesIO(raw)).convert("RGB")
+        x = encoder.encode_images(encoder.preprocess(image)[None]).float().cpu()
+    unit = torch.nn.functional.normalize
+    x = unit(x, dim=-1)
+    weights = unit(unit(torch.as_tensor(text), dim=-1).mean(dim=0), dim=-1)
+    chances = (used.cache.logit_scale * x @ weights.T).softmax(dim=-1)[0].tolist()
+    return sorted(zip(used.cache.classnames, chances, strict=True), key=lambda one: -one[1])[:5]
+
+
+def test_a_cache_made_anew_under_the_same_name_does_not_serve_an_earlier_run(used, digit, tmp_path):
+    choice = PromptChoice(templates=("a blurry scan of {}, upside down.",))
+    asked = {"model": used.model, "pretrained": str(used.weights), "cache_folder": tmp_path}
+    path = extract("digits", prompt_set=choice, **asked)
+    there = open_cache(path)
+    # the file has the same name, since its images are the same; its prompts are others
+    assert path.relative_to(tmp_path) == used.cache.path.relative_to(used.caches)
+    assert there.fingerprint != used.cache.fingerprint
+    found = Desk(used.probe, caches=tmp_path, pretrained=str(used.weights)).classify(digit[0])
+    assert found["nearest"] == []
+    # zero-shot is by the prompts of the run, encoded anew, and not by those of that cache
+    expected = zero_shot_by_hand(used, used.cache.text, digit[0])
+    strange = zero_shot_by_hand(used, there.text, digit[0])
+    chance = found["zero_shot"][0]["probability"]
+    assert chance == pytest.approx(expected[0][1], abs=1e-3)
+    assert abs(chance - strange[0][1]) > 0.01
+
+
+def test_without_a_cache_there_are_no_shots_to_show(used, digit, tmp_path):
+    desk = Desk(used.probe, caches=tmp_path, pretrained=str(used.weights))
+    found = desk.classify(digit[0], top=2)
+    assert found["nearest"] == [] and len(found["top"]) == len(found["zero_shot"]) == 2
 
 
 def png(width, height, data=b""):
