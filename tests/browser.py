@@ -1,4 +1,4 @@
-"""Headless Chromium for tests, driven by selenium. Binary and driver are named, so selenium fetches nothing."""
+"""Headless Chromium for tests, driven by selenium. Binary and driver are named: it fetches none."""
 
 import base64
 import os
@@ -90,7 +90,7 @@ def drop(driver, *files):
 
 
 class _Page:
-    """The words that tests/test_serve.py uses for a browser; it goes when that file takes the fixture."""
+    """The words that tests/test_serve.py uses for a browser; to be dropped there."""
 
     def __init__(self, driver):
         self.driver = driver

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -175,7 +176,7 @@ def test_rows_are_gathered_as_numpy_would(tmp_path, index, dtype):
         store.gather(x, [100])
 
 
-# ------------------------------------------------------------------------------------ what the file holds, in numbers
+# ----------------------------------------------------------------- what the file holds, in numbers
 
 
 def id_of(recipe):
@@ -196,12 +197,14 @@ def test_the_ids_of_a_fixed_file_never_change(tmp_path):
 
 
 def test_an_id_takes_letters_as_they_are():
-    assert store.recipe_id({"name": "é"}) == hashlib.sha256('{"name": "é"}'.encode()).hexdigest()[:8]
+    digest = hashlib.sha256('{"name": "é"}'.encode()).hexdigest()
+    assert store.recipe_id({"name": "é"}) == digest[:8]
 
 
 def test_the_list_hash_feels_split_label_path_and_order():
     def hashed(split="train", labels=(0, 1), paths=("a", "b")):
-        return store.file_list_hash({"val": (["c"], np.array([0])), split: (paths, np.array(labels))})
+        val = (["c"], np.array([0]))
+        return store.file_list_hash({"val": val, split: (paths, np.array(labels))})
 
     changed = [hashed("test"), hashed(labels=(1, 1)), hashed(paths=("a", "c"))]
     swapped = hashed(labels=(1, 0), paths=("b", "a"))
@@ -260,7 +263,8 @@ def test_a_whole_split_may_be_without_views_or_rows(tmp_path):
     empty = store.SplitLayout([], np.zeros(0, int), {"features": (6,)})
     plain = store.SplitLayout(["x"], np.zeros(1, int), {"features": (6,)})
     path = tmp_path / "a.h5"
-    store.create(path, header(layout()), {"extra": plain, "test": plain, "val": empty}, [text_set()])
+    splits = {"extra": plain, "test": plain, "val": empty}
+    store.create(path, header(layout()), splits, [text_set()])
     with store.Writer(path) as writer:
         assert writer.todo() == [("test", 0, 1), ("extra", 0, 1)]
         for name, start, _ in writer.todo():
@@ -285,11 +289,11 @@ def test_a_batch_is_written_whole_or_refused(tmp_path):
         assert writer.todo() == [("train", 0, 4), ("train", 4, 8), ("train", 8, 10)]
 
 
-# ------------------------------------------------------------------------------------- what happens on the disk, and when
+# -------------------------------------------------------------- what happens on the disk, and when
 
 
 def events_of(monkeypatch, cache, split="train"):
-    """A list that grows with what is done to the disk: "rows", "mark", "sync", "rename"; all of it is done in truth."""
+    """A list that grows with what is done to the disk: "rows", "mark", "sync" or "rename"."""
     events = []
     status = cache.arrays[f"splits/{split}/status"]
     really_write, really_sync, really_replace = os.write, os.fsync, os.replace
@@ -315,7 +319,7 @@ def events_of(monkeypatch, cache, split="train"):
 
 
 def without_repeats(events):
-    return [event for event, before in zip(events, [None, *events], strict=False) if event != before]
+    return [event for event, _ in itertools.groupby(events)]
 
 
 def write_and_watch(tmp_path, monkeypatch):
@@ -326,7 +330,8 @@ def write_and_watch(tmp_path, monkeypatch):
     with store.Writer(path) as writer:
         events = events_of(monkeypatch, writer.cache)
         for name, start, stop in writer.todo():
-            writer.write(name, start, rows_of(split, start, stop), np.full(stop - start, store.DONE))
+            done = np.full(stop - start, store.DONE)
+            writer.write(name, start, rows_of(split, start, stop), done)
         writer.finish()
         watched = list(events)
     return watched
@@ -388,7 +393,7 @@ def test_a_file_is_begun_only_where_it_fits(tmp_path, monkeypatch, spare, fits):
     if fits:
         store.create(tmp_path / "a.h5", header(layout()), {"train": layout()}, [text_set()])
     else:
-        with pytest.raises(store.CacheError, match=r"has 1 MB free, a.h5.part.new needs 0 MB"):
+        with pytest.raises(store.CacheError, match=r"has 1 MB free, a\.h5\.part\.new needs 0 MB"):
             store.create(tmp_path / "a.h5", header(layout()), {"train": layout()}, [text_set()])
         assert list(tmp_path.iterdir()) == []
 
@@ -398,12 +403,12 @@ def test_prompts_are_added_only_where_a_copy_fits(tmp_path, monkeypatch):
     size = path.stat().st_size
     usage = namedtuple("usage", "total used free")(0, 0, size - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
-    with pytest.raises(store.CacheError, match="no room for a copy of a.h5"):
+    with pytest.raises(store.CacheError, match=r"no room for a copy of a\.h5"):
         store.add_text(path, text_set("mine"))
     assert path.stat().st_size == size and [file.name for file in tmp_path.iterdir()] == ["a.h5"]
 
 
-# ---------------------------------------------------------------------------------------- what a reader is told, and what not
+# ------------------------------------------------------------- what a reader is told, and what not
 
 
 def test_unreadable_rows_are_not_readable(tmp_path):
@@ -412,10 +417,12 @@ def test_unreadable_rows_are_not_readable(tmp_path):
     store.create(path, header(split), {"train": split}, [text_set()])
     with store.Writer(path) as writer:
         writer.write("train", 0, rows_of(split, 0, 4), np.array([1, 2, 1, 2]))
-    found = store.open_cache(store.part_of(path)).split("train")
+    cache = store.open_cache(store.part_of(path))
+    found = cache.split("train")
     assert found.status.tolist() == [1, 2, 1, 2, 0, 0, 0, 0, 0, 0]
     assert found.readable.tolist() == [True, False, True, False] + [False] * 6
-    assert store.problems(store.open_cache(store.part_of(path)))[0] == ("train: 6 rows are still to do; run the same extract again")
+    problem = store.problems(cache)[0]
+    assert problem == "train: 6 rows are still to do; run the same extract again"
 
 
 def test_rows_come_raw_or_of_length_one_and_zero_rows_stay_zero(tmp_path):
@@ -445,7 +452,7 @@ def test_a_changed_text_is_found_on_opening(tmp_path, word):
         else:
             recipe = json.loads(group.attrs["text_recipe"])
             group.attrs["text_recipe"] = np.bytes_(json.dumps(recipe | {"weights": "other"}))
-    message = "class names or templates" if word == "templates" else "its ids do not match its contents"
+    message = "class names or templates" if word == "templates" else "its ids do not match"
     with pytest.raises(store.CacheError, match=message):
         store.open_cache(path)
 
@@ -458,7 +465,7 @@ def test_the_prompt_set_is_the_one_named_else_the_default_else_the_only_one(tmp_
     assert store.open_cache(part, "two").prompts == "two"
     assert store.open_cache(part, any_prompts=True).prompts == "one"
     assert store.open_cache(part, "none", any_prompts=True).prompts == "one"
-    with pytest.raises(store.CacheError, match=r"several prompt sets; choose one of \['one', 'two'\]"):
+    with pytest.raises(store.CacheError, match=r"several prompt sets; .* \['one', 'two'\]"):
         store.open_cache(part)
     with pytest.raises(store.CacheError, match="no prompts 'none'; choose one of"):
         store.open_cache(part, "none")
@@ -475,10 +482,12 @@ def test_damaged_views_are_found_in_the_batch_of_their_row(tmp_path):
     path = write(tmp_path / "a.h5")
     with h5py.File(path, "r+") as file:
         file["splits/train/views/aug"][1, 3] = 7  # the view of row 9
-    assert store.problems(store.open_cache(path)) == ["train: rows 8 to 9 are damaged (their checksum differs)"]
+    found = store.problems(store.open_cache(path))
+    assert found == ["train: rows 8 to 9 are damaged (their checksum differs)"]
     with h5py.File(path, "r+") as file:
         file["splits/train/views/aug"][1, 3] = np.inf
-    assert store.problems(store.open_cache(path))[0] == ("train: rows 8 to 9 hold values that are not finite")
+    found = store.problems(store.open_cache(path))
+    assert found[0] == "train: rows 8 to 9 hold values that are not finite"
 
 
 def test_a_list_or_text_that_was_changed_is_a_problem(tmp_path):
@@ -501,7 +510,10 @@ def test_a_lost_data_set_is_named(tmp_path, lost):
         store.open_cache(path)
 
 
-@pytest.mark.parametrize("lost", ["dataset", "encoder", "encoder_id", "image_id", "batch", "unit_rows"])
+FACTS = ["dataset", "encoder", "encoder_id", "image_id", "batch", "unit_rows", "versions"]
+
+
+@pytest.mark.parametrize("lost", FACTS)
 def test_a_lost_fact_is_named(tmp_path, lost):
     path = write(tmp_path / "a.h5")
     with h5py.File(path, "r+") as file:
