@@ -1,4 +1,4 @@
-"""The loop from images to rows, with a small encoder of its own: what the encoder sees, and what becomes of it."""
+"""The loop from images to rows: what the encoder sees, and what becomes of what it gives."""
 
 import importlib.metadata
 
@@ -18,7 +18,7 @@ SIZE = 4  # images are SIZE x SIZE
 
 
 class MeanColour:
-    """An encoder whose feature of an image is its mean colour (3,); it remembers the batches that it saw."""
+    """An encoder that gives the mean colour (3,) of an image and remembers the batches it saw."""
 
     name = "mean"
     encoder_id = "mean-1"
@@ -120,7 +120,8 @@ def test_every_batch_that_the_encoder_sees_has_the_same_shape(tmp_path):
 
 def test_what_was_done_is_counted(tmp_path):
     filled, states, _ = run(tmp_path / "a.h5", job_of(MeanColour(), listing(6, 3)), batch=4)
-    assert [state.done for state in states] == [4, 6, 9] and {state.total for state in states} == {9}
+    assert [state.done for state in states] == [4, 6, 9]
+    assert {state.total for state in states} == {9}
     assert all(state.rate > 0 and 0 <= state.waiting <= 1 for state in states)
     assert filled.images == 9 and filled.unreadable == [] and 0 <= filled.waited <= filled.seconds
 
@@ -135,7 +136,8 @@ def test_a_resumed_extraction_counts_what_was_there(tmp_path):
     encoder = MeanColour()
     states = []
     filled = fill(path, job_of(encoder, listing(6, 3)), workers=2, progress=states.append)
-    assert filled.images == 5 and [state.done for state in states] == [6, 9] and len(encoder.plain) == 2
+    assert filled.images == 5 and len(encoder.plain) == 2
+    assert [state.done for state in states] == [6, 9]
     assert store.problems(store.open_cache(path)) == []
 
 
@@ -169,8 +171,9 @@ def test_an_unreadable_image_is_zero_in_its_row_and_its_views_and_nowhere_else(t
     expected = [black if row in (1, 4) else list(colour(row)) for row in range(6)]
     assert train.rows().tolist() == expected
     views = cache.column("train", "views/crop-0.5-1")
-    assert views.tolist() == [[black, list(colour(2)), black, list(colour(5))]] * 3
-    assert cache.column("train", "views/flip").tolist() == [[black, list(colour(2)), black, list(colour(5))]]
+    one_view = [black, list(colour(2)), black, list(colour(5))]
+    assert views.tolist() == [one_view] * 3
+    assert cache.column("train", "views/flip").tolist() == [one_view]
     assert sorted(filled.unreadable) == [
         ("train bad 1", "OSError: no picture"),
         ("train bad 4", "OSError: no picture"),
@@ -184,11 +187,11 @@ def test_views_are_made_of_the_rows_they_cover_alone(tmp_path):
     _, _, cache = run(tmp_path / "a.h5", job, batch=2)
     assert [len(batch) for batch in encoder.cropped] == [1] * 8  # 2 rows x (3 crops + 1 mirrored)
     assert cache.column("train", "views/flip_rows").tolist() == [0, 5]
-    assert cache.column("test", "views/flip") is None and "views" not in job.header(2).recipe["parts"]
+    assert cache.column("test", "views/flip") is None
 
 
 @pytest.mark.parametrize("at_once, groups", [(2, [1, 1, 1, 1, 1]), (4, [2, 2, 1]), (100, [5])])
-def test_jobs_hold_at_most_so_many_images_and_the_plain_view_comes_first(monkeypatch, at_once, groups):
+def test_jobs_hold_at_most_so_many_images_plain_view_first(monkeypatch, at_once, groups):
     monkeypatch.setattr(filling, "AT_ONCE", at_once)
     job = job_of(MeanColour(), view_sets=VIEWS)
     jobs = list(job.jobs([("train", 2, 4)]))
@@ -217,11 +220,13 @@ def test_the_recipe_holds_all_that_decides_the_rows():
             "test": ([str(row) for row in range(3)], np.arange(3) % 2),
         }
     )
-    basic = {"files": files, "encoder": {"weights": "none"}, "dtype": "float32", "parts": ["features"]}
+    basic = {"files": files, "encoder": {"weights": "none"}, "dtype": "float32"}
+    basic["parts"] = ["features"]
     assert plain == basic
     some = job_of(MeanColour(), view_sets=VIEWS, view_rows=[0, 5]).recipe
     covered = store.recipe_id({"rows": [0, 5]})
-    crop = {"n_view": 3, "flip": 0.5, "seed": 1, "scale_low": 0.5, "scale_high": 1.0, "rows": covered}
+    crop = {"n_view": 3, "flip": 0.5, "seed": 1, "scale_low": 0.5, "scale_high": 1.0}
+    crop["rows"] = covered
     flip = {"n_view": 1, "flip": 1.0, "seed": 1, "rows": covered}
     assert some == basic | {"views": {"crop-0.5-1": crop, "flip": flip}}
     every = job_of(MeanColour(), view_sets=VIEWS).recipe
