@@ -224,7 +224,7 @@ def test_what_must_be_fetched_is_told_with_its_size(offline, file):
         EncoderChoice("RN50").load("dtd", CPU, half=False, fetch=False, tell=print)
 
 
-# ------------------------------------------------------------------------ what the network sees, in numbers
+# --------------------------------------------------------------- what the network sees, in numbers
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's
 STD = (0.26862954, 0.26130258, 0.27577711)

@@ -417,7 +417,7 @@ def test_without_pyarrow_the_way_to_get_it_is_said(tmp_path, monkeypatch):
     refused(import_clip_retrieval, folder, tmp_path, r"cliad\[interop\]")
 
 
-# ------------------------------------------------------------------------- which rows, classes and ids, in numbers
+# --------------------------------------------------------- which rows, classes and ids, in numbers
 
 
 def test_the_largest_keys_file_is_the_one_with_most_rows(tmp_path):
