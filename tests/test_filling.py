@@ -1,6 +1,7 @@
 """The loop from images to rows: what the encoder sees, and what becomes of what it gives."""
 
 import importlib.metadata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -33,8 +34,9 @@ class MeanColour:
     threads = 1
     text_projects = False
 
-    def __init__(self, factor=1.0):
+    def __init__(self, factor=1.0, offset=0.0):
         self.factor = factor
+        self.offset = offset
         self.plain = []
         self.cropped = []
         self.threads_seen = set()
@@ -62,7 +64,7 @@ class MeanColour:
         return torch.ones(len(texts), 3)
 
     def _mean(self, batch):
-        return batch.float().mean((-2, -1)) * self.factor
+        return batch.float().mean((-2, -1)) * self.factor + self.offset
 
 
 def colour(row):
@@ -163,15 +165,17 @@ VIEWS = {"crop-0.5-1": ViewSet(3, (0.5, 1.0)), "flip": ViewSet(1, flip=1.0)}
 
 
 def test_an_unreadable_image_is_zero_in_its_row_and_its_views_and_nowhere_else(tmp_path):
-    job = job_of(MeanColour(), listing(6, 3, bad=(1, 4)), view_sets=VIEWS, view_rows=[1, 2, 4, 5])
+    encoder = MeanColour(offset=9.0)  # a black image would not be zero
+    job = job_of(encoder, listing(6, 3, bad=(1, 4)), view_sets=VIEWS, view_rows=[1, 2, 4, 5])
     filled, _, cache = run(tmp_path / "a.h5", job, batch=4)
     train = cache.split("train")
     assert train.status.tolist() == [1, 2, 1, 1, 2, 1]
-    black = [0, 0, 0]
-    expected = [black if row in (1, 4) else list(colour(row)) for row in range(6)]
+    blank = [0, 0, 0]
+    lifted = [[value + 9 for value in colour(row)] for row in range(6)]
+    expected = [blank if row in (1, 4) else lifted[row] for row in range(6)]
     assert train.rows().tolist() == expected
     views = cache.column("train", "views/crop-0.5-1")
-    one_view = [black, list(colour(2)), black, list(colour(5))]
+    one_view = [blank, lifted[2], blank, lifted[5]]
     assert views.tolist() == [one_view] * 3
     assert cache.column("train", "views/flip").tolist() == [one_view]
     assert sorted(filled.unreadable) == [
@@ -231,6 +235,23 @@ def test_the_recipe_holds_all_that_decides_the_rows():
     assert some == basic | {"views": {"crop-0.5-1": crop, "flip": flip}}
     every = job_of(MeanColour(), view_sets=VIEWS).recipe
     assert every["views"]["flip"]["rows"] == "all"
+
+
+def test_a_mark_of_the_listing_is_part_of_the_recipe():
+    marked = replace(listing(), mark="batches of 2009")
+    recipe = job_of(MeanColour(), marked).recipe
+    assert recipe == job_of(MeanColour()).recipe | {"mark": "batches of 2009"}
+
+
+def test_only_training_rows_have_views():
+    rows = listing()
+    rows.splits["val"] = [("7", 0)]
+    splits = job_of(MeanColour(), rows, view_sets=VIEWS).splits
+    assert {name: list(split.views) for name, split in splits.items()} == {
+        "train": ["crop-0.5-1", "flip"],
+        "test": [],
+        "val": [],
+    }
 
 
 def test_the_header_names_the_file_and_records_what_made_it():

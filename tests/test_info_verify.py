@@ -112,7 +112,10 @@ def unit_cache(tmp_path, length):
         return writer.finish()
 
 
-@pytest.mark.parametrize("length, sound", [(1.0, True), (1.009, True), (0.991, True), (1.011, False)])
+LENGTHS = [(1.0, True), (1.009, True), (0.991, True), (1.011, False)]
+
+
+@pytest.mark.parametrize("length, sound", LENGTHS)
 def test_rows_said_to_be_of_length_one_are_so_within_a_hundredth(tmp_path, length, sound):
     said = "are not of length one, which the file says they are"
     wrong = [f"train: rows 0 to 3 {said}", f"train: rows 4 to 7 {said}"]

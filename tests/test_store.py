@@ -292,6 +292,15 @@ def test_a_batch_is_written_whole_or_refused(tmp_path):
 # -------------------------------------------------------------- what happens on the disk, and when
 
 
+def test_a_batch_that_is_half_marked_is_still_to_do(tmp_path):
+    path = tmp_path / "a.h5"
+    write(path, 2)
+    with h5py.File(store.part_of(path), "r+") as file:
+        file["splits/train/status"][5] = 0
+    with store.Writer(path) as writer:
+        assert writer.todo() == [("train", 4, 8), ("train", 8, 10)]
+
+
 def events_of(monkeypatch, cache, split="train"):
     """A list that grows with what is done to the disk: "rows", "mark", "sync" or "rename"."""
     events = []
@@ -431,11 +440,11 @@ def test_rows_come_raw_or_of_length_one_and_zero_rows_stay_zero(tmp_path):
     head = header(split, dtype="float32")
     store.create(path, head, {"train": split}, [text_set()])
     with store.Writer(path) as writer:
-        rows = np.array([[3, 4], [0, 0], [0, -2]])
+        rows = np.array([[3, 4], [0, 0], [0, -0.5]])
         writer.write("train", 0, {"features": rows}, np.array([1, 2, 1]))
         writer.finish()
     found = store.open_cache(path).split("train")
-    assert found.rows().tolist() == [[3, 4], [0, 0], [0, -2]] and found.rows().dtype == np.float32
+    assert found.rows().tolist() == [[3, 4], [0, 0], [0, -0.5]] and found.rows().dtype == np.float32
     np.testing.assert_allclose(found.rows(unit=True), [[0.6, 0.8], [0, 0], [0, -1]], rtol=1e-6)
     assert found.paths(1) == ["b"] and found.paths([2, 0]) == ["c", "a"]
 
