@@ -288,7 +288,7 @@ def test_a_whole_cache_needs_no_right_to_write(toy, photos, tmp_path, monkeypatc
     assert run(toy, tmp_path, photos) == path
 
 
-# --------------------------------------------------------------- what is chosen when nothing is said
+# -------------------------------------------------- what is chosen when nothing is said
 
 
 def test_the_default_batch_is_32_or_about_the_longest_split(toy, photos, digits_cache, tmp_path):

@@ -118,6 +118,7 @@ def nan_in(row):
         ({"val_l": torch.tensor([0, 1, 2, -1])}, "label -1"),
         ({"val_l": torch.tensor([0, 1, 2])}, "4 rows of features but 3 labels"),
         ({"values_2shots": torch.ones(6, 3)}, "row 0 is not one-hot"),
+        ({"values_2shots": 0.5 * torch.eye(3).repeat_interleave(2, 0)}, "row 0 is not one-hot"),
         ({"values_2shots": torch.eye(3)}, "6 rows of features but 3 labels"),
         ({"keys_2shots": torch.ones(8, 6, dtype=torch.int64)}, "must be floats"),
         ({"keys_2shots": torch.ones(8)}, "a matrix is asked"),
@@ -493,6 +494,21 @@ def test_a_label_is_a_class_number_below_a_million(label, fits):
 def test_rows_without_paths_and_status_are_read_and_nameless():
     rows = checked_rows("here", unit(2), np.array([0, 1]))
     assert rows.status.tolist() == [1, 1] and list(rows.paths) == ["", ""]
+
+
+def test_a_file_may_say_that_its_small_scale_is_a_multiplier_or_a_logarithm(tmp_path):
+    for said, expected in (("multiplier", 5.0), ("log", 148.41316)):
+        scale = {"logit_scale": np.array(5.0), "logit_scale_is": np.array(said)}
+        path = import_npz(npz_file(tmp_path, **scale), **named(tmp_path, dataset=said))
+        assert open_cache(path).logit_scale == pytest.approx(expected)
+
+
+def test_class_names_may_begin_with_a_byte_order_mark(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("ant\nbee\ncat\n", encoding="utf-8-sig")
+    path = import_tip_adapter(tip_folder(tmp_path), **named(tmp_path, classnames=names))
+    cache = open_cache(path)
+    assert cache.classnames == NAMES
 
 
 def test_shards_are_joined_by_number_not_by_name(tmp_path):

@@ -1,8 +1,8 @@
 """README.md and docs/: every command line and Python block of every page runs.
 
-A page that says `--data DIR` finds a small folder DIR, one that reads FILE.h5 such a file: STAND_INS
-says what is laid out for each page. What cannot run here stands in `NOT_RUN`, with the reason; its
-options are checked all the same.
+A page that says `--data DIR` finds a small folder DIR, one that reads FILE.h5 such a file:
+`STAND_INS` says what is laid out for each page. What cannot run here stands in `NOT_RUN`, with the
+reason; its options are checked all the same.
 """
 
 import json
