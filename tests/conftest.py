@@ -8,6 +8,7 @@ import toy_use
 from cliad.cache import store
 from cliad.cache.folder import cache_path
 
+pytest_plugins = ["browser"]
 torch.set_num_threads(1)
 
 

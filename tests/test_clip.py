@@ -1,8 +1,11 @@
 """Encoders: the right activation, parts, names, and every way in which weights can be wrong."""
 
+import hashlib
+import json
 import warnings
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import torch
@@ -219,3 +222,116 @@ def test_what_must_be_fetched_is_told_with_its_size(offline, file):
     assert clip.to_fetch("toy-clip", file) is None and clip.to_fetch("tiny", "") is None
     with pytest.raises(EncoderError, match="leave out --no-download"):
         EncoderChoice("RN50").load("dtd", CPU, half=False, fetch=False, tell=print)
+
+
+# --------------------------------------------------------------- what the network sees, in numbers
+
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # OpenAI's
+STD = (0.26862954, 0.26130258, 0.27577711)
+BICUBIC = Image.Resampling.BICUBIC
+
+
+def photo(width=90, height=60, seed=3):
+    """Smooth colours and some noise."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 9, 3), dtype=np.uint8))
+    return coarse.resize((width, height), BICUBIC)
+
+
+def pixels(image):
+    """The picture as a preprocessed one is laid out, uint8 (3, height, width)."""
+    return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+
+def test_the_preprocessing_is_openais_and_stands_in_the_recipe(file):
+    encoder = clip.load("toy-clip", file, device=CPU)
+    assert encoder.image_recipe["preprocess"] == {
+        "size": [32, 32],
+        "mode": "RGB",
+        "mean": list(MEAN),
+        "std": list(STD),
+        "interpolation": "bicubic",
+        "resize_mode": "shortest",
+        "fill_color": 0,
+        "decoder": "pillow upright rgb",
+    }
+    assert encoder.preprocess_size == (32, 32)
+    squeezed = clip.load("toy-clip", file, device=CPU, squeeze=True)
+    assert squeezed.image_recipe["preprocess"]["resize_mode"] == "squash"
+
+
+def test_the_plain_view_is_the_middle_of_the_image_with_its_short_side_resized(file):
+    encoder = clip.load("toy-clip", file, device=CPU)
+    wide = photo(90, 60).resize((48, 32), BICUBIC).crop((8, 0, 40, 32))
+    assert torch.equal(encoder.preprocess(photo(90, 60)), pixels(wide))
+    tall = photo(60, 90).resize((32, 48), BICUBIC).crop((0, 8, 32, 40))
+    assert torch.equal(encoder.preprocess(photo(60, 90)), pixels(tall))
+
+
+def test_squeezing_keeps_all_of_the_image(file):
+    encoder = clip.load("toy-clip", file, device=CPU, squeeze=True)
+    assert torch.equal(encoder.preprocess(photo()), pixels(photo().resize((32, 32), BICUBIC)))
+
+
+def test_a_box_is_cut_out_and_resized_and_a_mirror_turns_left_and_right(file):
+    encoder = clip.load("toy-clip", file, device=CPU)
+    left, top, width, height = 20, 5, 40, 30
+    part = photo().crop((left, top, left + width, top + height)).resize((32, 32), BICUBIC)
+    box = (left, top, width, height)
+    assert torch.equal(encoder.preprocess(photo(), box=box), pixels(part))
+    mirrored = encoder.preprocess(photo(), box=box, mirror=True)
+    assert torch.equal(mirrored, pixels(part).flip(-1))
+    plain = encoder.preprocess(photo())
+    assert torch.equal(encoder.preprocess(photo(), mirror=True), plain.flip(-1))
+
+
+def test_pixels_are_normalised_with_openais_mean_and_deviation(file):
+    encoder = clip.load("toy-clip", file, device=CPU)
+    batch = encoder.preprocess(photo())[None]
+    mean = torch.tensor(MEAN).view(3, 1, 1)
+    std = torch.tensor(STD).view(3, 1, 1)
+    normal = (batch.float() / 255 - mean) / std
+    expected = encoder.encode_images(normal)  # floats are taken as they are
+    torch.testing.assert_close(encoder.encode_images(batch), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoder.image_tower()(batch), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_size_of_a_tower_decides_its_threads(file, monkeypatch):
+    encoder = clip.load("toy-clip", file, device=CPU)
+    n_number = sum(x.numel() for x in encoder.model.visual.parameters())
+    assert n_number < 5_000_000 and encoder.threads == 1
+    monkeypatch.setattr(clip, "SMALL", n_number)
+    assert encoder.threads is None
+
+
+def test_texts_are_encoded_in_chunks_as_one_by_one(file, monkeypatch):
+    encoder = clip.load("toy-clip", file, device=CPU)
+    whole = encoder.encode_texts(["a", "b c", "d"])
+    monkeypatch.setattr(clip, "TEXT_BATCH", 2)
+    torch.testing.assert_close(encoder.encode_texts(["a", "b c", "d"]), whole, rtol=1e-4, atol=1e-6)
+
+
+def hash_of(state):
+    """sha256 over name, type, shape and bytes of every tensor, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        x = state[name]
+        digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode() + x.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def test_the_encoder_id_is_that_of_both_towers_and_the_activation(file):
+    encoder = clip.load("toy-clip", file, device=CPU)
+    state = encoder.model.state_dict()
+    visual = {name: x for name, x in state.items() if name.startswith("visual.")}
+    rest = {name: x for name, x in state.items() if not name.startswith("visual.")}
+    assert encoder.image_recipe["weights"] == hash_of(visual)
+    assert encoder.text_recipe["weights"] == hash_of(rest) and encoder.text_recipe["context"] == 77
+    recipe = {"activation": "GELU", "image": hash_of(visual), "text": hash_of(rest)}
+    text = json.dumps(recipe, sort_keys=True)
+    assert encoder.encoder_id == hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def test_the_multiplier_is_the_exponential_of_the_parameter(file):
+    encoder = clip.load("toy-clip", file, device=CPU)
+    assert encoder.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)  # as open_clip begins

@@ -1,6 +1,5 @@
-"""What the README says is true of the code: commands, heads, options, and its file references."""
+"""The README names every command and head; tests/test_pages.py runs what it types."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -26,15 +25,6 @@ def commands(group, before=""):
 COMMANDS = dict(commands(get_command(app)))
 
 
-def typed():
-    """The cliad commands of the README's code blocks, as words."""
-    if not README.is_file():
-        return []
-    blocks = re.findall(r"(?:^    .*\n)+", README.read_text(encoding="utf-8"), re.MULTILINE)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
-    return [line.split() for line in lines if line.startswith("cliad ")]
-
-
 def test_every_command_has_help_an_example_and_a_place_in_the_readme():
     text = README.read_text(encoding="utf-8")
     for name, command in COMMANDS.items():
@@ -46,10 +36,3 @@ def test_every_command_has_help_an_example_and_a_place_in_the_readme():
 def test_every_head_is_in_the_readme():
     text = README.read_text(encoding="utf-8")
     assert not [name for name in HEADS if f"`{name}`" not in text]
-
-
-@pytest.mark.parametrize("words", typed(), ids=" ".join)
-def test_what_the_readme_types_exists(words):
-    command = COMMANDS.get(words[1]) or COMMANDS[" ".join(words[1:3])]
-    options = {option for param in command.params for option in param.opts}
-    assert not [word for word in words if word.startswith("--") and word not in options]

@@ -286,3 +286,64 @@ def test_a_whole_cache_needs_no_right_to_write(toy, photos, tmp_path, monkeypatc
     path = run(toy, tmp_path, photos)
     monkeypatch.setattr(store, "hold", None)
     assert run(toy, tmp_path, photos) == path
+
+
+# -------------------------------------------------- what is chosen when nothing is said
+
+
+def test_the_default_batch_is_32_or_about_the_longest_split(toy, photos, digits_cache, tmp_path):
+    assert store.open_cache(digits_cache).batch == 32
+    assert store.open_cache(run(toy, tmp_path, photos)).batch == 8  # 8 training images
+
+
+OFFLINE = {"device": torch.device("cpu"), "half": False, "fetch": False, "tell": print}
+
+
+def test_the_default_encoder_is_openais_vit_b_32(monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ValueError, match="the weights of ViT-B-32/openai are not here"):
+        EncoderChoice().load("dtd", **OFFLINE)
+
+
+def test_the_default_encoder_of_digits_is_the_bundled_one():
+    assert EncoderChoice().load("digits", **OFFLINE).name == "tiny"
+
+
+@pytest.mark.parametrize("gone, is_wrong_folder", [(10, False), (11, True)])
+def test_more_than_half_of_the_images_gone_is_a_wrong_folder(toy, tmp_path, gone, is_wrong_folder):
+    lines = tmp_path / "images.csv"
+    for i in range(20 - gone):
+        layouts.save(tmp_path / f"here {i}.png", i)
+    rows = [f"here {i}.png,class {i % 2}\n" for i in range(20 - gone)]
+    rows += [f"gone {i}.png,class {i % 2}\n" for i in range(gone)]
+    lines.write_text("path,label\n" + "".join(rows))
+    if is_wrong_folder:
+        with pytest.raises(ValueError, match=r"most images of .* are not there"):
+            run(toy, tmp_path / "cache", tmp_path, f"csv:{lines}")
+    else:
+        cache = store.open_cache(run(toy, tmp_path / "cache", tmp_path, f"csv:{lines}"))
+        found = sum((cache.split(name).status == 2).sum() for name in cache.split_names)
+        assert found == gone
+
+
+def test_the_first_ten_unreadable_images_are_named(toy, tmp_path):
+    for i in range(24):
+        for name in ("cat", "dog"):
+            layouts.save(tmp_path / "pets" / name / f"{i}.png", i)
+    for i in range(12):
+        (tmp_path / "pets" / "cat" / f"{i}.png").write_bytes(b"no picture")
+    lines = []
+    run(toy, tmp_path, tmp_path, "folder:pets", tell=lines.append)
+    assert sum(line.startswith("unreadable: ") for line in lines) == 10
+    assert "and 2 more unreadable images; `cliad info` lists them" in lines
+    assert lines[0].startswith("folder:pets: 48 images, toy-clip/toy-clip-0 on cpu")
+
+
+def test_what_is_stored_is_told_with_its_size(toy, photos, tmp_path):
+    lines = []
+    extras = Extras(views=3, flip=True, tokens=True)
+    run(toy, tmp_path, photos, extras=extras, tell=lines.append)
+    kept = "storing features, tokens, 3 crop-0.5-1, 1 flip: "
+    n_number = 18 * (24 + 16 * 24) + (3 + 1) * 8 * 24
+    assert any(line.startswith(f"{kept}{n_number * 4 / 1e6:,.1f} MB") for line in lines)
+    assert lines[0].startswith("dtd: 18 images, toy-clip/toy-clip-0 on cpu (float32), 8 at a time")

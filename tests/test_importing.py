@@ -1,5 +1,6 @@
 """Features from elsewhere become a cache, or one clear line and nothing on disk."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -13,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from cliad.cache.store import CacheError, open_cache, part_of, problems
+from cliad.cache.foreign.base import checked_rows
+from cliad.cache.store import CacheError, open_cache, part_of, problems, recipe_id
 from cliad.pipelines.importing import import_clip_retrieval, import_npz, import_tip_adapter
 
 NAMES = ["ant", "bee", "cat"]
@@ -116,6 +118,7 @@ def nan_in(row):
         ({"val_l": torch.tensor([0, 1, 2, -1])}, "label -1"),
         ({"val_l": torch.tensor([0, 1, 2])}, "4 rows of features but 3 labels"),
         ({"values_2shots": torch.ones(6, 3)}, "row 0 is not one-hot"),
+        ({"values_2shots": 0.5 * torch.eye(3).repeat_interleave(2, 0)}, "row 0 is not one-hot"),
         ({"values_2shots": torch.eye(3)}, "6 rows of features but 3 labels"),
         ({"keys_2shots": torch.ones(8, 6, dtype=torch.int64)}, "must be floats"),
         ({"keys_2shots": torch.ones(8)}, "a matrix is asked"),
@@ -413,6 +416,157 @@ def test_without_pyarrow_the_way_to_get_it_is_said(tmp_path, monkeypatch):
     folder = retrieval_folder(tmp_path / "in", {"label": [0, 1, 1, 0, 1, 1]})
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     refused(import_clip_retrieval, folder, tmp_path, r"cliad\[interop\]")
+
+
+# --------------------------------------------------------- which rows, classes and ids, in numbers
+
+
+def test_the_largest_keys_file_is_the_one_with_most_rows(tmp_path):
+    more = {"keys_16shots": torch.tensor(unit(12, 16)).half().T}
+    more["values_16shots"] = torch.eye(3).half().repeat_interleave(4, 0)
+    folder = tip_folder(tmp_path, **more)  # by name keys_16shots stands before keys_2shots
+    cache = open_cache(import_tip_adapter(folder, **named(tmp_path)))
+    assert cache.split("train").y.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    np.testing.assert_array_equal(cache.split("train").x, unit(12, 16).astype(np.float16))
+
+
+def test_labels_beyond_the_support_add_classes(tmp_path):
+    folder = tip_folder(tmp_path, test_l=torch.tensor([0, 0, 1, 1, 2, 4]))
+    cache = open_cache(import_tip_adapter(folder, **named(tmp_path)))
+    assert cache.classnames == [f"class {i}" for i in range(5)]
+
+
+def test_an_import_is_named_by_its_content(tmp_path):
+    x = np.array([[3.0, 4.0], [0.0, 1.0]], np.float32)
+    file = tmp_path / "in.npz"
+    np.savez(file, train_x=x, train_y=np.array([0, 1]))
+    cache = open_cache(import_npz(file, **named(tmp_path, dtype="float32")))
+    content = hashlib.sha256(x.tobytes() + bytes([1, 1])).hexdigest()
+    files = hashlib.sha256(b"train\t0\t\ntrain\t1\t\n").hexdigest()
+    recipe = {"import": "npz", "encoder": "ViT-B/32", "content": content, "files": files}
+    recipe["dtype"] = "float32"
+    assert cache.recipe == recipe
+    assert cache.image_id == recipe_id(recipe) == "5bc49cce"
+    assert cache.path.name == f"vit-b-32-{cache.image_id}.h5"
+    assert cache.attrs["encoder_id"] == recipe_id({"import": "vit-b-32"})
+    assert cache.logit_scale == 100 and not cache.unit_rows and cache.batch == 4096
+
+
+@pytest.mark.parametrize("length, unit_rows", [(1.0, True), (1.001, True), (1.003, False)])
+def test_rows_count_as_unit_within_half_precision(tmp_path, length, unit_rows):
+    file = tmp_path / "in.npz"
+    np.savez(file, train_x=length * unit(4), train_y=np.arange(4) % 2)
+    path = import_npz(file, **named(tmp_path, dtype="float32"))
+    assert open_cache(path).unit_rows == unit_rows
+
+
+def test_an_unreadable_row_has_no_part_in_what_the_rows_are(tmp_path):
+    x = unit(4)
+    x[2] = 9
+    file = tmp_path / "in.npz"
+    np.savez(file, train_x=x, train_y=np.arange(4) % 2, train_status=np.array([1, 1, 2, 1]))
+    cache = open_cache(import_npz(file, **named(tmp_path)))
+    train = cache.split("train")
+    assert cache.unit_rows
+    assert not train.x[2].any() and train.status.tolist() == [1, 1, 2, 1]
+
+
+def test_the_names_that_other_tools_write_are_known(tmp_path):
+    file = npz_file(tmp_path, drop=("text", "classnames"), text_features=unit(3, 8))
+    with np.load(file) as arrays:
+        given = dict(arrays)
+    np.savez(file, **given, class_names=np.array(NAMES).astype("S3"))
+    cache = open_cache(import_npz(file, **named(tmp_path, dtype="float32")))
+    assert cache.classnames == NAMES and cache.templates == ["imported 0"]
+    np.testing.assert_array_equal(cache.text, unit(3, 8)[None])
+
+
+@pytest.mark.parametrize("label, fits", [(999_999, True), (1_000_000, False)])
+def test_a_label_is_a_class_number_below_a_million(label, fits):
+    labels = np.array([0, label])
+    if fits:
+        assert checked_rows("here", unit(2), labels).y[1] == label
+    else:
+        with pytest.raises(CacheError, match=f"here: label {label} found"):
+            checked_rows("here", unit(2), labels)
+
+
+def test_rows_without_paths_and_status_are_read_and_nameless():
+    rows = checked_rows("here", unit(2), np.array([0, 1]))
+    assert rows.status.tolist() == [1, 1] and list(rows.paths) == ["", ""]
+
+
+def test_a_file_may_say_that_its_small_scale_is_a_multiplier_or_a_logarithm(tmp_path):
+    for said, expected in (("multiplier", 5.0), ("log", 148.41316)):
+        scale = {"logit_scale": np.array(5.0), "logit_scale_is": np.array(said)}
+        path = import_npz(npz_file(tmp_path, **scale), **named(tmp_path, dataset=said))
+        assert open_cache(path).logit_scale == pytest.approx(expected)
+
+
+def test_class_names_may_begin_with_a_byte_order_mark(tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("ant\nbee\ncat\n", encoding="utf-8-sig")
+    path = import_tip_adapter(tip_folder(tmp_path), **named(tmp_path, classnames=names))
+    cache = open_cache(path)
+    assert cache.classnames == NAMES
+
+
+def test_shards_are_joined_by_number_not_by_name(tmp_path):
+    columns = {"label": [row % 2 for row in range(12)]}
+    folder = retrieval_folder(tmp_path / "in", columns, shards=(1,) * 12)
+    cache = open_cache(import_clip_retrieval(folder, **named(tmp_path)))
+    np.testing.assert_array_equal(cache.split("train").x, unit(12, 1).astype(np.float16))
+    assert cache.split("train").y.tolist() == [0, 1] * 6
+
+
+def test_the_first_known_column_gives_the_classes(tmp_path):
+    columns = {
+        "caption": list("xyxyxy"),
+        "classname": list("pqpqpq"),
+        "class": list("mnmnmn"),
+        "label": list("abbaba"),
+    }
+    expected = [("label", ["a", "b"]), ("class", ["m", "n"]), ("classname", ["p", "q"])]
+    for i, (column, names) in enumerate([*expected, ("caption", ["x", "y"])]):
+        folder = retrieval_folder(tmp_path / f"in {i}", columns)
+        cache = open_cache(import_clip_retrieval(folder, **named(tmp_path, dataset=f"toy {i}")))
+        assert cache.classnames == names
+        del columns[column]
+
+
+def test_free_captions_are_told_from_classes_by_their_number(tmp_path):
+    folder = retrieval_folder(tmp_path / "in", {"caption": list("aabbcc")})
+    path = import_clip_retrieval(folder, **named(tmp_path))
+    assert open_cache(path).classnames == ["a", "b", "c"]
+    refused(
+        import_clip_retrieval,
+        retrieval_folder(tmp_path / "more", {"caption": list("aabbcd")}),
+        tmp_path / "none",
+        "4 different labels for 6 images, as free captions have",
+    )
+
+
+def test_all_names_of_a_split_are_known(tmp_path):
+    columns = {"label": [0, 1, 0, 1, 0, 1]}
+    columns["split"] = ["train", "val", "valid", "validation", "test", "train"]
+    folder = retrieval_folder(tmp_path / "in", columns)
+    cache = open_cache(import_clip_retrieval(folder, **named(tmp_path)))
+    counts = {name: len(cache.split(name)) for name in cache.split_names}
+    assert counts == {"train": 2, "val": 3, "test": 1}
+
+
+def test_unreadable_rows_of_a_folder_stay_so(tmp_path):
+    columns = {"label": [0, 1, 0, 1, 0, 1], "status": [1, 1, 2, 1, 1, 1]}
+    folder = retrieval_folder(tmp_path / "in", columns)
+    train = open_cache(import_clip_retrieval(folder, **named(tmp_path))).split("train")
+    assert train.status.tolist() == [1, 1, 2, 1, 1, 1] and not train.x[2].any()
+
+
+def test_folders_may_be_written_as_windows_does(tmp_path):
+    paths = [rf"C:\data\{name}\{i}.jpg" for i, name in enumerate(["bee", "ant", "bee", "ant"])]
+    folder = retrieval_folder(tmp_path / "in", {"image_path": paths}, shards=(4,))
+    cache = open_cache(import_clip_retrieval(folder, **named(tmp_path)))
+    assert cache.classnames == ["ant", "bee"] and cache.split("train").y.tolist() == [1, 0, 1, 0]
 
 
 # ----------------------------------------------------------------------------------------------------- features of old

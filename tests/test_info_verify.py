@@ -6,8 +6,8 @@ import re
 import h5py
 import numpy as np
 import pytest
-from test_importing import named, npz_file
-from test_store import text_set, write
+from test_importing import named, npz_file, unit
+from test_store import header, text_set, write
 
 from cliad.cache import store
 from cliad.cache.store import CacheError, part_of
@@ -95,3 +95,62 @@ def replaced(file, name, data):
 
 def test_a_file_that_does_not_open_is_a_line(tmp_path):
     assert "there is no cache file" in verify(tmp_path / "a.h5")[0]
+
+
+def unit_cache(tmp_path, length):
+    """A cache of 6 rows of one length that says they are of length one; the fifth is unreadable."""
+    labels = np.arange(6) % 3
+    split = store.SplitLayout([f"{row}.jpg" for row in range(6)], labels, {"features": (6,)})
+    path = tmp_path / f"{length}.h5"
+    facts = header(split, unit_rows=True, dtype="float32")
+    store.create(path, facts, {"train": split}, [text_set()])
+    rows = np.eye(6) * length
+    rows[4] = 0
+    with store.Writer(path) as writer:
+        writer.write("train", 0, {"features": rows[:4]}, np.ones(4))
+        writer.write("train", 4, {"features": rows[4:]}, np.array([2, 1]))
+        return writer.finish()
+
+
+LENGTHS = [(1.0, True), (1.009, True), (0.991, True), (1.011, False)]
+
+
+@pytest.mark.parametrize("length, sound", LENGTHS)
+def test_rows_said_to_be_of_length_one_are_so_within_a_hundredth(tmp_path, length, sound):
+    said = "are not of length one, which the file says they are"
+    wrong = [f"train: rows 0 to 3 {said}", f"train: rows 4 to 7 {said}"]
+    assert verify(unit_cache(tmp_path, length)) == ([] if sound else wrong)
+
+
+def test_info_names_the_first_five_unreadable_images(tmp_path):
+    paths = np.array([f"{i}.jpg" for i in range(6)])
+    status = np.array([1, 2, 2, 2, 2, 2])
+    extra = {"train_paths": paths, "train_status": status}
+    train = info(import_npz(npz_file(tmp_path, **extra), **named(tmp_path)))["splits"]["train"]
+    assert train["unreadable"] == 5
+    assert train["unreadable_paths"] == ["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]
+    more = {"val_x": unit(8, 1), "val_y": np.arange(8) % 3}
+    more["val_status"] = np.array([2, 2, 2, 2, 2, 2, 2, 1])
+    more["val_paths"] = np.array([f"{i}.png" for i in range(8)])
+    val = info(import_npz(npz_file(tmp_path, **more), **named(tmp_path)))["splits"]["val"]
+    assert val["unreadable"] == 7
+    assert val["unreadable_paths"] == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+
+
+def test_info_tells_the_size_of_every_array(tmp_path):
+    facts = info(write(tmp_path / "a.h5"))
+    sizes = {name: array["bytes"] for name, array in facts["splits"]["train"]["arrays"].items()}
+    assert sizes == {
+        "features": 120,
+        "labels": 40,
+        "paths": 70,
+        "status": 10,
+        "checksums": 12,
+        "views/aug": 96,
+        "views/aug_rows": 32,
+    }
+    text = facts["prompts"]["default"]
+    sizes = {name: array["bytes"] for name, array in text["arrays"].items()}
+    assert sizes == {"features": 72, "templates": 14, "classnames": 9}
+    assert (text["n_template"], text["n_class"], text["logit_scale"]) == (2, 3, 100.0)
+    assert (facts["schema"], facts["batch"], facts["fingerprint"]) == (1, 4, "ab57c916-bab19902")

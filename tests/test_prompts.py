@@ -1,8 +1,10 @@
 """Class names and templates become prompts."""
 
+import hashlib
 import json
 
 import numpy as np
+import open_clip
 import pytest
 
 from cliad.cache import prompts
@@ -23,10 +25,78 @@ def test_class_names_are_cleaned_as_the_field_does():
     assert prompts.clean("Apply_Eye_Makeup ") == "Apply Eye Makeup"
 
 
-def test_the_ensembles_of_the_field():
-    seven, eighty = (prompts.check_templates(prompts.template_set(name)) for name in ("imagenet7", "imagenet80"))
-    assert len(seven) == 7 and len(set(eighty)) == 80 and set(seven) <= set(eighty)
+def test_the_seven_templates_of_the_field():
+    assert prompts.template_set("imagenet7") == (
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+    )
+    assert prompts.template_set("single") == ("a photo of a {}.",)
     assert prompts.template_set("mine") is None
+
+
+def test_the_eighty_templates_of_the_field():
+    eighty = prompts.template_set("imagenet80")
+    assert len(eighty) == 80
+    assert eighty[0] == "a bad photo of a {}." and eighty[-1] == "a tattoo of the {}."
+    digest = hashlib.sha256("\n".join(eighty).encode()).hexdigest()
+    assert digest == "4f976686fb651bb5803d4689dcd849f75efe0ef19a3c801355bc9a6f03c8a5af"
+
+
+@pytest.mark.parametrize(
+    "name, theirs",
+    [
+        ("imagenet7", open_clip.SIMPLE_IMAGENET_TEMPLATES),
+        ("imagenet80", open_clip.OPENAI_IMAGENET_TEMPLATES),
+    ],
+)
+def test_the_ensembles_say_what_open_clips_own_say(name, theirs):
+    ours = [prompts.fill(template, "cat") for template in prompts.template_set(name)]
+    assert sorted(ours) == sorted(template("cat") for template in theirs)
+
+
+def test_every_named_set_is_one():
+    assert all(prompts.template_set(name) for name in prompts.TEMPLATE_SETS)
+
+
+def test_the_recipe_of_templates_is_what_was_filled_in():
+    made = prompts.from_templates(["a {c}.", "the {}."], ["cat", "dog"])
+    assert made.texts == [["a cat.", "a dog."], ["the cat.", "the dog."]]
+    assert list(made.labels) == ["a {c}.", "the {}."] and list(made.classnames) == ["cat", "dog"]
+    assert made.recipe == {"templates": ["a {c}.", "the {}."], "classnames": ["cat", "dog"]}
+
+
+def test_sentences_are_found_whatever_the_case_of_the_class_name(tmp_path):
+    file = tmp_path / "said.json"
+    file.write_text(json.dumps({"cat": ["It purrs."], "SEA_Lake": ["It is wet."]}))
+    said = prompts.from_descriptions(file, ["Cat", "Sea Lake"])
+    assert said.texts == [["It purrs.", "It is wet."]]
+    assert list(said.classnames) == ["Cat", "Sea Lake"] and list(said.labels) == ["description 1"]
+    assert said.recipe == {
+        "templates": ["description 1"],
+        "classnames": ["Cat", "Sea Lake"],
+        "sentences": [["It purrs.", "It is wet."]],
+    }
+
+
+def test_missing_sentences_are_counted_with_an_example(tmp_path):
+    file = tmp_path / "said.json"
+    file.write_text(json.dumps({"cat": ["It purrs."], "eel": []}))
+    with pytest.raises(prompts.PromptError, match=r"for 2 of 3 .* 'eel'; is 'eel' meant"):
+        prompts.from_descriptions(file, ["cat", "eel", "owl"])
+
+
+def test_templates_from_a_file_stand_one_a_line(tmp_path):
+    file = tmp_path / "templates.txt"
+    file.write_text("a photo of a {}.\n\n  the {c}  \n")
+    assert prompts.read_templates(file) == ("a photo of a {}.", "the {c}")
+    file.write_bytes(b"\xff\xfe{}")
+    with pytest.raises(prompts.PromptError, match="cannot read templates from"):
+        prompts.read_templates(file)
 
 
 def test_descriptions_may_differ_in_number(tmp_path):

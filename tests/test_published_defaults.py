@@ -57,7 +57,7 @@ PUBLISHED = {
     "linear-probe": Published(
         defaults={"C": 1.0, "max_iter": 300, "tol": 1e-3},
         plan=NO_TRAINING | {"batch": 1600},
-        searched={"C": (1e6, 1e4, 1e2, 1.0, 1e-2, 1e-4, 1e-6)},
+        searched={"C": (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6)},
         select="val",
         refine=8,
         needs=frozenset({"raw"}),

@@ -1,5 +1,6 @@
 """The verb `report`: numbers, tables, and a page that a browser shows without complaint."""
 
+import base64
 import csv
 import io
 import json
@@ -8,8 +9,8 @@ import statistics
 from html.parser import HTMLParser
 from itertools import product
 
-import browser
 import pytest
+from browser import complaints, set_media, set_size
 from conftest import result_row, toy_cache
 
 from cliad.pipelines.grid import grid
@@ -208,26 +209,21 @@ def test_the_page_needs_nothing_else(results):
     assert not Tags(page).addresses and "http" not in re.sub(r"http://www\.w3\.org\S*", "", page) and "@import" not in page
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    with browser.chromium(tmp_path_factory.mktemp("browser")) as driven:
-        yield driven
-
-
-CHARTS = "[...document.querySelectorAll('figure svg')].map(s => [s.getBoundingClientRect().width, s.querySelectorAll('path.line').length])"
+CHARTS = """return [...document.querySelectorAll('figure svg')].map(
+    svg => [svg.getBoundingClientRect().width, svg.querySelectorAll('path.line').length])"""
 
 
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_the_page(chromium, results, tmp_path, width, scheme):
+def test_a_browser_shows_the_page(browser, results, tmp_path, width, scheme):
     report([results], out=tmp_path / "r.html")
-    chromium.media(scheme)
-    chromium.size(width, 900)
-    chromium.open((tmp_path / "r.html").as_uri())
-    ask = chromium.run
-    assert chromium.complaints() == []
+    set_media(browser, scheme)
+    set_size(browser, width, 900)
+    browser.get((tmp_path / "r.html").as_uri())
+    ask = browser.execute_script
+    assert complaints(browser) == []
     assert ask("return document.documentElement.scrollWidth") <= width
-    charts = ask(f"return {CHARTS}")
+    charts = ask(CHARTS)
     assert len(charts) == 3 + 2 * 3 + 1 and all(drawn_width > 250 and lines for drawn_width, lines in charts)
     assert ask("return document.querySelectorAll('.heat').length") == 6
     assert all(ask(f"return document.querySelector('#{name} h2') !== null") for name in ("summary", "tables", "time", "reproduce", "rows"))
@@ -240,7 +236,7 @@ def test_a_browser_shows_the_page(chromium, results, tmp_path, width, scheme):
 PAPER = 720  # CSS pixels between the margins of an A4 page
 
 
-def test_on_paper_all_is_shown_and_nothing_is_cut(chromium, tmp_path):
+def test_on_paper_all_is_shown_and_nothing_is_cut(browser, tmp_path):
     sets = ["caltech101", "stanford_cars", "fgvc_aircraft", "oxford_flowers", *(f"data_set_{i}" for i in range(7))]
     heads = [("clip-adapter", {"alpha": alpha}) for alpha in (0.1, 0.2, 0.3, 0.4)] + [("gda", {"alpha": 1.0})]
     rows = [
@@ -248,25 +244,25 @@ def test_on_paper_all_is_shown_and_nothing_is_cut(chromium, tmp_path):
         for name, (head, hyper), seed, shots, encoder in product(sets, heads, (1, 2, 3), (1, 16), ("ViT-B-32", "RN50"))
     ]
     report([write(tmp_path / "r.jsonl", rows)], out=tmp_path / "r.html")
-    chromium.size(PAPER, 1000)
-    chromium.open((tmp_path / "r.html").as_uri())
-    chromium.media("dark", "print")
-    ask = chromium.run
+    set_size(browser, PAPER, 1000)
+    browser.get((tmp_path / "r.html").as_uri())
+    set_media(browser, "dark", "print")
+    ask = browser.execute_script
     assert ask("return document.querySelector('details:not([open])') !== null")
     assert ask("return document.documentElement.scrollWidth") <= PAPER
     assert ask("return [...document.querySelectorAll('#tables table')].every(t => t.checkVisibility({contentVisibilityAuto: true}))")
-    charts = ask(f"return {CHARTS}")
+    charts = ask(CHARTS)
     assert charts and all(250 < drawn_width < PAPER / 2 and lines for drawn_width, lines in charts)
     assert ask("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert ask("return getComputedStyle(document.querySelector('.color-1 path.line')).stroke") == "rgb(0, 114, 178)"
-    chromium.media("light")
-    assert chromium.printed().startswith(b"%PDF")
+    set_media(browser, "light")
+    assert base64.b64decode(browser.print_page()).startswith(b"%PDF")
 
 
-def test_rows_sort_and_filter(chromium, results, tmp_path):
+def test_rows_sort_and_filter(browser, results, tmp_path):
     report([results], out=tmp_path / "r.html")
-    chromium.open((tmp_path / "r.html").as_uri())
-    ask = chromium.run
+    browser.get((tmp_path / "r.html").as_uri())
+    ask = browser.execute_script
     column = "[...document.querySelectorAll('table.rows tbody tr:not([hidden])')].map(r => r.cells[{}].textContent)"
     press = "[...document.querySelectorAll('table.rows th button')].find(b => b.textContent == 'top-1 %').click();"
     for direction in (1, -1):
