@@ -5,9 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+from foreign_files import named, npz_file, tip_folder
 from safetensors import safe_open
-from test_importing import named, npz_file, tip_folder
-from test_store import write
+from written import write
 
 from cliad.cache.store import CacheError, open_cache, part_of
 from cliad.pipelines.export_cache import export_cache

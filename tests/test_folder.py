@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from test_store import write
+from written import write
 
 from cliad.cache.folder import cache_dir, cache_path, cached, find, slug
 from cliad.cache.store import CacheError

@@ -7,7 +7,7 @@ import numpy as np
 import plain
 import pytest
 import torch
-from test_heads import WORLD, fitted, zero_shot
+from fitting import WORLD, fitted, zero_shot
 from torch.nn import functional as F
 from worlds import World, without
 

@@ -6,42 +6,23 @@ from pathlib import Path
 
 import pytest
 import torch
+from fitting import WORLD, fitted
 from worlds import N_CLASS, World
 
 import cliad
 from cliad.adapters import HEADS
 from cliad.adapters.base import HeadError, default_of
-from cliad.adapters.optimise import fit, group, hypers, inputs, stack, validation
+from cliad.adapters.optimise import fit, group, validation
 from cliad.adapters.select import fit_all, fit_selected
 
-WORLD = World()
 HARD = World(noise=2.5)  # where gradients move, and the best step need not be the last
 EVERY = pytest.mark.parametrize("name", HEADS)
 CLOSE = {"rtol": 1e-3, "atol": 1e-3}
 
 
-def fitted(head, episode, select="fixed"):
-    """The classifier of one run."""
-    fit_runs = fit_selected if select == "val" else fit_all
-    return fit_runs([(head, episode)])[0]
-
-
 def published_way(head):
     """How the head selects where nothing is asked."""
     return "val" if head.select == "val" else "fixed"
-
-
-def zero_shot(world=WORLD):
-    """The zero-shot head's logits on a world's test rows; below they are held to the paper."""
-    return fitted(HEADS["zero-shot"](), world.episode()).logits(world.test[0])
-
-
-def at_start(head, episode, x):
-    """A head's logits before its first step."""
-    support, _ = stack([episode], inputs(head, episode))
-    h = hypers([head], episode.features)
-    c = head.bind(support, h)
-    return head.logits(head.start(c, h, [torch.Generator().manual_seed(0)]), c, h, x[None])[0]
 
 
 def quick(name, **other):

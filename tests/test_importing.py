@@ -13,27 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from foreign_files import DIM, NAMES, named, npz_file, retrieval_folder, tip_folder, unit
 
 from cliad.cache.foreign.base import checked_rows
 from cliad.cache.store import CacheError, open_cache, part_of, problems, recipe_id
 from cliad.pipelines.importing import import_clip_retrieval, import_npz, import_tip_adapter
 
-NAMES = ["ant", "bee", "cat"]
-DIM = 8
-
 
 @pytest.fixture(autouse=True)
 def one_thread():
     torch.set_num_threads(1)
-
-
-def unit(n, seed=0, dim=DIM):
-    x = np.random.default_rng(seed).normal(size=(n, dim)).astype(np.float32)
-    return x / np.linalg.norm(x, axis=1, keepdims=True)
-
-
-def named(tmp_path, **changes):
-    return {"dataset": "toy", "encoder": "ViT-B/32", "cache_folder": tmp_path / "cache"} | changes
 
 
 def files_of(tmp_path):
@@ -48,22 +37,6 @@ def refused(importer, source, tmp_path, message, **changes):
 
 
 # ---------------------------------------------------------------------------------------------------------- tip-adapter
-
-
-def tip_folder(tmp_path, **changes):
-    """A folder as Tip-Adapter leaves it; a change replaces a tensor by name, None leaves it out."""
-    folder = tmp_path / "tip"
-    folder.mkdir(exist_ok=True)
-    tensors = {}
-    for shots in (1, 2):
-        tensors[f"keys_{shots}shots"] = torch.tensor(unit(3 * shots, shots)).half().T
-        tensors[f"values_{shots}shots"] = torch.eye(3).half().repeat_interleave(shots, 0)
-    for split, y in (("val", [0, 1, 2, 2]), ("test", [0, 0, 1, 1, 2, 2])):
-        tensors |= {f"{split}_f": torch.tensor(unit(len(y), len(y))).half(), f"{split}_l": torch.tensor(y)}
-    for name, tensor in (tensors | changes).items():
-        if tensor is not None:
-            torch.save(tensor, folder / f"{name}.pt")
-    return folder
 
 
 def split_file(tmp_path, names=NAMES, **changes):
@@ -229,15 +202,6 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 # ------------------------------------------------------------------------------------------------------------------ npz
 
 
-def npz_file(tmp_path, drop=(), **changes):
-    arrays = {"classnames": np.array(NAMES), "logit_scale": np.array(50.0), "text": np.stack([unit(3, 8), unit(3, 9)])}
-    for split, n in (("train", 6), ("val", 3), ("test", 9)):
-        arrays |= {f"{split}_x": 3 * unit(n, n), f"{split}_y": np.arange(n) % 3}
-    arrays = {name: value for name, value in (arrays | changes).items() if name not in drop}
-    np.savez(tmp_path / "in.npz", **arrays)
-    return tmp_path / "in.npz"
-
-
 def test_npz_arrays_become_a_cache(tmp_path):
     file = npz_file(tmp_path, templates=np.array(["a {}.", "the {}."]), test_paths=np.array([f"ü/{i}.jpg" for i in range(9)]))
     cache = open_cache(import_npz(file, **named(tmp_path, dtype="float32")))
@@ -343,19 +307,6 @@ def test_a_killed_import_run_again_gives_the_same_bytes(tmp_path, seconds):
 
 
 # ------------------------------------------------------------------------------------------------------- clip-retrieval
-
-
-def retrieval_folder(folder, columns, shards=(6,), dim=DIM):
-    """img_emb and metadata in shards of so many rows; columns (n,) by name."""
-    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    for part in ("img_emb", "metadata"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    x, start = unit(sum(shards), 1, dim), 0
-    for i, n in enumerate(shards):
-        np.save(folder / "img_emb" / f"img_emb_{i}.npy", x[start : start + n].astype(np.float16))
-        pq.write_table(pa.table({k: v[start : start + n] for k, v in columns.items()}), folder / "metadata" / f"metadata_{i}.parquet")
-        start += n
-    return folder
 
 
 PATHS = [f"/data/{name}/{i}.jpg" for i, name in enumerate(["bee", "ant", "bee", "ant", "cat", "cat"])]

@@ -6,8 +6,8 @@ import re
 import h5py
 import numpy as np
 import pytest
-from test_importing import named, npz_file, unit
-from test_store import header, text_set, write
+from foreign_files import named, npz_file, unit
+from written import header, text_set, write
 
 from cliad.cache import store
 from cliad.cache.store import CacheError, part_of

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fitting import WORLD, fitted
 from sklearn.linear_model import LogisticRegression
-from test_heads import WORLD, fitted
 from worlds import World
 
 from cliad.adapters import linear_probe

@@ -19,9 +19,9 @@ import open_clip
 import pytest
 import toy_clip
 from conftest import toy_cache
+from foreign_files import retrieval_folder, tip_folder, unit
 from PIL import Image
 from sklearn.datasets import load_digits
-from test_importing import retrieval_folder, tip_folder, unit
 from typer.main import get_command
 
 import cliad

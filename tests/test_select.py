@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from test_optimise import Walker, walk
 from torch.nn import functional as F
+from walking import Walker, walk
 from worlds import World
 
 from cliad.adapters import select

@@ -5,8 +5,8 @@ from dataclasses import replace
 import plain
 import pytest
 import torch
+from fitting import WORLD, at_start, fitted, zero_shot
 from plain import assert_moved_alike
-from test_heads import WORLD, at_start, fitted, zero_shot
 from torch import nn
 from torch.nn import functional as F
 from worlds import World, without

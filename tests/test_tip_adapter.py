@@ -7,8 +7,8 @@ import numpy as np
 import plain
 import pytest
 import torch
+from fitting import WORLD, at_start, fitted
 from plain import assert_moved_alike
-from test_heads import WORLD, at_start, fitted
 from torch import nn
 from torch.nn import functional as F
 from worlds import World, without
