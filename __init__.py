@@ -17,25 +17,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for editors and type checkers; the names of `_HOME`, and the classifiers come as Any
-    from cliad.cache.store import open_cache as open_cache
-    from cliad.pipelines.bundle import save as save
+    from cliad.cache.file.read import open_cache as open_cache
+    from cliad.pipelines.experiments.grid import grid as grid
+    from cliad.pipelines.experiments.train import train as train
     from cliad.pipelines.extract import extract as extract
-    from cliad.pipelines.grid import grid as grid
-    from cliad.pipelines.predict import load as load
-    from cliad.pipelines.predict import predict as predict
+    from cliad.pipelines.runs.predict import load as load
+    from cliad.pipelines.runs.predict import predict as predict
+    from cliad.pipelines.runs.run_folder import save as save
     from cliad.pipelines.sklearn_api import CLASSIFIERS as CLASSIFIERS
-    from cliad.pipelines.train import train as train
 
 __version__ = "0.1.0"
 
 _HOME = {
     "extract": "cliad.pipelines.extract",
-    "open_cache": "cliad.cache.store",
-    "train": "cliad.pipelines.train",
-    "save": "cliad.pipelines.bundle",
-    "grid": "cliad.pipelines.grid",
-    "load": "cliad.pipelines.predict",
-    "predict": "cliad.pipelines.predict",
+    "open_cache": "cliad.cache.file.read",
+    "train": "cliad.pipelines.experiments.train",
+    "save": "cliad.pipelines.runs.run_folder",
+    "grid": "cliad.pipelines.experiments.grid",
+    "load": "cliad.pipelines.runs.predict",
+    "predict": "cliad.pipelines.runs.predict",
 }
 _CLASSIFIERS = "cliad.pipelines.sklearn_api"
 

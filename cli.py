@@ -171,9 +171,9 @@ def extract(
 
     Example: cliad extract --dataset dtd --model ViT-B-32 --pretrained openai --data DIR
     """
+    from cliad.cache.extract.choices import EncoderChoice, Extras, PromptChoice
     from cliad.cache.folder import cache_dir
     from cliad.cache.views import parse_scale
-    from cliad.pipelines.extract import EncoderChoice, Extras, PromptChoice
     from cliad.pipelines.extract import extract as run_extract
 
     choices = {
@@ -266,7 +266,7 @@ def download(name: Annotated[str, typer.Argument(help="A name of `cliad datasets
 
     Example: cliad data download dtd --data DIR
     """
-    from cliad.pipelines.download import download as run_download
+    from cliad.cache.datasets.download import download as run_download
 
     with _fetch_bar() as fetching:
         print(run_download(name, data=data, tell=_tell, progress=fetching))
@@ -336,7 +336,7 @@ def import_(
     Example: cliad import npz features.npz --dataset mine --encoder ViT-B-32
     """
     from cliad.cache.folder import cache_dir
-    from cliad.pipelines.importing import import_features
+    from cliad.cache.formats.importing import import_features
 
     choices = {"text": text, "classnames": classnames, "split_file": split_file, "labels": labels, "logit_scale": logit_scale}
     choices |= {"logit_scale_is": logit_scale_is, "dtype": dtype, "prompts": prompts, "force": force, "tell": _tell}
@@ -384,7 +384,7 @@ def verify(file: Annotated[Path, typer.Argument(help="A cache file.")]) -> None:
 
     Example: cliad verify FILE.h5
     """
-    from cliad.pipelines.verify import verify as find_problems
+    from cliad.cache.file.check import verify as find_problems
 
     found = find_problems(file)
     print("\n".join(found) or f"{file} is sound")
@@ -410,8 +410,8 @@ def export(
 
     Example: cliad export latest --format onnx --out head.onnx
     """
-    from cliad.pipelines.export_cache import export_cache
-    from cliad.pipelines.export_run import export_run, is_run
+    from cliad.cache.formats.exporting import export_cache
+    from cliad.pipelines.runs.export import export_run, is_run
 
     if is_run(source):
         if prompts:
@@ -465,7 +465,8 @@ def train(
     Example: cliad train --dataset dtd --alpha 0.2 --shots 4
     """
     from cliad.cache.folder import cache_dir
-    from cliad.pipelines import bundle, transfer
+    from cliad.pipelines import transfer
+    from cliad.pipelines.runs import run_folder
 
     given = _hyper({"alpha": alpha, "beta": beta, "lr": lr, "epochs": epochs, "hidden": hidden}, set_)
     choices = {"dataset": dataset, "encoder": encoder, "prompts": prompts, "head": head, "shots": shots, "protocol": protocol}
@@ -474,7 +475,9 @@ def train(
         (row,) = transfer.base_to_new(seeds=[seed], **choices)
         return _print_json(row) if json else _print_halves(row)
     result, features, others = transfer.train_and_transfer(test=test.split(",") if test else [], seed=seed, **choices)
-    folder = bundle.save(result, features, out or bundle.run_folder(Path("runs"), result), command=shlex.join(["cliad", *sys.argv[1:]]))
+    folder = run_folder.save(
+        result, features, out or run_folder.run_folder(Path("runs"), result), command=shlex.join(["cliad", *sys.argv[1:]])
+    )
     row = result.row(str(folder))
     if json:
         return _print_json(row | {"transfer": others} if test else row)
@@ -521,7 +524,7 @@ def predict(
 
     Example: cliad predict latest photos/ --top 3
     """
-    from cliad.pipelines.predict import predict as run_predict
+    from cliad.pipelines.runs.predict import predict as run_predict
 
     if json and csv:
         raise typer.BadParameter("--json or --csv, not both")
@@ -589,7 +592,7 @@ def serve(
 
     Example: cliad serve latest --port 8000
     """
-    from cliad.pipelines.serve import serve as run_server
+    from cliad.pipelines.runs.serve.app import serve as run_server
 
     choices = {"model": model, "pretrained": pretrained, "device": device, "data": data, "caches": cache}
     run_server(run, host=host, port=port, tell=_tell, **choices)
@@ -636,7 +639,7 @@ def grid(
     Example: cliad grid --dataset dtd,eurosat --head clip-adapter,linear-probe --alpha 0:1:0.2 --shots 1,2,4,8,16 --seeds 1,2,3
     """
     from cliad.cache.folder import cache_dir
-    from cliad.pipelines.grid import grid as run_grid
+    from cliad.pipelines.experiments.grid import grid as run_grid
 
     words = {"dataset": dataset, "encoder": encoder, "prompts": prompts, "head": head, "shots": shots, "seeds": seeds, "protocol": protocol}
     words |= {"select": select, "alpha": alpha, "beta": beta, "lr": lr, "epochs": epochs, "hidden": hidden, "set": _hyper({}, set_) or None}
@@ -664,7 +667,7 @@ def report(
 
     Example: cliad report results.jsonl --out report.html
     """
-    from cliad.pipelines.report import report as run_report
+    from cliad.pipelines.report.report import report as run_report
 
     out = out or (Path("report.html") if format == "html" else None)
     text = run_report(results, form=format, out=out, tell=_tell)
@@ -729,7 +732,7 @@ def shots(
 
     Example: cliad shots --split-file split_zhou_OxfordPets.json --shots 4 --seed 1
     """
-    from cliad.pipelines.shots import shots as draw_shots
+    from cliad.pipelines.fewshot.shots import shots as draw_shots
 
     drawn = draw_shots(split_file, shots=shots, seed=seed, protocol=protocol)
     if json:

@@ -1,9 +1,9 @@
 """Stage two: tensors in, logits out. One method, one file; this table is all that knows them."""
 
 from cliad.adapters.ape import Ape
-from cliad.adapters.base import Head
 from cliad.adapters.clap import Clap
 from cliad.adapters.clip_adapter import ClipAdapter
+from cliad.adapters.core.head import Head
 from cliad.adapters.cross_modal import CrossModal
 from cliad.adapters.cross_modal_adapter import CrossModalAdapter
 from cliad.adapters.gda import Gda

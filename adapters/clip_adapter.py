@@ -9,19 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from cliad.adapters.base import (
-    Head,
-    HeadError,
-    Plan,
-    Support,
-    Tensors,
-    bottleneck,
-    bottleneck_start,
-    class_weights,
-    cosine_logits,
-    hyper,
-    unit,
-)
+from cliad.adapters.core.episode import Support, Tensors
+from cliad.adapters.core.head import Head, HeadError, Plan, hyper
+from cliad.adapters.core.ops import bottleneck, bottleneck_start, class_weights, cosine_logits, unit
 
 
 @dataclass(frozen=True)

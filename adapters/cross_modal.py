@@ -9,7 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from cliad.adapters.base import Head, Plan, Support, Tensors, class_weights, hyper, text_loss, text_shots, unit
+from cliad.adapters.core.episode import Support, Tensors
+from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.ops import class_weights, text_loss, text_shots, unit
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from cliad.adapters.base import (
-    Head,
-    Plan,
-    Support,
-    Tensors,
-    bottleneck,
-    bottleneck_start,
-    class_weights,
-    hyper,
-    text_loss,
-    text_shots,
-    unit,
-)
+from cliad.adapters.core.episode import Support, Tensors
+from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.ops import bottleneck, bottleneck_start, class_weights, text_loss, text_shots, unit
 
 
 @dataclass(frozen=True)

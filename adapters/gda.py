@@ -9,7 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cliad.adapters.base import Head, Support, Tensors, class_weights, cosine_logits, hyper, unit
+from cliad.adapters.core.episode import Support, Tensors
+from cliad.adapters.core.head import Head, hyper
+from cliad.adapters.core.ops import class_weights, cosine_logits, unit
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from cliad.adapters.base import Head, Plan, Support, Tensors, class_weights, cosine_logits, hyper
-from cliad.adapters.keys import KEY_ALPHAS, KEY_BETAS, distinct, keys_by_class, nearness
+from cliad.adapters.core.episode import Support, Tensors
+from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.keys import KEY_ALPHAS, KEY_BETAS, distinct, keys_by_class, nearness
+from cliad.adapters.core.ops import class_weights, cosine_logits
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from cliad.adapters.base import Head, Support, Tensors, class_weights, cosine_logits
+from cliad.adapters.core.episode import Support, Tensors
+from cliad.adapters.core.head import Head
+from cliad.adapters.core.ops import class_weights, cosine_logits
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from cliad.adapters.base import Head, Plan, Support, Tensors, cosine_logits, hyper, raw_class_weights, unit
+from cliad.adapters.core.episode import Support, Tensors
+from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.ops import cosine_logits, raw_class_weights, unit
 
 
 @dataclass(frozen=True)

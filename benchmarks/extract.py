@@ -23,12 +23,14 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from cliad.cache import clip
 from cliad.cache.datasets.base import image_files, open_image
-from cliad.cache.filling import Extraction
-from cliad.cache.loader import default_workers
+from cliad.cache.encoders import clip
+from cliad.cache.extract.batch_size import default_batch
+from cliad.cache.extract.choices import EncoderChoice
+from cliad.cache.extract.job import Extraction
+from cliad.cache.extract.reading import default_workers
 from cliad.cli import set_up_process
-from cliad.pipelines.extract import EncoderChoice, default_batch, extract
+from cliad.pipelines.extract import extract
 
 SMALL = {"image_size": 224, "layers": 1, "width": 32, "head_width": 16, "patch_size": 32}
 

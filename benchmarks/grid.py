@@ -23,13 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliad.adapters.base import Episode, class_weights, unit
 from cliad.adapters.clip_adapter import ClipAdapter
-from cliad.adapters.optimise import fit, logits_of, rate
-from cliad.cache.store import open_cache
+from cliad.adapters.core.classifier import logits_of
+from cliad.adapters.core.episode import Episode
+from cliad.adapters.core.fit import fit
+from cliad.adapters.core.ops import class_weights, unit
+from cliad.adapters.core.optimiser import rate
+from cliad.cache.file.read import open_cache
+from cliad.cache.formats.importing import import_features
 from cliad.cli import set_up_process
-from cliad.pipelines.episode import make_episodes, score_rows
-from cliad.pipelines.importing import import_features
+from cliad.pipelines.experiments.episode import make_episodes, score_rows
 
 COOP_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
 ALPHAS, SEEDS = (0.2, 0.4, 0.6, 0.8), (1, 2, 3, 4)

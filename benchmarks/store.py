@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cliad.cache import store
+from cliad.cache.file.layout import DONE, Header, SplitLayout, TextSet, file_list_hash
+from cliad.cache.file.write import Writer, create
 
 N_CLASS, BATCH, SHOTS = 1000, 512, 16
 
@@ -27,19 +28,19 @@ N_CLASS, BATCH, SHOTS = 1000, 512, 16
 def skeleton(path: Path, rows: int, dim: int) -> None:
     labels = np.arange(rows, dtype=np.int32) * N_CLASS // rows
     paths = [f"train/n{label:08d}/n{label:08d}_{i}.JPEG" for i, label in enumerate(labels)]
-    split = store.SplitLayout(paths, labels, {"features": (dim,)})
+    split = SplitLayout(paths, labels, {"features": (dim,)})
     names = [f"class {i}" for i in range(N_CLASS)]
     recipe = {"templates": ["{}"], "classnames": names}
-    text = store.TextSet("default", np.ones((1, N_CLASS, dim), np.float32), ["{}"], names, recipe, "e", 100.0)
-    header = store.Header("imagenet", "bench", "e", {"files": store.file_list_hash({"train": (paths, labels)})}, BATCH)
-    store.create(path, header, {"train": split}, [text])
+    text = TextSet("default", np.ones((1, N_CLASS, dim), np.float32), ["{}"], names, recipe, "e", 100.0)
+    header = Header("imagenet", "bench", "e", {"files": file_list_hash({"train": (paths, labels)})}, BATCH)
+    create(path, header, {"train": split}, [text])
 
 
 def write_cache(path: Path, block: np.ndarray) -> float:
     """Megabytes a second of writing all rows batch by batch, synced at the end."""
-    done = np.full(BATCH, store.DONE, np.uint8)
+    done = np.full(BATCH, DONE, np.uint8)
     begin = time.perf_counter()
-    with store.Writer(path) as writer:
+    with Writer(path) as writer:
         for name, start, stop in writer.todo():
             writer.write(name, start, {"features": block[: stop - start]}, done[: stop - start])
         size = writer.cache.split("train").x.nbytes
@@ -64,8 +65,8 @@ READ = """
 import json, random, resource, sys, time
 from pathlib import Path
 import numpy as np
-from cliad.cache.store import open_cache
-from cliad.pipelines.draw import draw
+from cliad.cache.file.read import open_cache
+from cliad.pipelines.fewshot.draw import draw
 memory = lambda: int(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))) / 1e3
 path, shots = Path(sys.argv[1]), int(sys.argv[2])
 before = memory()

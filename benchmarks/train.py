@@ -19,11 +19,12 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from cliad.adapters.base import Episode, class_weights
 from cliad.adapters.clip_adapter import PRESETS, ClipAdapter
-from cliad.adapters.optimise import fit
-from cliad.cache.store import open_cache
-from cliad.pipelines.episode import make_episodes, pick_device, score_rows
+from cliad.adapters.core.episode import Episode
+from cliad.adapters.core.fit import fit
+from cliad.adapters.core.ops import class_weights
+from cliad.cache.file.read import open_cache
+from cliad.pipelines.experiments.episode import make_episodes, pick_device, score_rows
 
 LOOP = "CoOp's loop"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import platformdirs
 
-from cliad.cache.store import CacheError, FeatureCache, open_cache
+from cliad.cache.file.layout import CacheError
+from cliad.cache.file.read import FeatureCache, open_cache
 
 
 def cache_dir(given: Path | None = None) -> Path:

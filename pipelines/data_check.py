@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cliad.cache.datasets import data_dir, find_dataset
 from cliad.cache.datasets.base import Dataset, DatasetError, Listing
-from cliad.cache.loader import default_workers
+from cliad.cache.extract.reading import default_workers
 
 SHOWN = 5
 

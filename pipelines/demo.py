@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cliad.pipelines.bundle import BundleError
-from cliad.pipelines.charts import curves
-from cliad.pipelines.train import find_cache, make_head, pick_device, run, spec_of
+from cliad.pipelines.experiments.episode import pick_device
+from cliad.pipelines.experiments.find_cache import find_cache
+from cliad.pipelines.experiments.run import run
+from cliad.pipelines.experiments.spec import make_head, spec_of
+from cliad.pipelines.report.charts import curves
+from cliad.pipelines.runs.run_folder import BundleError
 
 HEADS = ("linear-probe", "clip-adapter")
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from cliad.adapters import HEADS
-from cliad.adapters.base import Head, HeadError, Support, default_of
-from cliad.adapters.optimise import hypers
+from cliad.adapters.core.classifier import hypers
+from cliad.adapters.core.episode import Support
+from cliad.adapters.core.head import Head, HeadError, default_of
 from cliad.cache import folder as cache_folder
-from cliad.cache.store import FeatureCache
+from cliad.cache.file.read import FeatureCache
 
 
 def heads(folder: Path, dataset: str | None = None, encoder: str | None = None) -> list[dict]:

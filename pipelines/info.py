@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cliad.cache.store import DONE, TO_DO, UNREADABLE, FeatureCache, open_cache
+from cliad.cache.file.layout import DONE, TO_DO, UNREADABLE
+from cliad.cache.file.read import FeatureCache, open_cache
 
 NAMED = 5  # so many unreadable images are named
 

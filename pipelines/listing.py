@@ -7,8 +7,9 @@ from pathlib import Path
 
 from cliad.cache.datasets import DATASETS, data_dir
 from cliad.cache.datasets.base import DatasetError, find_folder
+from cliad.cache.file.layout import CacheError
+from cliad.cache.file.read import open_cache
 from cliad.cache.folder import cached, slug
-from cliad.cache.store import CacheError, open_cache
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,9 @@ class ModelRow:
 
 def list_models(word: str = "") -> list[ModelRow]:
     """The bundled encoder and all of open_clip's that have published weights, those with `word` in a name."""
-    from cliad.cache import clip
+    from cliad.cache.encoders import weights
 
     rows = [ModelRow("tiny", ["bundled"], "bundled")]
-    rows += [ModelRow(name, tags, clip.default_tag(tags)) for name, tags in clip.published().items()]
+    rows += [ModelRow(name, tags, weights.default_tag(tags)) for name, tags in weights.published().items()]
     matches = lambda text: slug(word) in slug(text) if word else True
     return [row for row in rows if matches(row.name) or any(matches(f"{row.name}/{tag}") for tag in row.pretrained)]

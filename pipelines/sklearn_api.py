@@ -20,9 +20,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from cliad.adapters import HEADS
-from cliad.adapters.base import Episode, Head, default_of
-from cliad.adapters.optimise import Classifier, fit
-from cliad.pipelines.draw import rows_by_class
+from cliad.adapters.core.classifier import Classifier
+from cliad.adapters.core.episode import Episode
+from cliad.adapters.core.fit import fit
+from cliad.adapters.core.head import Head, default_of
+from cliad.pipelines.fewshot.draw import rows_by_class
 
 UNFIT = {"views", "pre_projection", "tokens"}  # what a matrix of features does not hold
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 import toy_use
 
-from cliad.cache import store
+from cliad.cache.file.layout import DONE, Header, SplitLayout, TextSet, file_list_hash
+from cliad.cache.file.write import Writer, create
 from cliad.cache.folder import cache_path
 
 pytest_plugins = ["browser"]
@@ -22,17 +23,17 @@ def toy_cache(
     if not val:
         del labels["val"]
     rows = {name: 10 * (centres[y] + noise * rng.normal(size=(len(y), dim))) for name, y in labels.items()}
-    splits = {name: store.SplitLayout([f"{name}/{i}.jpg" for i in range(len(y))], y, {"features": (dim,)}) for name, y in labels.items()}
-    recipe = {"files": store.file_list_hash({name: (s.paths, s.labels) for name, s in splits.items()}), "weights": encoder}
-    header = store.Header(dataset, encoder, encoder, recipe, batch=16, dtype="float32")
+    splits = {name: SplitLayout([f"{name}/{i}.jpg" for i in range(len(y))], y, {"features": (dim,)}) for name, y in labels.items()}
+    recipe = {"files": file_list_hash({name: (s.paths, s.labels) for name, s in splits.items()}), "weights": encoder}
+    header = Header(dataset, encoder, encoder, recipe, batch=16, dtype="float32")
     classnames, templates = [*classnames] or [f"class {i}" for i in range(n_class)], ["a {}.", "the {}."]
     features = np.stack([centres + 0.4 * rng.normal(size=(n_class, dim)) for _ in templates]) if text else None
-    text_set = store.TextSet("default", features, templates, classnames, {"templates": templates, "classnames": classnames}, encoder, 20.0)
+    text_set = TextSet("default", features, templates, classnames, {"templates": templates, "classnames": classnames}, encoder, 20.0)
     path = cache_path(folder, dataset, encoder, header.image_id)
-    store.create(path, header, splits, [text_set])
-    with store.Writer(path) as writer:
+    create(path, header, splits, [text_set])
+    with Writer(path) as writer:
         for name, start, stop in writer.todo():
-            writer.write(name, start, {"features": rows[name][start:stop]}, np.full(stop - start, store.DONE))
+            writer.write(name, start, {"features": rows[name][start:stop]}, np.full(stop - start, DONE))
         return writer.finish()
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import open_clip
 import torch
 
-from cliad.cache import store
-from cliad.cache.clip import Clip
-from cliad.pipelines.extract import EncoderChoice, Extras, extract
+from cliad.cache.encoders.clip import Clip
+from cliad.cache.extract.choices import EncoderChoice, Extras
+from cliad.cache.file import write
+from cliad.pipelines.extract import extract
 
 FORKS = multiprocessing.get_context(
     "forkserver" if hasattr(multiprocessing, "get_all_start_methods") and sys.platform != "win32" else "spawn"
@@ -36,7 +37,7 @@ def finish(process):
 
 def _run(weights, config, data, cache, log, seconds_per_image):
     torch.set_num_threads(1)
-    store.SYNC_SECONDS = 0.05
+    write.SYNC_SECONDS = 0.05
     open_clip.add_model_config(config)
     plain = Clip.preprocess
 

@@ -4,8 +4,9 @@ import torch
 from worlds import World
 
 from cliad.adapters import HEADS
-from cliad.adapters.optimise import hypers, inputs, stack
-from cliad.adapters.select import fit_all, fit_selected
+from cliad.adapters.core.classifier import hypers, inputs
+from cliad.adapters.core.fit import stack
+from cliad.adapters.core.select import fit_all, fit_selected
 
 WORLD = World()
 

@@ -5,9 +5,9 @@ from collections import namedtuple
 import toy_clip
 
 from cliad.cache.datasets import find_dataset
-from cliad.pipelines import bundle
+from cliad.pipelines.experiments.train import train
 from cliad.pipelines.extract import extract
-from cliad.pipelines.train import train
+from cliad.pipelines.runs import run_folder
 
 World = namedtuple("World", "folder caches model weights cache run probe images labels")
 
@@ -18,9 +18,9 @@ def world(folder):
     caches = folder / "caches"
     extract("digits", model=model, pretrained=str(weights), cache_folder=caches)
     result, cache = train(folder=caches, head="clip-adapter", shots=8, hyper={"alpha": 0.6})
-    run = bundle.save(result, cache, folder / "runs" / "digits", command="cliad train --alpha 0.6 --shots 8")
+    run = run_folder.save(result, cache, folder / "runs" / "digits", command="cliad train --alpha 0.6 --shots 8")
     result, _ = train(folder=caches, head="linear-probe", shots=16, hyper={"C": 1})
-    probe = bundle.save(result, cache, folder / "probe")
+    probe = run_folder.save(result, cache, folder / "probe")
     listing = find_dataset("digits").read(None, "field")
     images = folder / "images"
     images.mkdir()

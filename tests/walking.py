@@ -6,7 +6,8 @@ from typing import ClassVar
 
 import torch
 
-from cliad.adapters.base import Episode, Head, Plan, hyper
+from cliad.adapters.core.episode import Episode
+from cliad.adapters.core.head import Head, Plan, hyper
 
 
 @dataclass(frozen=True)

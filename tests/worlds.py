@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from cliad.adapters.base import Episode
+from cliad.adapters.core.episode import Episode
 
 N_CLASS, DIM, PER_CLASS, N_VAL = 5, 16, 24, 4
 

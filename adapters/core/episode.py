@@ -1,0 +1,77 @@
+"""What a head is fitted on: one run's episode, and the stacked support of many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+Tensors = dict[str, Tensor]  # every tensor (n_run, ...), or (1, ...) where all runs share it
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One run's support and validation, as row numbers into ONE feature matrix that many episodes share.
+
+    It has no test data: a choice made on an episode cannot have seen the test set.
+
+    features (n_row, dim) raw float32; index (n,), y (n,); val_index (n_val,), val_y (n_val,);
+    text (n_template, n_class, dim) raw, a zero row where a class has no such sentence, or None; logit_scale the multiplier;
+    views (n_view, n_row, dim) raw augmented views of the rows, or None; pre_projection (n_row, dim_pre) likewise.
+    """
+
+    features: Tensor
+    index: Tensor
+    y: Tensor
+    val_index: Tensor
+    val_y: Tensor
+    text: Tensor | None
+    logit_scale: float
+    seed: int
+    n_class: int
+    views: Tensor | None = None
+    pre_projection: Tensor | None = None
+
+    @property
+    def val(self) -> tuple[Tensor, Tensor]:
+        """Validation rows (n_val, dim) and labels (n_val,)."""
+        return self.features[self.val_index], self.val_y
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """The support sets of n_run runs, stacked; a run with fewer than n items is padded with rows of zeros.
+
+    x (n_run, n, dim): unit rows, or raw ones where the head needs "raw"; y (n_run, n), 0 in the padding;
+    mask (n_run, n): 1.0 for an item, 0.0 for padding; text (n_template, n_class, dim) raw, or None;
+    rows (n_run, n): row numbers in `all_views` (n_view, n_row, dim) raw, which all runs share; None where there are no views.
+    """
+
+    x: Tensor
+    y: Tensor
+    mask: Tensor
+    text: Tensor | None
+    logit_scale: float
+    n_class: int
+    rows: Tensor | None = None
+    all_views: Tensor | None = None
+
+    def per_view(self, what: Callable[[Tensor], Tensor] = lambda views: views) -> Tensor | None:
+        """what(views), computed once on (n_view, n_row, dim), for the support: (n_run, ..., n, dim), zeros in the padding."""
+        if self.all_views is None:
+            return None
+        values = what(self.all_views)
+        picked = values[..., self.rows, :].movedim(-3, 0)
+        return picked * self.mask.view(len(picked), *[1] * (picked.dim() - 3), -1, 1)
+
+    @property
+    def scale(self) -> Tensor:
+        """The logit scale (1, 1, 1), with a run axis as every constant has: those of several runs stack to (n_run, 1, 1)."""
+        return self.x.new_full((1, 1, 1), self.logit_scale)
+
+    @property
+    def onehot(self) -> Tensor:
+        """(n_run, n, n_class); padding is rows of zeros."""
+        return F.one_hot(self.y, self.n_class) * self.mask[..., None]

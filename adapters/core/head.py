@@ -1,0 +1,141 @@
+"""What a head is: tensors in, logits out. A head is written once, for many runs: every tensor has a leading run axis.
+
+Axes: n_run runs trained together, n items, n_view cached views of an item, n_template prompts, n_class classes, dim features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+from torch import Generator, Tensor
+
+from cliad.adapters.core.episode import Support, Tensors
+
+
+class HeadError(ValueError):
+    """A head cannot do what is asked with these hyper-parameters or this data; the message says why."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a head is trained on n items: known before any data is seen, equal for all runs of a group.
+
+    steps 0 means that `start` gives the solution. `batch` None is the full support. An epoch of `per_epoch` steps shows each
+    item once, in minibatches of nearly equal size. `warmup` steps come first: at the constant rate `warmup_rate`, or, where that
+    is None, rising linearly from zero. Where a run selects on validation, `keep` "best" takes the parameters that do best there,
+    looked at every `look` steps; a run that does not select ends with the last ones, whatever `keep` says.
+    """
+
+    steps: int = 0
+    per_epoch: int = 1
+    batch: int | None = None
+    optimiser: str = "adamw"  # or "adam" (decay in the gradient), "sgd"
+    momentum: float = 0.9  # of sgd
+    eps: float = 1e-8  # of adam and adamw
+    schedule: str = "cosine"  # per step; or "cosine-epoch" (constant within an epoch), "constant"
+    warmup: int = 0
+    warmup_rate: float | None = None
+    keep: str = "last"
+    look: int = 1
+
+    @classmethod
+    def counted(cls, n: int, *, steps: int, batch: int, **options) -> Plan:
+        """The plan of `steps` steps over n items in minibatches of at most `batch`."""
+        per_epoch = -(-n // batch)
+        return cls(steps=steps, per_epoch=per_epoch, batch=-(-n // per_epoch), **options)
+
+    @classmethod
+    def epochs(cls, n: int, *, epochs: int, batch: int, **options) -> Plan:
+        """The plan of `epochs` passes over n items in minibatches of at most `batch`."""
+        return cls.counted(n, steps=epochs * -(-n // batch), batch=batch, **options)
+
+    @classmethod
+    def dassl(cls, n: int, *, epochs: int, batch: int, **options) -> Plan:
+        """The recipe of CoOp and all that is built on its trainer: cosine per epoch after one epoch at the constant rate 1e-5."""
+        per_epoch = -(-n // batch)
+        return cls.epochs(n, epochs=epochs, batch=batch, schedule="cosine-epoch", warmup=per_epoch, warmup_rate=1e-5, **options)
+
+
+def hyper(default, meaning: str, low: float | None = None, high: float | None = None, choices: Sequence = ()) -> Any:
+    """A hyper-parameter of a head: its default, what it means, and what it may be."""
+    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)})
+
+
+class Head:
+    """The contract of all heads. A head is a frozen dataclass of hyper-parameters and holds no data.
+
+    vary       fields that leave all shapes alone: runs that differ in nothing else train as one group, and methods
+               get them as vectors h[name] (n_run,)
+    tuned      fields of `vary` that only `logits` reads once training is over: they are searched without training again
+    space      what `--select val` searches: field -> candidates, the first of equally good ones wins
+    refine     bisection steps around the best candidate of a one-field space, in log10 (the linear probe's C)
+    needs      of {"text", "raw", "views", "pre_projection", "tokens"}; "raw": x comes as the encoder gave it, else in unit rows;
+               "pre_projection" (with "raw"): x (n, dim + dim_pre) is the feature and, behind it, what entered the last projection
+    likes      what it uses where the cache has it, and does without where not
+    select     the published way: "fixed" values, or chosen on "val" (fields of `space`, or the epoch, see Plan.keep)
+    per_class  whether parameters have a class axis, so that they cannot serve other classes
+    """
+
+    vary: ClassVar[frozenset[str]] = frozenset()
+    tuned: ClassVar[frozenset[str]] = frozenset()
+    space: ClassVar[Mapping[str, tuple]] = {}
+    refine: ClassVar[int] = 0
+    needs: ClassVar[frozenset[str]] = frozenset({"text"})
+    likes: ClassVar[frozenset[str]] = frozenset()
+    select: ClassVar[str] = "fixed"
+    per_class: ClassVar[bool] = True
+
+    def __post_init__(self):
+        for spec in fields(self):
+            check(type(self).__name__, spec.name, getattr(self, spec.name), spec.metadata)
+
+    def plan(self, n: int, n_class: int) -> Plan:
+        """The training plan for a run of n items of n_class classes."""
+        return Plan()
+
+    def searches(self) -> dict[str, tuple]:
+        """The part of `space` that means something for this head's other fields."""
+        return dict(self.space)
+
+    def bind(self, support: Support, h: Tensors) -> Tensors:
+        """The constants c that logits need: class weights, keys, ..."""
+        raise NotImplementedError
+
+    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+        """The first parameters p; random ones come from the run's own (CPU) generator."""
+        return {}
+
+    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+        """Logits (n_run, n, n_class) of x (n_run, n, dim), or of x (1, n, dim) where all runs see the same items."""
+        raise NotImplementedError
+
+    def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor | None:
+        """What is added to each run's mean cross-entropy: (n_run,), or None."""
+        return None
+
+    def rates(self, c: Tensors, h: Tensors) -> dict[str, tuple[Tensor, int]]:
+        """Step sizes (n_run,) of parameters that do not use h["lr"], each with k: "plain gradient step every k-th step"; 1 is as usual."""
+        return {}
+
+    def finish(self, p: Tensors, c: Tensors, h: Tensors) -> Tensors:
+        """The parameters to keep, from those that training ended with."""
+        return p
+
+
+def check(head: str, name: str, value, rule: Mapping) -> None:
+    """HeadError where a hyper-parameter is not what its `hyper` line allows."""
+    low, high, choices = (rule.get(key) for key in ("low", "high", "choices"))
+    if choices and value not in choices:
+        raise HeadError(f"{name} of {head} is one of {', '.join(map(str, choices))}; got {value}")
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return
+    if not ((low is None or value >= low) and (high is None or value <= high)):
+        span = f"from {low:g} to {high:g}" if None not in (low, high) else f"at least {low:g}" if high is None else f"at most {high:g}"
+        raise HeadError(f"{name} ({rule['meaning']}) is {span}; got {value:g}")
+
+
+def default_of(spec) -> Any:
+    """The default of a dataclass field."""
+    return spec.default if spec.default is not MISSING else spec.default_factory()

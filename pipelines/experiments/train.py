@@ -1,0 +1,53 @@
+"""`cliad train`: one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from cliad.cache import folder as cache_folder
+from cliad.cache.file.read import FeatureCache
+from cliad.pipelines.experiments.episode import pick_device
+from cliad.pipelines.experiments.find_cache import find_cache
+from cliad.pipelines.experiments.run import run
+from cliad.pipelines.experiments.score import Result
+from cliad.pipelines.experiments.spec import make_head, spec_of
+from cliad.pipelines.fewshot.draw import check_asked
+
+
+def train(
+    *,
+    folder: Path | None = None,
+    dataset: str | None = None,
+    encoder: str | None = None,
+    prompts: str | None = None,
+    head: str = "clip-adapter",
+    shots: int = 16,
+    seed: int = 1,
+    protocol: str = "coop",
+    select: str | None = None,
+    hyper: Mapping[str, object] = {},
+    device: str = "auto",
+    tell: Callable[[str], None] = lambda message: None,
+) -> tuple[Result, FeatureCache]:
+    """One run: the verb `cliad train`.
+
+    Args:
+        folder: the cache folder; None: $CLIAD_CACHE or the user's cache folder.
+        dataset, encoder, prompts: which cache; by default the one written last, or the bundled digits.
+        head: a name of `cliad heads`; hyper: its hyper-parameters by name, such as {"alpha": 0.2}.
+        shots, seed, protocol: the few-shot draw; shots are images per class.
+        select: "fixed" hyper-parameters or chosen on "val"; None: the head's published way.
+        device: auto, cpu, cuda, cuda:1, mps.
+    Returns:
+        The result (`.row()`: accuracies as fractions, seconds; `.classifier`) and the cache it is of.
+    Raises:
+        SpecError, HeadError, DrawError, CacheError: what is wrong and what to do, in one line.
+    """
+    folder = cache_folder.cache_dir(folder)
+    made = make_head(head, hyper)
+    check_asked(shots, protocol)
+    cache = find_cache(folder, dataset, encoder, prompts, tell)
+    spec = spec_of(cache, head, made, shots=shots, seed=seed, protocol=protocol, select=select, given=hyper)
+    (result,) = next(run(cache, [spec], pick_device(device)))
+    return result, cache

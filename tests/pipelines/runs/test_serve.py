@@ -1,0 +1,371 @@
+"""`cliad serve` over real HTTP: its endpoint, what it refuses, and the page in a real browser."""
+
+import asyncio
+import http.client
+import io
+import json
+import random
+import shutil
+import socket
+import struct
+import threading
+import time
+import zlib
+from contextlib import suppress
+from urllib.parse import quote
+
+import browser
+import pytest
+import torch
+import uvicorn
+from PIL import Image
+
+from cliad.cache.extract.choices import PromptChoice
+from cliad.cache.file.read import open_cache
+from cliad.cli import main
+from cliad.pipelines.extract import extract
+from cliad.pipelines.runs.predict import load
+from cliad.pipelines.runs.serve.app import LARGEST_UPLOAD, ServeError, make_app, serve
+from cliad.pipelines.runs.serve.desk import Desk
+from cliad.pipelines.runs.serve.guard import Guard
+
+
+@pytest.fixture(scope="module")
+def port(used, tmp_path_factory):
+    """The port of a running server with three runs: clip-adapter, linear-probe, and one that is broken."""
+    runs = tmp_path_factory.mktemp("runs")
+    for name, folder in (("adapter", used.run), ("probe", used.probe), ("broken", used.run)):
+        shutil.copytree(folder, runs / name)
+    (runs / "broken" / "head.safetensors").write_bytes(b"x")
+    desk = Desk(runs / "probe", caches=used.caches, pretrained=str(used.weights))
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(make_app(desk), log_level="warning", lifespan="off", ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield listener.getsockname()[1]
+    server.should_exit = True
+    thread.join(20)
+    listener.close()
+
+
+def send(port, path="/api/classify", body=None, method=None, **headers):
+    """(status, JSON or text, headers) of one request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    headers = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method or ("GET" if body is None else "POST"), path, body, headers)
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, json.loads(text) if "json" in answer.headers["content-type"] else text, answer.headers
+
+
+def refused(port, status, *args, **headers):
+    """The sentence with which a request is refused."""
+    got, said, _ = send(port, *args, **headers)
+    assert got == status and set(said) == {"error"} and "\n" not in said["error"] and "Traceback" not in said["error"], said
+    return said["error"]
+
+
+@pytest.fixture(scope="module")
+def digit(used):
+    """(PNG bytes of a test image that the probe gets right, its class)."""
+    from cliad.pipelines.runs.predict import load, predict
+
+    names, files = load(used.probe).classnames, sorted(used.images.iterdir())[:30]
+    for file, found in zip(files, predict(used.probe, files, pretrained=str(used.weights)), strict=True):
+        if found.top[0][0] == names[used.labels[file.name]]:
+            return file.read_bytes(), found.top[0][0]
+
+
+def test_it_answers_as_predict_does(port, digit):
+    raw, name = digit
+    status, found, _ = send(port, "/api/classify?top=3", raw)
+    assert status == 200 and set(found) == {"run", "head", "width", "height", "top", "zero_shot", "nearest"}
+    assert found["run"] == "probe" and found["top"][0]["class"] == name and len(found["top"]) == len(found["zero_shot"]) == 3
+    assert [set(shot) for shot in found["nearest"]] == [{"path", "class", "similarity", "thumbnail"}] * 4
+    assert found["nearest"][0]["thumbnail"].startswith("data:image/png;base64,") and found["nearest"][0]["similarity"] > 0.5
+    assert send(port, "/api/classify?run=adapter", raw, content_type="image/png")[1]["run"] == "adapter"
+
+
+def test_it_lists_the_runs_and_says_what_is_wrong_with_one(port, digit):
+    runs = send(port, "/api/runs")[1]["runs"]
+    assert runs[0]["run"] == "probe" and {run["run"] for run in runs} == {"probe", "adapter", "broken"}
+    assert runs[0]["n_class"] == 10 and 0 <= runs[0]["zero_shot_top1"] <= runs[0]["top1"] <= 1
+    assert "broken is damaged" in refused(port, 409, "/api/classify?run=broken", digit[0])
+
+
+@pytest.mark.parametrize("name", ["none", "../probe", "/etc", "..", "", "probe/../adapter", "a" * 5000, "\x00", "probe%00"])
+def test_a_run_is_one_of_the_list_or_none(port, digit, name):
+    assert "no run" in refused(port, 404, f"/api/classify?run={quote(name)}", digit[0])
+
+
+@pytest.mark.parametrize(
+    "path", ["/etc/passwd", "/../../etc/passwd", "/page.html", "/static/x", "/runs/probe/run.json", "/%2e%2e/x", "/api"]
+)
+def test_it_serves_no_other_file(port, path):
+    refused(port, 404, path)
+
+
+def test_methods_and_numbers(port, digit):
+    refused(port, 405, "/api/classify")
+    refused(port, 405, "/", b"x")
+    for top in ("0", "-1", "x", "1e9", "9" * 5000, "", "٣"):
+        assert "top is a number" in refused(port, 400, f"/api/classify?top={quote(top)}", digit[0])
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "127.0.0.1.evil.example"},
+        {"host": "evil.example:80"},
+        {"host": "192.168.0.7"},
+        {"host": "127.0.0.1@evil.example"},
+        {"host": ""},
+        {"host": "[::1"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:1"},
+        {"sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site"},
+    ],
+)
+def test_foreign_hosts_and_origins_are_refused(port, digit, headers):
+    refused(port, 403, "/api/classify", digit[0], **headers)
+    refused(port, 403, "/", **headers)
+    refused(port, 403, "/api/runs", **headers)
+
+
+def test_its_own_page_is_let_through(port, digit):
+    for name in ("127.0.0.1", "localhost", "[::1]"):
+        own = {"host": f"{name}:{port}", "origin": f"http://{name}:{port}", "sec_fetch_site": "same-origin"}
+        assert send(port, "/api/classify", digit[0], **own)[0] == 200
+
+
+def test_an_open_address_answers_to_numbers_but_not_to_foreign_names():
+    guard = Guard(None, "0.0.0.0")
+    assert guard.is_own("192.168.0.7:8000") and guard.is_own("localhost:8000") and not guard.is_own("evil.example:8000")
+
+
+def test_the_page_runs_nothing_but_its_own_script(port):
+    status, text, headers = send(port, "/")
+    assert status == 200 and text.startswith("<!doctype html>") and "http://" not in text and "https://" not in text
+    policy = headers["content-security-policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and headers["x-content-type-options"] == "nosniff"
+
+
+CAREFUL = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "cross-origin-resource-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "x-frame-options": "DENY",
+}
+
+
+@pytest.mark.parametrize("path", ["/", "/api/runs", "/nothing", "/api/classify"])
+def test_every_answer_bears_the_headers_that_keep_a_browser_careful(port, path):
+    _, _, headers = send(port, path)
+    plain = {"content-length", "content-type", "date", "server", "content-security-policy", "allow"}
+    found = {name.lower(): value for name, value in headers.items() if name.lower() not in plain}
+    assert found == CAREFUL
+    assert headers.get_all("x-frame-options") == ["DENY"]
+
+
+def test_the_policy_of_the_page_is_this_list(port):
+    policy = send(port, "/")[2]["content-security-policy"]
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    for name in ("script-src", "style-src"):
+        sources = rules.pop(name).split(" ")
+        assert len(sources) == 1 and sources[0].startswith("'sha256-"), sources
+    assert rules == {
+        "default-src": "'none'",
+        "img-src": "data: blob:",
+        "connect-src": "'self'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "frame-ancestors": "'none'",
+    }
+
+
+@pytest.mark.parametrize("kind", ["websocket", "lifespan", "other"])
+def test_no_other_kind_of_connection_reaches_the_application(kind):
+    reached = []
+
+    async def app(scope, receive, send):
+        reached.append(scope["type"])
+
+    guard = Guard(app, "127.0.0.1")
+    own = [(b"host", b"127.0.0.1:8000")]
+    asyncio.run(guard({"type": kind, "headers": own}, None, None))
+    assert reached == []
+    asyncio.run(guard({"type": "http", "headers": own}, None, None))
+    assert reached == ["http"]
+
+
+def test_the_support_and_zero_shot_of_the_runs_own_cache_are_shown(used, digit):
+    found = Desk(used.probe, caches=used.caches, pretrained=str(used.weights)).classify(digit[0])
+    assert len(found["nearest"]) == 4
+    expected = zero_shot_by_hand(used, used.cache.text, digit[0])
+    assert [shown["class"] for shown in found["zero_shot"]] == [name for name, _ in expected]
+    for shown, (_, probability) in zip(found["zero_shot"], expected, strict=True):
+        assert shown["probability"] == pytest.approx(probability, abs=1e-3)
+
+
+def zero_shot_by_hand(used, text, raw):
+    """The likeliest five (class, probability) of an image, text (n_template, n_class, dim)."""
+    encoder = load(used.probe).encoder(pretrained=str(used.weights))
+    with torch.inference_mode():
+        image = Image.open(io.BytesIO(raw)).convert("RGB")
+        x = encoder.encode_images(encoder.preprocess(image)[None]).float().cpu()
+    unit = torch.nn.functional.normalize
+    x = unit(x, dim=-1)
+    weights = unit(unit(torch.as_tensor(text), dim=-1).mean(dim=0), dim=-1)
+    chances = (used.cache.logit_scale * x @ weights.T).softmax(dim=-1)[0].tolist()
+    return sorted(zip(used.cache.classnames, chances, strict=True), key=lambda one: -one[1])[:5]
+
+
+def test_a_cache_made_anew_under_the_same_name_does_not_serve_an_earlier_run(used, digit, tmp_path):
+    choice = PromptChoice(templates=("a blurry scan of {}, upside down.",))
+    asked = {"model": used.model, "pretrained": str(used.weights), "cache_folder": tmp_path}
+    path = extract("digits", prompt_set=choice, **asked)
+    there = open_cache(path)
+    # the file has the same name, since its images are the same; its prompts are others
+    assert path.relative_to(tmp_path) == used.cache.path.relative_to(used.caches)
+    assert there.fingerprint != used.cache.fingerprint
+    found = Desk(used.probe, caches=tmp_path, pretrained=str(used.weights)).classify(digit[0])
+    assert found["nearest"] == []
+    # zero-shot is by the prompts of the run, encoded anew, and not by those of that cache
+    expected = zero_shot_by_hand(used, used.cache.text, digit[0])
+    strange = zero_shot_by_hand(used, there.text, digit[0])
+    chance = found["zero_shot"][0]["probability"]
+    assert chance == pytest.approx(expected[0][1], abs=1e-3)
+    assert abs(chance - strange[0][1]) > 0.01
+
+
+def test_without_a_cache_there_are_no_shots_to_show(used, digit, tmp_path):
+    desk = Desk(used.probe, caches=tmp_path, pretrained=str(used.weights))
+    found = desk.classify(digit[0], top=2)
+    assert found["nearest"] == [] and len(found["top"]) == len(found["zero_shot"]) == 2
+
+
+def png(width, height, data=b""):
+    """A PNG file that says it has so many pixels."""
+    chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def test_what_is_too_large_is_refused(port):
+    bomb = png(60_000, 60_000, zlib.compress(bytes(50_000_000), 9))
+    assert len(bomb) < 100_000 and "too many pixels" in refused(port, 413, "/api/classify", bomb)
+    assert "at most 50,000,000" in refused(port, 413, "/api/classify", png(8000, 7000))
+    assert "at most 32 MB" in refused(port, 413, "/api/classify", b"x", content_length=str(LARGEST_UPLOAD + 1))
+
+    def endless():
+        for _ in range(34):
+            yield bytes(2**20)
+
+    with suppress(BrokenPipeError, ConnectionResetError):  # it may hang up before all is sent
+        assert "at most 32 MB" in refused(port, 413, "/api/classify", endless())
+
+
+@pytest.mark.parametrize(
+    "body, kind, status",
+    [
+        (b"", "image/png", 400),
+        (b"no image", "image/png", 415),
+        (b"{}", "application/json", 415),
+        (b"--x\r\n", "multipart/form-data; boundary=x", 415),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/x-eps", 415),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml", 415),
+        (png(8, 8, zlib.compress(b"short")), "image/png", 422),
+        (png(8, 8, b"not zlib"), "image/png", 422),
+        (png(0, 0), "image/png", 415),
+    ],
+)
+def test_what_is_no_image_is_a_sentence(port, body, kind, status):
+    refused(port, status, "/api/classify", body, content_type=kind)
+
+
+def test_200_spoiled_uploads_are_answers(port, tmp_path, monkeypatch):
+    kinds = {}
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+        out = io.BytesIO()
+        Image.radial_gradient("L").convert("RGB").resize((48, 40)).save(out, kind)
+        kinds[kind] = out.getvalue()
+    monkeypatch.chdir(tmp_path)
+    for seed in range(200):
+        r = random.Random(seed)
+        raw = bytearray(kinds[r.choice(sorted(kinds))])
+        if r.random() < 0.5:
+            raw = raw[: r.randrange(1, len(raw))]
+        for _ in range(r.choice((1, 10, 100))):
+            raw[r.randrange(len(raw))] = r.randrange(256)
+        status, said, _ = send(port, "/api/classify", bytes(raw), x_name="../../evil.png")
+        assert status in (200, 413, 415, 422) and (status == 200 or "\n" not in said["error"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_taken_port_is_one_line(used, port):
+    with pytest.raises(ServeError, match=r"cannot listen on 127.0.0.1:\d+ .*--port"):
+        serve(used.run, port=port, caches=used.caches, pretrained=str(used.weights))
+
+
+def test_the_command_names_its_address_and_ends_at_once_when_the_run_is_none(monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["cliad", "serve"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1 and "there is no run folder in runs" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def page(port, tmp_path_factory):
+    with browser.chromium(tmp_path_factory.mktemp("browser")) as chromium:
+        chromium.open(f"http://127.0.0.1:{port}/")
+        chromium.wait("return document.querySelectorAll('#run option').length == 3")
+        yield chromium
+
+
+DONE = "return document.querySelectorAll('article').length == arguments[0] && !document.querySelector('.busy')"
+
+
+def test_dropped_images_are_classified_on_the_page(page, port, digit, tmp_path):
+    raw, name = digit
+    page.drop(("three <b>.png", raw), ("broken.png", raw[:50]), ("huge.png", png(60_000, 60_000)))
+    page.wait(DONE, 3)
+    cards = page.run("return [...document.querySelectorAll('article')].map(a => [a.querySelector('.seen p').textContent, a.innerText])")
+    said = dict(cards)
+    assert f"{name}\n" in said["three <b>.png"] and "zero-shot" in said["three <b>.png"] and "nearest" in said["three <b>.png"]
+    assert "damaged" in said["broken.png"] and "too many pixels" in said["huge.png"]
+    first = page.run("return document.querySelector('article .adapter li .words span').textContent")
+    assert first == name
+    for width in (1280, 390):
+        page.size(width, 900)
+        assert page.run("return document.documentElement.scrollWidth") <= width
+        page.picture(tmp_path / f"{width}.png")
+
+
+def test_another_run_is_chosen_and_a_second_tab_has_its_own(page, port, digit):
+    page.open(f"http://127.0.0.1:{port}/")
+    page.wait("return document.querySelectorAll('#run option').length == 3")
+    page.drop(("a.png", digit[0]))
+    page.wait(DONE, 1)
+    page.run("const s = document.getElementById('run'); s.value = 'adapter'; s.dispatchEvent(new Event('change'))")
+    page.wait("return document.getElementById('about').textContent.startsWith('clip-adapter')")
+    page.wait(DONE, 1)
+    first = page.call("GET", "/window")
+    second = page.call("POST", "/window/new", type="tab")["handle"]
+    page.call("POST", "/window", handle=second)
+    page.open(f"http://127.0.0.1:{port}/")
+    page.wait("return document.getElementById('about').textContent.startsWith('linear-probe')")
+    page.drop(("b.png", digit[0]), ("c.png", digit[0]))
+    page.wait(DONE, 2)
+    page.call("POST", "/window", handle=first)
+    assert page.run("return document.getElementById('run').value") == "adapter" and page.run(DONE, 1)
+    page.run("const s = document.getElementById('run'); s.value = 'broken'; s.dispatchEvent(new Event('change'))")
+    page.wait("return document.querySelector('.error')?.textContent.includes('broken is damaged')")
