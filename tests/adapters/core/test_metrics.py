@@ -112,6 +112,14 @@ def test_full_certainty_is_of_the_last_bin():
     assert calibration(logits, torch.tensor([0, 1, 1]))["ece"] == pytest.approx(0.5 / 3)
 
 
+def test_the_last_bin_begins_at_fourteen_fifteenths():
+    # confidences 0.9, 0.93 and 0.94, all right
+    margins = torch.tensor([0.9, 0.93, 0.94]).logit()
+    logits = torch.stack([margins, torch.zeros(3)], dim=1)
+    found = reliability(logits, torch.tensor([0, 0, 0]))
+    assert found == [[2, pytest.approx(0.915, abs=1e-4), 1.0], [1, pytest.approx(0.94), 1.0]]
+
+
 def likeliest(logits, y, weight):
     """scipy's temperature of one run, by the objective written out: losses and log t's prior."""
     values = logits.double().numpy()

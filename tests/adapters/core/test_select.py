@@ -322,7 +322,8 @@ def coop_script(train, val):
     return max(ends, key=ends.get), tried
 
 
-@pytest.mark.parametrize("shots, seed", [(2, 1), (4, 5)])
+# in the last of these the eighth bisection is the best
+@pytest.mark.parametrize("shots, seed", [(2, 1), (4, 2), (4, 12)])
 def test_the_probes_c_is_the_one_that_coops_script_finds(shots, seed):
     episode = HARD.episode(shots, seed)
     x = episode.features[episode.index].double().numpy()
