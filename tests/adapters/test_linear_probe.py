@@ -117,15 +117,15 @@ def bowl(steps, tolerance, floor=10.0):
     return asked, w.flatten().tolist()
 
 
-def test_a_step_that_promises_less_than_the_tolerances_share_is_the_last():
+def test_the_third_step_in_a_row_that_promises_less_than_the_tolerances_share_is_the_last():
     # the first step promises 1 to the first run, whose value is 10 after it, and 0.5 to the second,
-    # whose value is 10.25 after it
+    # whose value is 10.25 after it; the further steps promise nothing
     asked, w = bowl(steps=50, tolerance=0.11)
-    assert asked == [[0, 1], [0, 1]] and w == [1, 0.5]
+    assert asked == [[0, 1]] * 4 and w == [1, 1]
     asked, w = bowl(steps=50, tolerance=0.09)
-    assert asked == [[0, 1], [0, 1], [0]] and w == [1, 0.5]
-    asked, w = bowl(steps=50, tolerance=0.045)
-    assert asked[:3] == [[0, 1], [0, 1], [0, 1]] and w == [1, 1]
+    assert asked == [*[[0, 1]] * 4, [0]] and w == [1, 1]
+    asked, w = bowl(steps=50, tolerance=0.04)
+    assert asked == [[0, 1]] * 5 and w == [1, 1]
 
 
 def test_the_number_of_steps_is_bounded():
