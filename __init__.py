@@ -16,7 +16,9 @@ What is asked for is imported then: `import cliad` alone brings neither torch no
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # for editors and type checkers; the names of `_HOME`, and the classifiers come as Any
+if (
+    TYPE_CHECKING
+):  # for editors and type checkers; the names of `_HOME`, and the classifiers come as Any
     from cliad.cache.file.read import open_cache as open_cache
     from cliad.pipelines.experiments.grid import grid as grid
     from cliad.pipelines.experiments.train import train as train
@@ -45,12 +47,16 @@ __all__ = [*_HOME, "CLASSIFIERS"]
 def __getattr__(name: str) -> Any:
     """A public name, from its module (PEP 562)."""
     if name not in _HOME and not name.endswith("Classifier") and name != "CLASSIFIERS":
-        raise AttributeError(f"module 'cliad' has no attribute '{name}'; it has {', '.join(_HOME)} and a Classifier per head")
+        raise AttributeError(
+            f"module 'cliad' has no attribute '{name}'; it has {', '.join(_HOME)} and a Classifier per head"
+        )
     module = importlib.import_module(_HOME.get(name, _CLASSIFIERS))
     try:
         return getattr(module, name)
     except AttributeError:
-        raise AttributeError(f"module 'cliad' has no attribute '{name}'; it has {', '.join(module.CLASSIFIERS)}") from None
+        raise AttributeError(
+            f"module 'cliad' has no attribute '{name}'; it has {', '.join(module.CLASSIFIERS)}"
+        ) from None
 
 
 def __dir__() -> list[str]:

@@ -34,3 +34,11 @@ HEADS: dict[str, type[Head]] = {
     "reg-linear": RegLinear,
     "prolip": ProLip,
 }
+
+
+def name_of(head: Head) -> str:
+    """The name of a head in the table `HEADS`."""
+    for name, kind in HEADS.items():
+        if type(head) is kind:
+            return name
+    raise ValueError(f"expected a head of the table HEADS, got {type(head).__name__}")

@@ -29,24 +29,43 @@ class Ape(Head):
     beta: float = hyper(5.5, "sharpness: how fast a key's say falls with distance", 0, 1000)
     gamma: float = hyper(0.1, "how much more a key says that zero-shot would get wrong", 0, 100)
     share: float = hyper(0.7, "share of the channels that are kept", 0, 1)
-    w: float = hyper(0.5, "weight of similarity between classes, against the variance of the texts", 0, 1)
+    w: float = hyper(
+        0.5, "weight of similarity between classes, against the variance of the texts", 0, 1
+    )
 
     vary: ClassVar[frozenset[str]] = frozenset({"alpha", "beta", "gamma", "share", "w"})
     tuned: ClassVar[frozenset[str]] = frozenset({"alpha", "beta", "gamma"})
-    space: ClassVar[dict[str, tuple]] = {"alpha": KEY_ALPHAS, "beta": KEY_BETAS, "gamma": (0.0, 0.1, 0.3, 0.6, 1.0)}
+    space: ClassVar[dict[str, tuple]] = {
+        "alpha": KEY_ALPHAS,
+        "beta": KEY_BETAS,
+        "gamma": (0.0, 0.1, 0.3, 0.6, 1.0),
+    }
     likes: ClassVar[frozenset[str]] = frozenset({"views"})
     select: ClassVar[str] = "val"
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
         keys, values = keys_by_class(support)
-        text = class_weights(support.text)[None]
-        chosen = channels(text[0], keys.unflatten(1, values.shape[1:]), values, h["share"], h["w"])[:, None]  # (n_run, 1, dim)
+        text = class_weights(support.need_text())[None]
+        chosen = channels(text[0], keys.unflatten(1, values.shape[1:]), values, h["share"], h["w"])[
+            :, None
+        ]  # (n_run, 1, dim)
         keys, text_chosen = unit(keys * chosen), unit(text * chosen)
-        probability = (keys @ text_chosen.mT).softmax(dim=-1).unflatten(1, values.shape[1:])  # (n_run, n_class, n_slot, n_class)
-        own = probability.diagonal(dim1=1, dim2=3).mT  # (n_run, n_class, n_slot): of each key's own class
+        probability = (
+            (keys @ text_chosen.mT).softmax(dim=-1).unflatten(1, values.shape[1:])
+        )  # (n_run, n_class, n_slot, n_class)
+        own = probability.diagonal(
+            dim1=1, dim2=3
+        ).mT  # (n_run, n_class, n_slot): of each key's own class
         surprise = torch.log2((1 + 1e-6) / (own + 1e-6)) * values
         scale = support.scale
-        return {"text": text, "scale": scale, "keys": keys, "values": values, "surprise": surprise, "channels": chosen}
+        return {
+            "text": text,
+            "scale": scale,
+            "keys": keys,
+            "values": values,
+            "surprise": surprise,
+            "channels": chosen,
+        }
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
         rows, which = distinct(c["keys"], h["beta"], h["gamma"])

@@ -23,7 +23,11 @@ class Clap(Head):
     """
 
     strength: float = hyper(1.0, "factor on the penalty; 0 is ZS-LP", 0)
-    weights: str = hyper("class", "lambda per class, their mean, or 1 for all", choices=("class", "constant", "balanced"))
+    weights: str = hyper(
+        "class",
+        "lambda per class, their mean, or 1 for all",
+        choices=("class", "constant", "balanced"),
+    )
     lr: float = hyper(0.1, "highest learning rate", 0)
     epochs: int = hyper(300, "passes over the support set", 1)
     batch: int = hyper(256, "largest minibatch", 1)
@@ -32,11 +36,11 @@ class Clap(Head):
     space: ClassVar[dict[str, tuple]] = {"strength": (1.0, 0.1, 10.0)}
     likes: ClassVar[frozenset[str]] = frozenset({"views"})
 
-    def plan(self, n: int, n_class: int) -> Plan:
+    def plan(self, n: int, shots: float) -> Plan:
         return Plan.dassl(n, epochs=self.epochs, batch=self.batch, optimiser="sgd")
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        c = {"_text": raw_class_weights(support.text)[None], "scale": support.scale}
+        c = {"_text": raw_class_weights(support.need_text())[None], "scale": support.scale}
         trust = _trust(support, cosine_logits(support.x, unit(c["_text"]), c["scale"]))
         if self.weights == "constant":
             trust = trust.mean(dim=1, keepdim=True).expand_as(trust)
@@ -49,7 +53,9 @@ class Clap(Head):
         return cosine_logits(x, unit(p["w"]), c["scale"])
 
     def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor:
-        return h["strength"] * (c["_lambda"] * (p["w"] - c["_text"]).square().sum(dim=-1)).mean(dim=1)
+        return h["strength"] * (c["_lambda"] * (p["w"] - c["_text"]).square().sum(dim=-1)).mean(
+            dim=1
+        )
 
 
 def _trust(support: Support, logits: Tensor) -> Tensor:

@@ -42,22 +42,39 @@ class ClipAdapter(Head):
     """
 
     alpha: float = hyper(0.2, "weight of the adapted image feature; 0 is zero-shot", 0, 1)
-    beta: float = hyper(0.2, "weight of the adapted text feature, where the branch is text or both", 0, 1)
+    beta: float = hyper(
+        0.2, "weight of the adapted text feature, where the branch is text or both", 0, 1
+    )
     branch: str = hyper("visual", "what is adapted", choices=("visual", "text", "both"))
     # NOTE[DIFF] the paper names a network Q(x, W) for learned ratios and gives no more of it; both forms here are our reading:
     # "learned" is one number to a branch behind a sigmoid, "conditioned" a network on the feature, width D/16, behind a sigmoid
-    ratio: str = hyper("fixed", "alpha and beta as given, or learned from there", choices=("fixed", "learned", "conditioned"))
-    hidden: str = hyper("D/4", "width of the bottleneck: a number, or a share of the feature width such as D/4")
+    ratio: str = hyper(
+        "fixed",
+        "alpha and beta as given, or learned from there",
+        choices=("fixed", "learned", "conditioned"),
+    )
+    hidden: str = hyper(
+        "D/4", "width of the bottleneck: a number, or a share of the feature width such as D/4"
+    )
     # NOTE[DIFF] the paper's equation has one ReLU, its released code a second one after W2; the code is the default here
-    final_relu: bool = hyper(True, "a second ReLU after the bottleneck, as in the released code", choices=(True, False))
-    preset: str = hyper("fast", "recipe behind lr, weight_decay, epochs and batch where they are not given", choices=tuple(PRESETS))
+    final_relu: bool = hyper(
+        True, "a second ReLU after the bottleneck, as in the released code", choices=(True, False)
+    )
+    preset: str = hyper(
+        "fast",
+        "recipe behind lr, weight_decay, epochs and batch where they are not given",
+        choices=tuple(PRESETS),
+    )
     lr: float | None = hyper(None, "highest learning rate", 0)
     weight_decay: float | None = hyper(None, "weight decay", 0)
     epochs: int | None = hyper(None, "passes over the support set", 1)
     batch: int | None = hyper(None, "largest minibatch", 1)
 
     vary: ClassVar[frozenset[str]] = frozenset({"alpha", "beta", "lr", "weight_decay"})
-    space: ClassVar[dict[str, tuple]] = {"alpha": (0.2, 0.4, 0.6, 0.8, 1.0, 0.0), "beta": (0.2, 0.4, 0.6, 0.8, 1.0, 0.0)}
+    space: ClassVar[dict[str, tuple]] = {
+        "alpha": (0.2, 0.4, 0.6, 0.8, 1.0, 0.0),
+        "beta": (0.2, 0.4, 0.6, 0.8, 1.0, 0.0),
+    }
     likes: ClassVar[frozenset[str]] = frozenset({"views"})
     per_class: ClassVar[bool] = False
 
@@ -68,30 +85,45 @@ class ClipAdapter(Head):
                 object.__setattr__(self, name, getattr(PRESETS[self.preset], name))
         for name in self.branches.values():
             if self.ratio != "fixed" and getattr(self, name) in (0, 1):
-                raise HeadError(f"{name} is where a learned ratio starts: between 0 and 1, neither of them; got {getattr(self, name):g}")
+                raise HeadError(
+                    f"{name} is where a learned ratio starts: between 0 and 1, neither of them; got {getattr(self, name):g}"
+                )
 
     @property
     def branches(self) -> dict[str, str]:
         """What is adapted, with the field that weighs it."""
-        return {name: field for name, field in (("visual", "alpha"), ("text", "beta")) if self.branch in (name, "both")}
+        return {
+            name: field
+            for name, field in (("visual", "alpha"), ("text", "beta"))
+            if self.branch in (name, "both")
+        }
 
     def searches(self) -> dict[str, tuple]:
-        return {field: self.space[field] for field in self.branches.values()} if self.ratio == "fixed" else {}
+        return (
+            {field: self.space[field] for field in self.branches.values()}
+            if self.ratio == "fixed"
+            else {}
+        )
 
-    def plan(self, n: int, n_class: int) -> Plan:
-        shots = n / n_class
-        epochs = self.epochs or PRESETS[self.preset].epochs[sum(shots > most for most in (1, 2, 4, 8))]
+    def plan(self, n: int, shots: float) -> Plan:
+        epochs = (
+            self.epochs or PRESETS[self.preset].epochs[sum(shots > most for most in (1, 2, 4, 8))]
+        )
         if self.preset == "paper":
             return Plan.dassl(n, epochs=epochs, batch=self.batch, optimiser="sgd")
-        return Plan.epochs(n, epochs=epochs, batch=self.batch, warmup=epochs * -(-n // self.batch) * 3 // 10)
+        return Plan.epochs(
+            n, epochs=epochs, batch=self.batch, warmup=epochs * -(-n // self.batch) * 3 // 10
+        )
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        return {"text": class_weights(support.text)[None], "scale": support.scale}
+        return {"text": class_weights(support.need_text())[None], "scale": support.scale}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         dim, p = c["text"].shape[-1], {}
         for name, field in self.branches.items():
-            p[f"{name}_w1"], p[f"{name}_w2"] = bottleneck_start(dim, width(self.hidden, dim), generators, c["text"])
+            p[f"{name}_w1"], p[f"{name}_w2"] = bottleneck_start(
+                dim, width(self.hidden, dim), generators, c["text"]
+            )
             if self.ratio != "fixed":
                 p[f"{name}_ratio"] = h[field].logit()
             if self.ratio == "conditioned":
@@ -100,7 +132,9 @@ class ClipAdapter(Head):
         return p
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
-        x, text = (self._blend(p, h, name, rows) for name, rows in (("visual", x), ("text", c["text"])))
+        x, text = (
+            self._blend(p, h, name, rows) for name, rows in (("visual", x), ("text", c["text"]))
+        )
         return cosine_logits(x, unit(text) if "text" in self.branches else text, c["scale"])
 
     def _blend(self, p: Tensors, h: Tensors, name: str, x: Tensor) -> Tensor:
@@ -111,9 +145,13 @@ class ClipAdapter(Head):
         if self.ratio != "fixed":
             weight = p[f"{name}_ratio"][:, None, None]
             if self.ratio == "conditioned":
-                weight = weight + bottleneck(unit(x), p[f"{name}_q1"], p[f"{name}_q2"], final_relu=False)
+                weight = weight + bottleneck(
+                    unit(x), p[f"{name}_q1"], p[f"{name}_q2"], final_relu=False
+                )
             weight = weight.sigmoid()
-        return torch.lerp(x, bottleneck(x, p[f"{name}_w1"], p[f"{name}_w2"], final_relu=self.final_relu), weight)
+        return torch.lerp(
+            x, bottleneck(x, p[f"{name}_w1"], p[f"{name}_w2"], final_relu=self.final_relu), weight
+        )
 
 
 def width(hidden: str, dim: int) -> int:
@@ -124,7 +162,9 @@ def width(hidden: str, dim: int) -> int:
     except (ValueError, ZeroDivisionError):
         value = 0
     if value < 1 or (below and top != "D"):
-        raise HeadError(f"hidden is a number or a share of the feature width such as D/4; got {hidden} where D is {dim}")
+        raise HeadError(
+            f"hidden is a number or a share of the feature width such as D/4; got {hidden} where D is {dim}"
+        )
     return value
 
 

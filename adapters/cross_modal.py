@@ -34,12 +34,12 @@ class CrossModal(Head):
     space: ClassVar[dict[str, tuple]] = {"lr": (1e-3, 1e-4), "weight_decay": (0.0, 0.01, 1e-4)}
     select: ClassVar[str] = "val"
 
-    def plan(self, n: int, n_class: int) -> Plan:
+    def plan(self, n: int, shots: float) -> Plan:
         return Plan.counted(n, steps=self.steps, batch=self.batch, warmup=50, keep="best", look=25)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        c = {"text": class_weights(support.text)[None], "scale": support.scale}
-        return c | text_shots(support.text)
+        c = {"text": class_weights(support.need_text())[None], "scale": support.scale}
+        return c | text_shots(support.need_text())
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"w": c["text"].repeat(len(generators), 1, 1)}

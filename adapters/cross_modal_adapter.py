@@ -11,7 +11,14 @@ from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, Plan, hyper
-from cliad.adapters.core.ops import bottleneck, bottleneck_start, class_weights, text_loss, text_shots, unit
+from cliad.adapters.core.ops import (
+    bottleneck,
+    bottleneck_start,
+    class_weights,
+    text_loss,
+    text_shots,
+    unit,
+)
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,12 @@ class CrossModalAdapter(Head):
     space: ClassVar[dict[str, tuple]] = {"lr": (1e-3, 3e-4, 1e-4)}
     select: ClassVar[str] = "val"
 
-    def plan(self, n: int, n_class: int) -> Plan:
+    def plan(self, n: int, shots: float) -> Plan:
         return Plan.counted(n, steps=self.steps, batch=self.batch, warmup=50, keep="best", look=25)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        c = {"text": class_weights(support.text)[None], "scale": support.scale}
-        return c | text_shots(support.text)
+        c = {"text": class_weights(support.need_text())[None], "scale": support.scale}
+        return c | text_shots(support.need_text())
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         dim = c["text"].shape[-1]

@@ -35,11 +35,20 @@ class Gda(Head):
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
         scale = support.scale
-        w, b = zip(*(gaussians(*samples, support.n_class) for samples in _samples(support)), strict=True)
-        return {"text": class_weights(support.text)[None], "scale": scale, "w": torch.stack(w), "b": torch.stack(b)}
+        w, b = zip(
+            *(gaussians(*samples, support.n_class) for samples in _samples(support)), strict=True
+        )
+        return {
+            "text": class_weights(support.need_text())[None],
+            "scale": scale,
+            "w": torch.stack(w),
+            "b": torch.stack(b),
+        }
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
-        return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * (x @ c["w"].mT + c["b"][:, None])
+        return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * (
+            x @ c["w"].mT + c["b"][:, None]
+        )
 
 
 def _samples(support: Support):
@@ -64,6 +73,8 @@ def gaussians(x: Tensor, y: Tensor, n_class: int) -> tuple[Tensor, Tensor]:
         within = x - x.mean(dim=0)
     scatter = within.mT @ within  # (n - 1) S
     ridge = scatter.trace() / max(len(x) - 1, 1)  # tr(S)
-    ridged = scatter + ridge.clamp(min=1e-12) * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    ridged = scatter + ridge.clamp(min=1e-12) * torch.eye(
+        x.shape[1], dtype=x.dtype, device=x.device
+    )
     w = x.shape[1] * torch.cholesky_solve(mean.mT, torch.linalg.cholesky(ridged)).mT
     return w, -math.log(n_class) - (w * mean).sum(dim=1) / 2

@@ -31,11 +31,11 @@ class LpPlusPlus(Head):
     select: ClassVar[str] = "val"
     likes: ClassVar[frozenset[str]] = frozenset()
 
-    def plan(self, n: int, n_class: int) -> Plan:
+    def plan(self, n: int, shots: float) -> Plan:
         return Plan(steps=self.epochs, optimiser="sgd", schedule="constant", keep="best")
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        text, count = class_weights(support.text)[None], support.mask.sum(dim=1)
+        text, count = class_weights(support.need_text())[None], support.mask.sum(dim=1)
         onehot, cosine = support.onehot, dot(support.x, text)  # both (n_run, n, n_class)
         own = (cosine * onehot).sum(dim=1) / onehot.sum(dim=1).clamp(min=1)
         c = {"text": text, "_w": onehot.mT @ support.x, "_a": 250 * own.mean(dim=1)}

@@ -29,18 +29,20 @@ class ProLip(Head):
     batch: int = hyper(256, "largest minibatch", 1)
 
     vary: ClassVar[frozenset[str]] = frozenset({"strength", "lr"})
-    space: ClassVar[dict[str, tuple]] = {"strength": (1.0, 10.0, 0.1, 0.01), "lr": (1e-3, 1e-4, 1e-5)}
+    space: ClassVar[dict[str, tuple]] = {
+        "strength": (1.0, 10.0, 0.1, 0.01),
+        "lr": (1e-3, 1e-4, 1e-5),
+    }
     needs: ClassVar[frozenset[str]] = frozenset({"text", "raw", "pre_projection"})
     per_class: ClassVar[bool] = False
 
-    def plan(self, n: int, n_class: int) -> Plan:
+    def plan(self, n: int, shots: float) -> Plan:
         return Plan.counted(n, steps=self.steps, batch=self.batch, optimiser="adam", eps=1e-4)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        text = class_weights(support.text)[None]
-        shots = support.mask.sum(dim=1).clamp(min=1) / support.n_class
+        text = class_weights(support.need_text())[None]
         zeros = text.new_zeros(1, support.x.shape[-1] - text.shape[-1], text.shape[-1])
-        return {"text": text, "scale": support.scale, "_shots": shots, "_zeros": zeros}
+        return {"text": text, "scale": support.scale, "_shots": support.shots, "_zeros": zeros}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"residual": c["_zeros"].repeat(len(generators), 1, 1)}

@@ -32,13 +32,16 @@ class RegLinear(Head):
     likes: ClassVar[frozenset[str]] = frozenset({"views"})
     per_class: ClassVar[bool] = False
 
-    def plan(self, n: int, n_class: int) -> Plan:
+    def plan(self, n: int, shots: float) -> Plan:
         return Plan.counted(n, steps=self.steps, batch=self.batch, optimiser="adam", eps=1e-4)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
         scale = support.scale
-        shots = support.mask.sum(dim=1).clamp(min=1) / support.n_class
-        return {"text": class_weights(support.text)[None], "scale": scale, "_shots": shots}
+        return {
+            "text": class_weights(support.need_text())[None],
+            "scale": scale,
+            "_shots": support.shots,
+        }
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         dim = c["text"].shape[-1]

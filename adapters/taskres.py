@@ -32,15 +32,17 @@ class TaskRes(Head):
     space: ClassVar[dict[str, tuple]] = {"alpha": (0.5, 0.1, 0.3, 1.0), "lr": (2e-3, 2e-4)}
     likes: ClassVar[frozenset[str]] = frozenset({"views"})
 
-    def plan(self, n: int, n_class: int) -> Plan:
-        epochs = self.epochs or (100 if n <= 4 * n_class else 200)
+    def plan(self, n: int, shots: float) -> Plan:
+        epochs = self.epochs or (100 if shots <= 4 else 200)
         return Plan.dassl(n, epochs=epochs, batch=self.batch, optimiser="adam")
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        return {"text": raw_class_weights(support.text)[None], "scale": support.scale}
+        return {"text": raw_class_weights(support.need_text())[None], "scale": support.scale}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"residual": torch.zeros_like(c["text"]).repeat(len(generators), 1, 1)}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
-        return cosine_logits(x, unit(c["text"] + h["alpha"][:, None, None] * p["residual"]), c["scale"])
+        return cosine_logits(
+            x, unit(c["text"] + h["alpha"][:, None, None] * p["residual"]), c["scale"]
+        )

@@ -34,7 +34,12 @@ class TipAdapter(Head):
     def bind(self, support: Support, h: Tensors) -> Tensors:
         keys, values = keys_by_class(support)
         scale = support.scale
-        return {"text": class_weights(support.text)[None], "scale": scale, "keys": keys, "values": values}
+        return {
+            "text": class_weights(support.need_text())[None],
+            "scale": scale,
+            "keys": keys,
+            "values": values,
+        }
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
         rows, which = distinct(c["keys"], h["beta"])

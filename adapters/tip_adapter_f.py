@@ -36,13 +36,18 @@ class TipAdapterF(Head):
     likes: ClassVar[frozenset[str]] = frozenset({"views"})
     select: ClassVar[str] = "val"
 
-    def plan(self, n: int, n_class: int) -> Plan:
+    def plan(self, n: int, shots: float) -> Plan:
         return Plan.epochs(n, epochs=self.epochs, batch=self.batch, eps=1e-4)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
         keys, values = keys_by_class(support)
         scale = support.scale
-        return {"text": class_weights(support.text)[None], "scale": scale, "_keys": keys, "values": values}
+        return {
+            "text": class_weights(support.need_text())[None],
+            "scale": scale,
+            "_keys": keys,
+            "values": values,
+        }
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"keys": c["_keys"]}

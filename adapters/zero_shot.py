@@ -22,7 +22,7 @@ class ZeroShot(Head):
     per_class: ClassVar[bool] = False
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        return {"text": class_weights(support.text)[None], "scale": support.scale}
+        return {"text": class_weights(support.need_text())[None], "scale": support.scale}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
         return cosine_logits(x, c["text"], c["scale"])

@@ -28,11 +28,11 @@ class ZsLp(Head):
     space: ClassVar[dict[str, tuple]] = {"lr": (0.1, 0.01, 1e-3)}
     likes: ClassVar[frozenset[str]] = frozenset({"views"})
 
-    def plan(self, n: int, n_class: int) -> Plan:
+    def plan(self, n: int, shots: float) -> Plan:
         return Plan.dassl(n, epochs=self.epochs, batch=self.batch, optimiser="sgd")
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        return {"_text": raw_class_weights(support.text)[None], "scale": support.scale}
+        return {"_text": raw_class_weights(support.need_text())[None], "scale": support.scale}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"w": c["_text"].repeat(len(generators), 1, 1)}

@@ -40,7 +40,10 @@ def weights(folder: Path, name: str) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = open_clip.create_model(name)
-    save_file({key: x.contiguous() for key, x in model.state_dict().items()}, folder / f"{name}.safetensors")
+    save_file(
+        {key: x.contiguous() for key, x in model.state_dict().items()},
+        folder / f"{name}.safetensors",
+    )
     return str(folder / f"{name}.safetensors")
 
 
@@ -59,14 +62,22 @@ def extract_rate(folder: Path, model: str, file: str, device: str) -> float:
     states = []
     with tempfile.TemporaryDirectory() as cache:
         choice = EncoderChoice(model, file, quick_gelu=True)
-        extract(f"folder:{folder}", encoder=choice, cache_folder=Path(cache), device=device, progress=states.append)
+        extract(
+            f"folder:{folder}",
+            encoder=choice,
+            cache_folder=Path(cache),
+            device=device,
+            progress=states.append,
+        )
     return states[-1].rate
 
 
 def bare_rate(encoder: clip.Clip, batch: int, count: int) -> float:
     """Images a second of the encoder alone on ready tensors, as a plain loop would call it."""
     size = encoder.image_recipe["preprocess"]["size"]
-    images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0)).to(encoder.device)
+    images = torch.rand(batch, 3, *size, generator=torch.Generator().manual_seed(0)).to(
+        encoder.device
+    )
     begin = time.perf_counter()
     for _ in range(max(1, count // batch)):
         encoder.encode_images(images).cpu()
@@ -87,11 +98,16 @@ def compare(title: str, reference, measured, repeat: int) -> None:
     one, two = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratios = sorted(two / one for one, two in pairs)
     middle, least, most = statistics.median(ratios), ratios[0], ratios[-1]
-    print(f"{title}: {one:.1f} images/s, cliad extract {two:.1f} images/s, ratio {middle:.2f} ({least:.2f} to {most:.2f})", flush=True)
+    print(
+        f"{title}: {one:.1f} images/s, cliad extract {two:.1f} images/s, ratio {middle:.2f} ({least:.2f} to {most:.2f})",
+        flush=True,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", type=Path)
     parser.add_argument("--images", type=int, default=384)
     parser.add_argument("--repeat", type=int, default=5)
@@ -101,14 +117,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         (root / "small-224.json").write_text(
-            json.dumps({"embed_dim": 64, "vision_cfg": SMALL, "text_cfg": {"width": 32, "heads": 2, "layers": 1}})
+            json.dumps(
+                {
+                    "embed_dim": 64,
+                    "vision_cfg": SMALL,
+                    "text_cfg": {"width": 32, "heads": 2, "layers": 1},
+                }
+            )
         )
         open_clip.add_model_config(root / "small-224.json")
         large, small = weights(root, "ViT-B-32"), weights(root, "small-224")
         encoder = clip.load("ViT-B-32", large, device=torch.device(args.device), quick_gelu=True)
-        batch = default_batch(Extraction("asked", _listing(data_set(root / "asked", args.photos, args.images)), encoder))
+        batch = default_batch(
+            Extraction(
+                "asked", _listing(data_set(root / "asked", args.photos, args.images)), encoder
+            )
+        )
         images = -(-args.images // batch) * batch
-        few, many = data_set(root / "few", args.photos, images), data_set(root / "many", args.photos, 4 * images)
+        few, many = (
+            data_set(root / "few", args.photos, images),
+            data_set(root / "many", args.photos, 4 * images),
+        )
         bare_rate(encoder, batch, batch), read_rate(encoder, few)  # warm
         compare(
             f"the bare ViT-B-32 on {args.device}, batches of {batch}",

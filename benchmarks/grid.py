@@ -33,6 +33,7 @@ from cliad.cache.file.read import open_cache
 from cliad.cache.formats.importing import import_features
 from cliad.cli import set_up_process
 from cliad.pipelines.experiments.episode import make_episodes, score_rows
+from cliad.pipelines.fewshot.draw import DrawRequest
 
 COOP_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
 ALPHAS, SEEDS = (0.2, 0.4, 0.6, 0.8), (1, 2, 3, 4)
@@ -43,7 +44,12 @@ class Adapter(nn.Module):
 
     def __init__(self, dim: int, text: Tensor, scale: float, alpha: float):
         super().__init__()
-        self.net = nn.Sequential(nn.Linear(dim, dim // 4, bias=False), nn.ReLU(), nn.Linear(dim // 4, dim, bias=False), nn.ReLU())
+        self.net = nn.Sequential(
+            nn.Linear(dim, dim // 4, bias=False),
+            nn.ReLU(),
+            nn.Linear(dim // 4, dim, bias=False),
+            nn.ReLU(),
+        )
         self.text, self.scale, self.alpha = text, scale, alpha
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,8 +84,11 @@ def same_recipe_loop(head: ClipAdapter, episode: Episode) -> Adapter:
     model = Adapter(x.shape[1], class_weights(episode.text), episode.logit_scale, head.alpha)
     generator = torch.Generator().manual_seed(episode.seed)
     start = head.start({"text": model.text[None]}, {}, [generator])
-    model.net[0].weight.data, model.net[2].weight.data = start["visual_w1"][0].T.contiguous(), start["visual_w2"][0].T.contiguous()
-    plan = head.plan(len(y), episode.n_class)
+    model.net[0].weight.data, model.net[2].weight.data = (
+        start["visual_w1"][0].T.contiguous(),
+        start["visual_w2"][0].T.contiguous(),
+    )
+    plan = head.plan(len(y), episode.shots)
     optimiser = torch.optim.AdamW(model.parameters(), lr=head.lr, weight_decay=head.weight_decay)
     for step in range(plan.steps):
         if plan.per_epoch > 1 and step % plan.per_epoch == 0:
@@ -124,14 +133,24 @@ def main() -> None:
             f"{cache.dataset}: {len(cache.classnames)} classes, {len(test[1])} test images; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
         )
         for shots in (1, 4, 16) if asked.quick else COOP_EPOCHS:
-            drawn = make_episodes(cache, [(shots, seed, "coop") for seed in SEEDS], torch.device("cpu"))
-            runs = [(ClipAdapter(alpha=alpha), one.episode) for one in drawn for alpha in ALPHAS][: asked.group]
+            drawn = make_episodes(
+                cache, [DrawRequest(shots, seed) for seed in SEEDS], torch.device("cpu")
+            )
+            runs = [(ClipAdapter(alpha=alpha), one.episode) for one in drawn for alpha in ALPHAS][
+                : asked.group
+            ]
             _compare(runs, shots, test, repeats)
 
 
 def _import(features: Path, folder: Path) -> Path:
-    words = {"dataset": "caltech65", "encoder": "ViT-B-32", "text": features / "caltech101_text_vitb32.npz"}
-    return import_features("tip-adapter", features / "tip-adapter-caches" / "caltech101", cache_folder=folder, **words)
+    words = {
+        "dataset": "caltech65",
+        "encoder": "ViT-B-32",
+        "text": features / "caltech101_text_vitb32.npz",
+    }
+    return import_features(
+        "tip-adapter", features / "tip-adapter-caches" / "caltech101", cache_folder=folder, **words
+    )
 
 
 def _compare(runs: list, shots: int, test: tuple, repeats: int) -> None:
@@ -150,8 +169,13 @@ def _compare(runs: list, shots: int, test: tuple, repeats: int) -> None:
         share.append(operations(*runs[0]) / each / rate_now)
         with torch.no_grad():
             ours = logits_of([fitted[runs.index(alone)]], x)[0]
-            accuracies.append([accuracy(logits, y) for logits in (ours, coop_model(x), same_model(x))])
-    mid, means = statistics.median, [100 * statistics.mean(column) for column in zip(*accuracies, strict=True)]
+            accuracies.append(
+                [accuracy(logits, y) for logits in (ours, coop_model(x), same_model(x))]
+            )
+    mid, means = (
+        statistics.median,
+        [100 * statistics.mean(column) for column in zip(*accuracies, strict=True)],
+    )
     print(
         f"{shots:2} shots: {1 / each:6.1f} runs/s, accuracy {means[0]:.2f}"
         f" | (a) {mid(coop):5.1f} x CoOp's loop, accuracy {means[1]:.2f}"
@@ -164,7 +188,7 @@ def _compare(runs: list, shots: int, test: tuple, repeats: int) -> None:
 def operations(head: ClipAdapter, episode: Episode) -> float:
     """Floating-point operations of one run: 10 D H + 4 D C for each sample."""
     n, dim, n_class = len(episode.y), episode.features.shape[1], episode.n_class
-    plan = head.plan(n, n_class)
+    plan = head.plan(n, episode.shots)
     return plan.steps / plan.per_epoch * n * (10 * dim * (dim // 4) + 4 * dim * n_class)
 
 

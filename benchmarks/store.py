@@ -31,8 +31,12 @@ def skeleton(path: Path, rows: int, dim: int) -> None:
     split = SplitLayout(paths, labels, {"features": (dim,)})
     names = [f"class {i}" for i in range(N_CLASS)]
     recipe = {"templates": ["{}"], "classnames": names}
-    text = TextSet("default", np.ones((1, N_CLASS, dim), np.float32), ["{}"], names, recipe, "e", 100.0)
-    header = Header("imagenet", "bench", "e", {"files": file_list_hash({"train": (paths, labels)})}, BATCH)
+    text = TextSet(
+        "default", np.ones((1, N_CLASS, dim), np.float32), ["{}"], names, recipe, "e", 100.0
+    )
+    header = Header(
+        "imagenet", "bench", "e", {"files": file_list_hash({"train": (paths, labels)})}, BATCH
+    )
     create(path, header, {"train": split}, [text])
 
 
@@ -83,7 +87,9 @@ print(json.dumps({"open": sorted(opened)[2], "draw": seconds, "rows": rows.nbyte
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=1_280_000)
     parser.add_argument("--dim", type=int, default=512)
     parser.add_argument("--repeat", type=int, default=3)
@@ -94,16 +100,31 @@ def main() -> None:
         path, pairs = Path(temporary) / "imagenet.h5", []
         for _ in range(args.repeat):
             skeleton(path, args.rows, args.dim)
-            pairs.append((write_plain(Path(temporary) / "plain", block, args.rows), write_cache(path, block)))
+            pairs.append(
+                (write_plain(Path(temporary) / "plain", block, args.rows), write_cache(path, block))
+            )
         plain, cache = (statistics.median(column) for column in zip(*pairs, strict=True))
-        print(f"writing: a plain file {plain:.0f} MB/s, the cache {cache:.0f} MB/s, ratio {cache / plain:.2f}")
+        print(
+            f"writing: a plain file {plain:.0f} MB/s, the cache {cache:.0f} MB/s, ratio {cache / plain:.2f}"
+        )
         out = [
-            json.loads(subprocess.run([sys.executable, "-c", READ, path, str(SHOTS)], capture_output=True, text=True, check=True).stdout)
+            json.loads(
+                subprocess.run(
+                    [sys.executable, "-c", READ, path, str(SHOTS)],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                ).stdout
+            )
             for _ in range(args.repeat)
         ]
         read = {key: statistics.median(found[key] for found in out) for key in out[0]}
-        print(f"opening: {1e3 * read['open']:.1f} ms (first time {1e3 * read['first']:.1f} ms), {path.stat().st_size / 1e9:.2f} GB")
-        print(f"a {SHOTS}-shot draw: {read['draw']:.2f} s for {read['rows']:.0f} MB of rows; memory rose by {read['memory']:.0f} MB")
+        print(
+            f"opening: {1e3 * read['open']:.1f} ms (first time {1e3 * read['first']:.1f} ms), {path.stat().st_size / 1e9:.2f} GB"
+        )
+        print(
+            f"a {SHOTS}-shot draw: {read['draw']:.2f} s for {read['rows']:.0f} MB of rows; memory rose by {read['memory']:.0f} MB"
+        )
 
 
 if __name__ == "__main__":

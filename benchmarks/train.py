@@ -25,6 +25,7 @@ from cliad.adapters.core.fit import fit
 from cliad.adapters.core.ops import class_weights
 from cliad.cache.file.read import open_cache
 from cliad.pipelines.experiments.episode import make_episodes, pick_device, score_rows
+from cliad.pipelines.fewshot.draw import DrawRequest
 
 LOOP = "CoOp's loop"
 
@@ -33,13 +34,22 @@ def coop_loop(episode: Episode, alpha: float, epochs: int):
     """CLIP-Adapter by CoOp's recipe, written plainly; gives x -> logits."""
     torch.random.manual_seed(episode.seed)
     dim = episode.features.shape[1]
-    layers = [torch.nn.Linear(dim, dim // 4, bias=False), torch.nn.ReLU(), torch.nn.Linear(dim // 4, dim, bias=False), torch.nn.ReLU()]
+    layers = [
+        torch.nn.Linear(dim, dim // 4, bias=False),
+        torch.nn.ReLU(),
+        torch.nn.Linear(dim // 4, dim, bias=False),
+        torch.nn.ReLU(),
+    ]
     adapter, text = torch.nn.Sequential(*layers), class_weights(episode.text)
-    forward = lambda x: episode.logit_scale * F.normalize(alpha * adapter(x) + (1 - alpha) * x, dim=1) @ text.T
+    forward = lambda x: (
+        episode.logit_scale * F.normalize(alpha * adapter(x) + (1 - alpha) * x, dim=1) @ text.T
+    )
     optimiser = torch.optim.SGD(adapter.parameters(), lr=2e-3, momentum=0.9, weight_decay=5e-4)
     x, y = episode.features[episode.index], episode.y
     for epoch in range(epochs):
-        optimiser.param_groups[0]["lr"] = 1e-5 if epoch == 0 else 2e-3 * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
+        optimiser.param_groups[0]["lr"] = (
+            1e-5 if epoch == 0 else 2e-3 * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
+        )
         for part in torch.randperm(len(y)).split(32):
             optimiser.zero_grad()
             F.cross_entropy(forward(x[part]), y[part]).backward()
@@ -75,8 +85,13 @@ def compare(episodes: list[Episode], shots: int, repeat: int, quick: bool, score
             rows[name][0].extend(seconds for seconds, _ in runs)
             if scored is not None:
                 with torch.no_grad():
-                    rows[name][1].append((runs[0][1](scored[0]).argmax(dim=1) == scored[1]).float().mean().item())
-    return {name: (statistics.median(seconds), statistics.fmean(tops) if tops else None) for name, (seconds, tops) in rows.items()}
+                    rows[name][1].append(
+                        (runs[0][1](scored[0]).argmax(dim=1) == scored[1]).float().mean().item()
+                    )
+    return {
+        name: (statistics.median(seconds), statistics.fmean(tops) if tops else None)
+        for name, (seconds, tops) in rows.items()
+    }
 
 
 def main() -> None:
@@ -86,10 +101,15 @@ def main() -> None:
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--quick", action="store_true", help="a twentieth of CoOp's epochs, once: does it run?")
+    parser.add_argument(
+        "--quick", action="store_true", help="a twentieth of CoOp's epochs, once: does it run?"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    repeat, seeds = 1 if asked.quick else asked.repeat, [int(seed) for seed in asked.seeds.split(",")]
+    repeat, seeds = (
+        1 if asked.quick else asked.repeat,
+        [int(seed) for seed in asked.seeds.split(",")],
+    )
     cache = open_cache(asked.cache) if asked.cache else None
     shots_list = [int(shots) for shots in asked.shots.split(",")] if cache else [16]
     print(
@@ -98,13 +118,21 @@ def main() -> None:
     for shots in shots_list:
         if cache:
             device = pick_device("cpu")
-            episodes = [drawn.episode for drawn in make_episodes(cache, [(shots, seed, "coop") for seed in seeds], device)]
+            episodes = [
+                drawn.episode
+                for drawn in make_episodes(
+                    cache, [DrawRequest(shots, seed) for seed in seeds], device
+                )
+            ]
             scored = score_rows(cache, "test", device)
         else:
             episodes, scored = [random_episode(seed, shots=shots) for seed in seeds], None
         fit([(ClipAdapter(epochs=1), episodes[0])])  # warm-up
         found = compare(episodes, shots, repeat, asked.quick, scored)
-        line = "  ".join(f"{name} {s:.2f} s" + ("" if top is None else f" {100 * top:.2f} %") for name, (s, top) in found.items())
+        line = "  ".join(
+            f"{name} {s:.2f} s" + ("" if top is None else f" {100 * top:.2f} %")
+            for name, (s, top) in found.items()
+        )
         print(f"{shots:>2} shots: {line}  ratio {found[LOOP][0] / found['default'][0]:.1f}")
 
 

@@ -2,63 +2,115 @@
 
 from __future__ import annotations
 
-import errno
+import glob
 import os
+import shutil
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
 
-from cliad.cache.file.layout import CacheError
-
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new file that takes the place of `path` when it is whole, and leaves no trace when it is not."""
-    new = path.with_name(path.name + ".new")
+    """A place for a new file or folder, which takes the place of `path` when the block ends.
+
+    Nobody sees half of it: where the block raises, `path` is as it was and nothing else is left.
+    Whether what is there may be replaced is for the caller to check. What a killed process left
+    behind is removed.
+
+    Raises:
+        OSError: the disk is full, or `path` cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(path)
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield new
+        _sync(new)
+        if path.is_dir():
+            shutil.rmtree(path)
         os.replace(new, path)
         sync_folder(path.parent)
-    except OSError as error:
-        raise disk_error(error, path) from None
     finally:
-        with suppress(OSError):
-            new.unlink()
+        _remove(new)
 
 
-def disk_error(error: OSError, path: Path) -> CacheError:
-    if error.errno == errno.ENOSPC:
-        return CacheError(f"the disk of {path.parent} is full; free some space and run the same command again, or give --cache DIR")
-    return CacheError(f"cannot write {path}: {error.strerror or error}; give another folder with --cache DIR")
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        OSError: see `replacing`.
+    """
+    with replacing(path) as new:
+        new.write_text(text, encoding="utf-8")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what processes that are dead have left of writing `path`."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        process = leftover.name.removesuffix(".new").rpartition(".")[2]
+        if process.isdigit() and not _is_running(int(process)):
+            _remove(leftover)
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there, signal 0 would end the process
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Put a file, or all files of a folder, on the disk."""
+    files = [path]
+    if path.is_dir():
+        files = [entry for entry in path.rglob("*") if entry.is_file()]
+    for file in files:
+        with open(file, "rb+") as stream:
+            os.fsync(stream.fileno())
 
 
 def sync_folder(folder: Path) -> None:
+    """Put a folder's list of names on the disk."""
     if os.name == "posix":
-        fd = os.open(folder, os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 @contextmanager
-def hold(path: Path, tell=lambda message: None) -> Iterator[None]:
-    """Hold the right to write the cache `path`; while another process has it, say who (through `tell`) and wait."""
+def hold(path: Path, log: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+    """Hold the right to write `path`; while another process has it, say who and wait.
+
+    Raises:
+        OSError: the lock beside `path` cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path.with_name(path.name + ".lock"))
+    owner = path.with_name(path.name + ".owner")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock, owner = filelock.FileLock(path.with_name(path.name + ".lock")), path.with_name(path.name + ".owner")
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            who = owner.read_text() if owner.exists() else "another process"
-            tell(f"{path.name} is being written by {who}; waiting for it")
-            lock.acquire()
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        who = owner.read_text() if owner.exists() else "another process"
+        log(f"{path.name} is being written by {who}; waiting for it")
+        lock.acquire()
+    try:
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
-    except OSError as error:
-        raise disk_error(error, path) from None
-    try:
         yield
     finally:
         owner.unlink(missing_ok=True)

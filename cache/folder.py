@@ -14,7 +14,11 @@ from cliad.cache.file.read import FeatureCache, open_cache
 
 def cache_dir(given: Path | None = None) -> Path:
     """The cache folder: `given` (--cache), else $CLIAD_CACHE, else the user's cache folder."""
-    return Path(given or os.environ.get("CLIAD_CACHE") or platformdirs.user_cache_dir("cliad", appauthor=False)).expanduser()
+    return Path(
+        given
+        or os.environ.get("CLIAD_CACHE")
+        or platformdirs.user_cache_dir("cliad", appauthor=False)
+    ).expanduser()
 
 
 def slug(name: str) -> str:
@@ -32,7 +36,9 @@ def cached(folder: Path, dataset: str | None = None) -> list[Path]:
     return sorted(files, key=lambda path: (-path.stat().st_mtime_ns, path))
 
 
-def find(folder: Path, dataset: str | None = None, encoder: str | None = None, prompts: str | None = None) -> FeatureCache | None:
+def find(
+    folder: Path, dataset: str | None = None, encoder: str | None = None, prompts: str | None = None
+) -> FeatureCache | None:
     """The cache that a user means by data set, encoder and prompts; None where there is none.
 
     Without a data set it is one of the data set that was written last. An encoder may be named in short (`ViT-B-32` finds
@@ -41,10 +47,14 @@ def find(folder: Path, dataset: str | None = None, encoder: str | None = None, p
     Raises:
         CacheError: more than one cache matches, or the file found is not sound.
     """
-    files = [path for path in cached(folder, dataset) if encoder is None or _is_encoder(path, encoder)]
+    files = [
+        path for path in cached(folder, dataset) if encoder is None or _is_encoder(path, encoder)
+    ]
     files = [path for path in files if path.parent == files[0].parent]
     if len(files) > 1 and dataset is not None:
-        raise CacheError(f"{len(files)} caches of {dataset} match; choose one with --encoder: {', '.join(path.stem for path in files)}")
+        raise CacheError(
+            f"{len(files)} caches of {dataset} match; choose one with --encoder: {', '.join(path.stem for path in files)}"
+        )
     return open_cache(files[0], prompts) if files else None
 
 

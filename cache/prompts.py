@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,12 @@ IMAGENET7 = (
     "art of the {}.",
     "a photo of the small {}.",
 )
+from cliad.errors import CliadError, closest
+
 TEMPLATE_SETS = ("single", "imagenet7", "imagenet80")
 
 
-class PromptError(ValueError):
+class PromptError(CliadError):
     """Templates, class names or descriptions that cannot be used; the message says what to do."""
 
 
@@ -64,7 +65,9 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
         raise PromptError("there are no templates; give at least one, such as 'a photo of a {}.'")
     for template in templates:
         if fill(template, "\0").count("\0") != 1:
-            raise PromptError(f"template '{template}' has no single place for the class name; write it once as {{}} or {{c}}")
+            raise PromptError(
+                f"template '{template}' has no single place for the class name; write it once as {{}} or {{c}}"
+            )
     return tuple(templates)
 
 
@@ -81,7 +84,11 @@ def template_set(name: str) -> tuple[str, ...] | None:
     `single` is "a photo of a {}."; `imagenet7` and `imagenet80` are the ensembles of OpenAI's notebook on ImageNet prompts.
     """
     if name == "imagenet80":
-        return tuple((Path(__file__).parent / "imagenet_templates.txt").read_text(encoding="utf-8").splitlines())
+        return tuple(
+            (Path(__file__).parent / "imagenet_templates.txt")
+            .read_text(encoding="utf-8")
+            .splitlines()
+        )
     return {"single": ("a photo of a {}.",), "imagenet7": IMAGENET7}.get(name)
 
 
@@ -98,15 +105,23 @@ def read_classnames(file: Path, n_class: int) -> list[str]:
     """
     names = _lines(file, "class names")
     if len(names) != n_class:
-        raise PromptError(f"{file} has {len(names)} class names, the data set has {n_class} classes; give one name a line in label order")
+        raise PromptError(
+            f"{file} has {len(names)} class names, the data set has {n_class} classes; give one name a line in label order"
+        )
     return names
 
 
 def _lines(file: Path, what: str) -> list[str]:
     try:
-        return [line.strip() for line in Path(file).read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [
+            line.strip()
+            for line in Path(file).read_text(encoding="utf-8").splitlines()
+            if line.strip()
+        ]
     except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(f"cannot read {what} from {file}: {getattr(error, 'strerror', None) or error}") from None
+        raise PromptError(
+            f"cannot read {what} from {file}: {getattr(error, 'strerror', None) or error}"
+        ) from None
 
 
 def from_descriptions(file: Path, classnames: Sequence[str]) -> Prompts:
@@ -115,16 +130,29 @@ def from_descriptions(file: Path, classnames: Sequence[str]) -> Prompts:
     Raises:
         PromptError: not such a file, or a class without a sentence.
     """
-    by_name = {clean(name).lower(): sentences for name, sentences in _read_descriptions(Path(file)).items()}
+    by_name = {
+        clean(name).lower(): sentences for name, sentences in _read_descriptions(Path(file)).items()
+    }
     found = [by_name.get(name.lower(), ()) for name in classnames]
-    if missing := [name for name, sentences in zip(classnames, found, strict=True) if not sentences]:
-        near = difflib.get_close_matches(missing[0].lower(), by_name, n=1)
-        hint = f"; is '{near[0]}' meant for it?" if near else ""
-        raise PromptError(f"{file} has no sentences for {len(missing)} of {len(classnames)} classes, such as '{missing[0]}'{hint}")
+    if missing := [
+        name for name, sentences in zip(classnames, found, strict=True) if not sentences
+    ]:
+        near = closest(missing[0], by_name)
+        hint = f"; is '{near}' meant for it?" if near else ""
+        raise PromptError(
+            f"{file} has no sentences for {len(missing)} of {len(classnames)} classes, such as '{missing[0]}'{hint}"
+        )
     count = max(map(len, found))
-    texts = [[sentences[i] if i < len(sentences) else None for sentences in found] for i in range(count)]
+    texts = [
+        [sentences[i] if i < len(sentences) else None for sentences in found] for i in range(count)
+    ]
     labels = [f"description {i + 1}" for i in range(count)]
-    return Prompts(list(classnames), labels, texts, {"templates": labels, "classnames": list(classnames), "sentences": texts})
+    return Prompts(
+        list(classnames),
+        labels,
+        texts,
+        {"templates": labels, "classnames": list(classnames), "sentences": texts},
+    )
 
 
 def _read_descriptions(file: Path) -> dict[str, list[str]]:
@@ -132,6 +160,10 @@ def _read_descriptions(file: Path) -> dict[str, list[str]]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PromptError(f"cannot read descriptions from {file}: {str(error)[:80]}") from None
-    if not isinstance(content, dict) or not all(isinstance(s, list) and all(isinstance(x, str) for x in s) for s in content.values()):
-        raise PromptError(f"{file} should map each class name to a list of sentences, as {{'cat': ['A cat has whiskers.', ...], ...}}")
+    if not isinstance(content, dict) or not all(
+        isinstance(s, list) and all(isinstance(x, str) for x in s) for s in content.values()
+    ):
+        raise PromptError(
+            f"{file} should map each class name to a list of sentences, as {{'cat': ['A cat has whiskers.', ...], ...}}"
+        )
     return content

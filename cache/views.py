@@ -7,12 +7,14 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from cliad.errors import CliadError
+
 Box = tuple[int, int, int, int]  # left, top, width, height
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
 
 
-class ViewError(ValueError):
+class ViewError(CliadError):
     """Views that cannot be made as asked; the message says what to do."""
 
 
@@ -93,7 +95,9 @@ def parse_draws(text: str) -> tuple[str, list[int], list[int]]:
         protocol, shots, seeds = text.split(":")
         return protocol, [int(n) for n in shots.split(",")], [int(n) for n in seeds.split(",")]
     except ValueError:
-        raise ViewError(f"--views-for is PROTOCOL:SHOTS:SEEDS such as coop:16:1,2,3; got '{text}'") from None
+        raise ViewError(
+            f"--views-for is PROTOCOL:SHOTS:SEEDS such as coop:16:1,2,3; got '{text}'"
+        ) from None
 
 
 def recipe(sets: Mapping[str, ViewSet], rows_hash: str) -> dict:

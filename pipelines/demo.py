@@ -1,4 +1,4 @@
-"""The whole of cliad on bundled data: extract digits with the bundled encoder, three heads, five shot counts, three seeds."""
+"""The whole of cliad on bundled data: digits, the bundled encoder, two heads, five shot counts, three seeds."""
 
 from __future__ import annotations
 
@@ -8,20 +8,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cliad.cache.files import replace_text
+from cliad.errors import CliadError
 from cliad.pipelines.experiments.episode import pick_device
-from cliad.pipelines.experiments.find_cache import find_cache
+from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
 from cliad.pipelines.experiments.run import run
 from cliad.pipelines.experiments.spec import make_head, spec_of
 from cliad.pipelines.report.charts import curves
-from cliad.pipelines.runs.run_folder import BundleError
 
 HEADS = ("linear-probe", "clip-adapter")
-SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
+SHOTS = (1, 2, 4, 8, 16)
+SEEDS = (1, 2, 3)
+
+
+class DemoError(CliadError):
+    """The demo cannot write its files; the message says where and what to do."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo found: zero-shot accuracy, mean accuracy by head and shots, all rows, and the files written."""
+    """What the demo found: accuracies by head and shots (means over seeds), all rows, the files."""
 
     zero_shot: float
     mean: dict[str, dict[int, float]]
@@ -29,27 +35,53 @@ class Demo:
     files: Sequence[Path]
 
 
-def demo(*, folder: Path, out: Path, tell: Callable[[str], None], device: str = "auto") -> Demo:
-    """Run it all; results.jsonl and accuracy.svg are written to `out`."""
-    cache = find_cache(folder, "digits", "tiny", None, tell)
-    asked = [(head, shots, seed) for head in HEADS for shots in SHOTS for seed in SEEDS]
-    heads = {head: make_head(head, {}) for head in HEADS}
-    specs = [spec_of(cache, head, heads[head], shots=n, seed=s, protocol="coop", select=None, given=()) for head, n, s in asked]
-    tell(f"training {len(specs)} heads: {', '.join(HEADS)} at {', '.join(map(str, SHOTS))} shots, seeds {', '.join(map(str, SEEDS))}")
-    rows = [result.row() for results in run(cache, specs, pick_device(device)) for result in results]
-    top1 = lambda head, shots: statistics.mean(row["top1"] for row in rows if (row["head"], row["shots"]) == (head, shots))
-    mean = {head: {shots: top1(head, shots) for shots in SHOTS} for head in HEADS}
+def demo(*, folder: Path, out: Path, log: Callable[[str], None], device: str = "auto") -> Demo:
+    """Run it all; results.jsonl and accuracy.svg are written to `out`.
+
+    Raises:
+        DemoError: `out` cannot be written.
+    """
+    cache = find_cache(CacheChoice(folder, "digits", "tiny"), log)
+    specs = []
+    for name in HEADS:
+        head = make_head(name, {})
+        for shots in SHOTS:
+            specs += [spec_of(cache, head, shots=shots, seed=seed) for seed in SEEDS]
+    log(
+        f"training {len(specs)} heads: {', '.join(HEADS)} at {_listed(SHOTS)} shots, seeds {_listed(SEEDS)}"
+    )
+    rows = []
+    for results in run(cache, specs, pick_device(device)):
+        rows += [result.row() for result in results]
+    mean = {name: {shots: _mean_top1(rows, name, shots) for shots in SHOTS} for name in HEADS}
     zero_shot = rows[0]["zero_shot_top1"]
-    picture = curves(mean, title=f"{cache.dataset} with encoder {cache.encoder}", x_title="shots per class", level=("zero-shot", zero_shot))
+    picture = curves(
+        mean,
+        title=f"{cache.dataset} with encoder {cache.encoder}",
+        x_title="shots per class",
+        level=("zero-shot", zero_shot),
+    )
     return Demo(zero_shot, mean, rows, _write(out, rows, picture))
 
 
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(str(number) for number in numbers)
+
+
+def _mean_top1(rows: Sequence[dict], head: str, shots: int) -> float:
+    """The mean over seeds."""
+    found = [row["top1"] for row in rows if row["head"] == head and row["shots"] == shots]
+    return statistics.mean(found)
+
+
 def _write(out: Path, rows: Sequence[dict], picture: str) -> list[Path]:
-    files = {out / "results.jsonl": "".join(json.dumps(row) + "\n" for row in rows), out / "accuracy.svg": picture}
+    lines = [json.dumps(row) + "\n" for row in rows]
+    files = {out / "results.jsonl": "".join(lines), out / "accuracy.svg": picture}
     try:
-        out.mkdir(parents=True, exist_ok=True)
         for path, text in files.items():
-            path.write_text(text, encoding="utf-8")
+            replace_text(path, text)
     except OSError as error:
-        raise BundleError(f"cannot write to {out}: {error.strerror}; give another folder with --out DIR") from None
+        raise DemoError(
+            f"cannot write to {out}: {error.strerror}; give another folder with --out DIR"
+        ) from None
     return list(files)

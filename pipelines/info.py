@@ -22,9 +22,21 @@ def info(path: Path, prompts: str | None = None) -> dict:
         CacheError: the file cannot be opened.
     """
     cache = open_cache(path, prompts)
-    facts = {name: getattr(cache, name) for name in ("dataset", "encoder", "image_id", "text_id", "fingerprint")}
-    facts |= {"path": str(cache.path), "bytes": cache.path.stat().st_size, "encoder_id": cache.attrs["encoder_id"]}
-    facts |= {"schema": int(cache.attrs["schema"]), "dtype": cache.dtype, "dim": int(cache.dim), "unit_rows": cache.unit_rows}
+    facts = {
+        name: getattr(cache, name)
+        for name in ("dataset", "encoder", "image_id", "text_id", "fingerprint")
+    }
+    facts |= {
+        "path": str(cache.path),
+        "bytes": cache.path.stat().st_size,
+        "encoder_id": cache.attrs["encoder_id"],
+    }
+    facts |= {
+        "schema": int(cache.attrs["schema"]),
+        "dtype": cache.dtype,
+        "dim": int(cache.dim),
+        "unit_rows": cache.unit_rows,
+    }
     facts |= {"batch": cache.batch, "recipe": cache.recipe, "versions": cache.versions}
     facts["splits"] = {name: _split(cache, name) for name in cache.split_names}
     facts["complete"] = not any(split["to_do"] for split in facts["splits"].values())
@@ -35,16 +47,28 @@ def info(path: Path, prompts: str | None = None) -> dict:
 def _split(cache: FeatureCache, name: str) -> dict:
     split = cache.split(name)
     unreadable = np.flatnonzero(split.status == UNREADABLE)
-    counts = {"n": len(split), "n_class": len(np.unique(split.y)), "done": int((split.status == DONE).sum())}
+    counts = {
+        "n": len(split),
+        "n_class": len(np.unique(split.y)),
+        "done": int((split.status == DONE).sum()),
+    }
     counts |= {"unreadable": len(unreadable), "to_do": int((split.status == TO_DO).sum())}
     root = f"splits/{name}/"
-    arrays = {full.removeprefix(root): _array(entry) for full, entry in sorted(cache.arrays.items()) if full.startswith(root)}
+    arrays = {
+        full.removeprefix(root): _array(entry)
+        for full, entry in sorted(cache.arrays.items())
+        if full.startswith(root)
+    }
     return counts | {"unreadable_paths": split.paths(unreadable[:NAMED]), "arrays": arrays}
 
 
 def _array(entry) -> dict:
     shape = [int(side) for side in entry.shape]
-    return {"shape": shape, "dtype": str(entry.dtype), "bytes": int(np.prod(shape, dtype=np.int64)) * entry.dtype.itemsize}
+    return {
+        "shape": shape,
+        "dtype": str(entry.dtype),
+        "bytes": int(np.prod(shape, dtype=np.int64)) * entry.dtype.itemsize,
+    }
 
 
 def _prompt_set(cache: FeatureCache) -> dict:
@@ -58,6 +82,10 @@ def _prompt_set(cache: FeatureCache) -> dict:
         "n_class": len(cache.classnames),
         "templates": cache.templates,
         "classnames": cache.classnames,
-        "arrays": {full.removeprefix(root): _array(entry) for full, entry in sorted(cache.arrays.items()) if full.startswith(root)},
+        "arrays": {
+            full.removeprefix(root): _array(entry)
+            for full, entry in sorted(cache.arrays.items())
+            if full.startswith(root)
+        },
         "recipe": cache.text_recipe,
     }

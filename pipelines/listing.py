@@ -30,8 +30,19 @@ def list_datasets(cache_folder: Path, data: Path | None = None) -> list[DatasetR
     rows = []
     for name, dataset in DATASETS.items():
         where = "bundled" if name == "digits" else _place(name, data_dir(data))
-        rows.append(DatasetRow(name, dataset.about, dataset.n_class, sum(dataset.counts.values()), where, encoders.pop(name, [])))
-    return rows + [DatasetRow(name, "", 0, 0, None, found) for name, found in sorted(encoders.items())]
+        rows.append(
+            DatasetRow(
+                name,
+                dataset.about,
+                dataset.n_class,
+                sum(dataset.counts.values()),
+                where,
+                encoders.pop(name, []),
+            )
+        )
+    return rows + [
+        DatasetRow(name, "", 0, 0, None, found) for name, found in sorted(encoders.items())
+    ]
 
 
 def _encoders(cache_folder: Path) -> dict[str, list[str]]:
@@ -68,6 +79,13 @@ def list_models(word: str = "") -> list[ModelRow]:
     from cliad.cache.encoders import weights
 
     rows = [ModelRow("tiny", ["bundled"], "bundled")]
-    rows += [ModelRow(name, tags, weights.default_tag(tags)) for name, tags in weights.published().items()]
+    rows += [
+        ModelRow(name, tags, weights.default_tag(tags))
+        for name, tags in weights.published().items()
+    ]
     matches = lambda text: slug(word) in slug(text) if word else True
-    return [row for row in rows if matches(row.name) or any(matches(f"{row.name}/{tag}") for tag in row.pretrained)]
+    return [
+        row
+        for row in rows
+        if matches(row.name) or any(matches(f"{row.name}/{tag}") for tag in row.pretrained)
+    ]

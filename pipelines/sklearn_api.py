@@ -65,25 +65,51 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         keep = few(y.tolist(), self.shots, int(self.seed))
-        text, names = (self.text if text is None else text), (self.classnames if classnames is None else classnames)
+        text, names = (
+            (self.text if text is None else text),
+            (self.classnames if classnames is None else classnames),
+        )
         text, self.classes_ = _sorted_text(text, names, y, X.shape[1])
         if len(self.classes_) < 2:
-            raise ValueError(f"a classifier needs at least 2 classes; y has one class: {self.classes_[0]!r}")
+            raise ValueError(
+                f"a classifier needs at least 2 classes; y has one class: {self.classes_[0]!r}"
+            )
         labels = torch.from_numpy(np.searchsorted(self.classes_, y[keep]))
         x = torch.from_numpy(X[keep].astype(np.float32))
-        text = class_means(x, labels, len(self.classes_))[None] if text is None else torch.from_numpy(text)
+        text = (
+            class_means(x, labels, len(self.classes_))[None]
+            if text is None
+            else torch.from_numpy(text)
+        )
         none = torch.zeros(0, dtype=torch.long)
         index = torch.arange(len(x))
-        episode = Episode(x, index, labels, none, none, text, float(self.logit_scale), int(self.seed), len(self.classes_))
+        episode = Episode(
+            x,
+            index,
+            labels,
+            none,
+            none,
+            text,
+            float(self.logit_scale),
+            int(self.seed),
+            len(self.classes_),
+        )
         (fitted,) = fit([(self._made(), episode)])
-        exact = lambda tensors: {name: value.double() if value.is_floating_point() else value for name, value in tensors.items()}
-        self.classifier_ = Classifier(fitted.head, exact(fitted.p), exact(fitted.c), fitted.logit_scale, fitted.diverged)
+        exact = lambda tensors: {
+            name: value.double() if value.is_floating_point() else value
+            for name, value in tensors.items()
+        }
+        self.classifier_ = Classifier(
+            fitted.head, exact(fitted.p), exact(fitted.c), fitted.logit_scale, fitted.diverged
+        )
         return self
 
     def _made(self) -> Head:
         """The head with this classifier's hyper-parameters; numbers may be numpy's, as searches give them."""
         plain = lambda value: value.item() if isinstance(value, np.generic) else value
-        return self.head(**{spec.name: plain(getattr(self, spec.name)) for spec in fields(self.head)})
+        return self.head(
+            **{spec.name: plain(getattr(self, spec.name)) for spec in fields(self.head)}
+        )
 
     def _logits(self, X) -> np.ndarray:
         check_is_fitted(self)
@@ -113,7 +139,9 @@ def _sorted_text(text, classnames, y: np.ndarray, dim: int) -> tuple[np.ndarray 
     names = found if classnames is None else np.asarray(classnames)
     if len(np.unique(names)) != len(names) or not np.isin(found, names).all():
         strange = [str(label) for label in found if label not in names][:3]
-        raise ValueError(f"classnames are to name every label of y once; not named: {strange}, classnames: {[*names][:5]}")
+        raise ValueError(
+            f"classnames are to name every label of y once; not named: {strange}, classnames: {[*names][:5]}"
+        )
     order = np.argsort(names)
     if text is None:
         return None, found
@@ -133,29 +161,48 @@ def few(y: Sequence, shots: int | None, seed: int) -> list[int]:
     if shots < 1:
         raise ValueError(f"shots is the number of rows per class, at least 1; got {shots}")
     generator, rows = random.Random(seed), rows_by_class(y, set())
-    return [row for members in rows.values() for row in generator.sample(members, min(shots, len(members)))]
+    return [
+        row
+        for members in rows.values()
+        for row in generator.sample(members, min(shots, len(members)))
+    ]
 
 
 def class_means(x: torch.Tensor, y: torch.Tensor, n_class: int) -> torch.Tensor:
     """(n_class, dim): the mean of each class's unit rows, in place of text."""
     unit = torch.nn.functional.normalize(x, dim=-1)
-    return torch.zeros(n_class, x.shape[1]).index_add_(0, y, unit) / torch.bincount(y, minlength=n_class).clamp(min=1)[:, None]
+    return (
+        torch.zeros(n_class, x.shape[1]).index_add_(0, y, unit)
+        / torch.bincount(y, minlength=n_class).clamp(min=1)[:, None]
+    )
 
 
 def _made_class(head: type[Head]) -> type[HeadClassifier]:
     """The classifier of a head: its hyper-parameters, then those that all share, as keyword parameters."""
-    own: list = [(spec.name, spec.type, field(default=default_of(spec), kw_only=True)) for spec in fields(head)]
-    own += [(key, kind, field(default=value, kw_only=True)) for key, (kind, value) in SHARED.items()]
-    meanings = "\n".join(f"    {spec.name}: {spec.metadata['meaning']}; default {default_of(spec)}" for spec in fields(head))
+    own: list = [
+        (spec.name, spec.type, field(default=default_of(spec), kw_only=True))
+        for spec in fields(head)
+    ]
+    own += [
+        (key, kind, field(default=value, kw_only=True)) for key, (kind, value) in SHARED.items()
+    ]
+    meanings = "\n".join(
+        f"    {spec.name}: {spec.metadata['meaning']}; default {default_of(spec)}"
+        for spec in fields(head)
+    )
     text = f"{head.__doc__}\n\n    As a scikit-learn classifier. Parameters:\n\n{meanings}\n{(HeadClassifier.__doc__ or '').partition('and')[2]}"
     body = {"__doc__": text, "__module__": __name__, "head": head}
-    return make_dataclass(class_name(head), own, bases=(HeadClassifier,), namespace=body, eq=False, repr=False)
+    return make_dataclass(
+        class_name(head), own, bases=(HeadClassifier,), namespace=body, eq=False, repr=False
+    )
 
 
 def class_name(head: type[Head]) -> str:
     return f"{head.__name__}Classifier"
 
 
-CLASSIFIERS = {class_name(head): _made_class(head) for head in HEADS.values() if not head.needs & UNFIT}
+CLASSIFIERS = {
+    class_name(head): _made_class(head) for head in HEADS.values() if not head.needs & UNFIT
+}
 globals().update(CLASSIFIERS)
 __all__ = ["CLASSIFIERS", "HeadClassifier", *CLASSIFIERS]

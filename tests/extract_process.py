@@ -14,7 +14,9 @@ from cliad.cache.file import write
 from cliad.pipelines.extract import extract
 
 FORKS = multiprocessing.get_context(
-    "forkserver" if hasattr(multiprocessing, "get_all_start_methods") and sys.platform != "win32" else "spawn"
+    "forkserver"
+    if hasattr(multiprocessing, "get_all_start_methods") and sys.platform != "win32"
+    else "spawn"
 )
 if FORKS.get_start_method() == "forkserver":
     FORKS.set_forkserver_preload(["cliad.pipelines.extract"])
@@ -23,7 +25,9 @@ if FORKS.get_start_method() == "forkserver":
 def start(task, cache, seconds_per_image=0.0):
     """Begin an extraction; `process.log` takes its lines, the last one is the path or the error."""
     log = Path(task[2]) / f"log-{time.monotonic_ns()}.txt"
-    process = FORKS.Process(target=_run, args=(*map(Path, task), Path(cache), log, seconds_per_image))
+    process = FORKS.Process(
+        target=_run, args=(*map(Path, task), Path(cache), log, seconds_per_image)
+    )
     process.start()
     process.log = log
     return process
@@ -47,10 +51,23 @@ def _run(weights, config, data, cache, log, seconds_per_image):
 
     Clip.preprocess = slow
     with open(log, "a", buffering=1) as lines:
-        tell = lambda line: print(line, file=lines)
-        options = {"extras": Extras(views=2, flip=True, pre_projection=True), "batch": 4, "workers": 2, "tell": tell}
+        log = lambda line: print(line, file=lines)
+        options = {
+            "extras": Extras(views=2, flip=True, pre_projection=True),
+            "batch": 4,
+            "workers": 2,
+            "log": log,
+        }
         try:
-            tell(extract("folder:pets", encoder=EncoderChoice(config.stem, str(weights)), cache_folder=cache, data=data, **options))
+            log(
+                extract(
+                    "folder:pets",
+                    encoder=EncoderChoice(config.stem, str(weights)),
+                    cache_folder=cache,
+                    data=data,
+                    **options,
+                )
+            )
         except ValueError as error:
-            tell(error)
+            log(error)
             sys.exit(1)

@@ -31,7 +31,9 @@ def zhou(folder, images, split_file, classes, place="{folder}/{name}_{i:04d}.jpg
     splits = {}
     for part, numbers in SPLITS.items():
         splits[part] = [
-            [place.format(folder=name, name=name, i=i + 100 * k), k, c] for k, (name, c) in enumerate(classes.items()) for i in numbers
+            [place.format(folder=name, name=name, i=i + 100 * k), k, c]
+            for k, (name, c) in enumerate(classes.items())
+            for i in numbers
         ]
         for i, (path, _, _) in enumerate(splits[part]):
             save(folder / images / path, i)
@@ -39,12 +41,22 @@ def zhou(folder, images, split_file, classes, place="{folder}/{name}_{i:04d}.jpg
 
 
 def caltech101(data):
-    zhou(data / "caltech-101", "101_ObjectCategories", "split_zhou_Caltech101.json", {"Faces": "face", "airplanes": "airplane"})
+    zhou(
+        data / "caltech-101",
+        "101_ObjectCategories",
+        "split_zhou_Caltech101.json",
+        {"Faces": "face", "airplanes": "airplane"},
+    )
 
 
 def dtd(data):
     folder = data / "dtd"
-    zhou(folder, "images", "split_zhou_DescribableTextures.json", {"banded": "banded", "dotted": "dotted"})
+    zhou(
+        folder,
+        "images",
+        "split_zhou_DescribableTextures.json",
+        {"banded": "banded", "dotted": "dotted"},
+    )
     for part, numbers in SPLITS.items():
         lines(
             folder / "labels" / f"{part}1.txt",
@@ -65,14 +77,30 @@ def eurosat(data):
 
 def food101(data):
     folder = data / "food-101"
-    zhou(folder, "images", "split_zhou_Food101.json", {"apple_pie": "apple_pie", "waffles": "waffles"}, "{folder}/{i}.jpg")
+    zhou(
+        folder,
+        "images",
+        "split_zhou_Food101.json",
+        {"apple_pie": "apple_pie", "waffles": "waffles"},
+        "{folder}/{i}.jpg",
+    )
     for part, numbers in (("train", [1, 2, 3, 4, 5, 6]), ("test", [7, 8, 9])):
-        lines(folder / "meta" / f"{part}.txt", *(f"apple_pie/{i}" for i in numbers), *(f"waffles/{i + 100}" for i in numbers))
+        lines(
+            folder / "meta" / f"{part}.txt",
+            *(f"apple_pie/{i}" for i in numbers),
+            *(f"waffles/{i + 100}" for i in numbers),
+        )
 
 
 def sun397(data):
     folder = data / "sun397"
-    zhou(folder, "SUN397", "split_zhou_SUN397.json", {"a/abbey": "abbey", "a/apse/indoor": "indoor apse"}, "{folder}/sun_{i}.jpg")
+    zhou(
+        folder,
+        "SUN397",
+        "split_zhou_SUN397.json",
+        {"a/abbey": "abbey", "a/apse/indoor": "indoor apse"},
+        "{folder}/sun_{i}.jpg",
+    )
     lines(folder / "ClassName.txt", "/a/abbey", "/a/apse/indoor")
     lines(folder / "Training_01.txt", "/a/abbey/sun_1.jpg", "/a/apse/indoor/sun_101.jpg")
     lines(folder / "Testing_01.txt", "/a/abbey/sun_7.jpg", "/a/apse/indoor/sun_107.jpg")
@@ -103,10 +131,23 @@ def oxford_flowers(data):
     from scipy.io import savemat
 
     folder = data / "oxford_flowers"
-    zhou(folder, "jpg", "split_zhou_OxfordFlowers.json", {"1": "pink primrose", "2": "sweet pea"}, "image_{i:05d}.jpg")
+    zhou(
+        folder,
+        "jpg",
+        "split_zhou_OxfordFlowers.json",
+        {"1": "pink primrose", "2": "sweet pea"},
+        "image_{i:05d}.jpg",
+    )
     (folder / "cat_to_name.json").write_text(json.dumps({"2": "sweet pea", "1": "pink primrose"}))
     savemat(folder / "imagelabels.mat", {"labels": np.array([[1] * 9 + [2] * 191])})
-    savemat(folder / "setid.mat", {"trnid": np.array([[1, 101]]), "valid": np.array([[5, 105]]), "tstid": np.array([[7, 107, 8]])})
+    savemat(
+        folder / "setid.mat",
+        {
+            "trnid": np.array([[1, 101]]),
+            "valid": np.array([[5, 105]]),
+            "tstid": np.array([[7, 107, 8]]),
+        },
+    )
 
 
 def stanford_cars(data):
@@ -124,14 +165,26 @@ def stanford_cars(data):
     (folder / "devkit").mkdir()
     savemat(folder / "devkit" / "cars_meta.mat", {"class_names": names})
     kinds = [("fname", object), ("class", int)]
-    savemat(folder / "devkit" / "cars_train_annos.mat", {"annotations": np.array([("00001.jpg", 1), ("00002.jpg", 1)], dtype=kinds)})
-    savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": np.array([("00107.jpg", 2), ("00108.jpg", 2)], dtype=kinds)})
+    savemat(
+        folder / "devkit" / "cars_train_annos.mat",
+        {"annotations": np.array([("00001.jpg", 1), ("00002.jpg", 1)], dtype=kinds)},
+    )
+    savemat(
+        folder / "cars_test_annos_withlabels.mat",
+        {"annotations": np.array([("00107.jpg", 2), ("00108.jpg", 2)], dtype=kinds)},
+    )
 
 
 def ucf101(data):
     folder = data / "ucf101"
     classes = {"Apply_Eye_Makeup": "Apply_Eye_Makeup", "Archery": "Archery"}
-    zhou(folder, "UCF-101-midframes", "split_zhou_UCF101.json", classes, "{folder}/v_g{i:02d}_c01.jpg")
+    zhou(
+        folder,
+        "UCF-101-midframes",
+        "split_zhou_UCF101.json",
+        classes,
+        "{folder}/v_g{i:02d}_c01.jpg",
+    )
     lists = folder / "ucfTrainTestlist"
     lines(lists / "classInd.txt", "1 ApplyEyeMakeup", "2 Archery")
     lines(lists / "trainlist01.txt", "ApplyEyeMakeup/v_g01_c01.avi 1", "Archery/v_g101_c01.avi 2")
@@ -142,7 +195,11 @@ def fgvc_aircraft(data):
     folder = data / "fgvc_aircraft"
     lines(folder / "variants.txt", "707-320", "DC-10")
     for part, numbers in SPLITS.items():
-        lines(folder / f"images_variant_{part}.txt", *(f"{i:07d} 707-320" for i in numbers), *(f"{i + 100:07d} DC-10" for i in numbers))
+        lines(
+            folder / f"images_variant_{part}.txt",
+            *(f"{i:07d} 707-320" for i in numbers),
+            *(f"{i + 100:07d} DC-10" for i in numbers),
+        )
         for i in numbers:
             save(folder / "images" / f"{i:07d}.jpg", i)
             save(folder / "images" / f"{i + 100:07d}.jpg", i)
@@ -151,7 +208,11 @@ def fgvc_aircraft(data):
 def class_folders(root, names, count, ending="JPEG"):
     for k, name in enumerate(names):
         for i in range(count):
-            save(root / name / f"{name}_{i}.{ending}", i + 10 * k, format="JPEG" if ending == "JPEG" else None)
+            save(
+                root / name / f"{name}_{i}.{ending}",
+                i + 10 * k,
+                format="JPEG" if ending == "JPEG" else None,
+            )
 
 
 def imagenet(data):
@@ -161,7 +222,9 @@ def imagenet(data):
 
 
 def imagenetv2(data):
-    class_folders(data / "imagenetv2" / "imagenetv2-matched-frequency-format-val", ["0", "1", "10", "999"], 1)
+    class_folders(
+        data / "imagenetv2" / "imagenetv2-matched-frequency-format-val", ["0", "1", "10", "999"], 1
+    )
 
 
 def imagenet_sketch(data):
@@ -206,7 +269,10 @@ def shards(folder, files, ending="cls"):
             for i, (key, label) in enumerate(samples):
                 image = io.BytesIO()
                 picture(i).save(image, "PNG")
-                for file, content in ((f"{key}.png", image.getvalue()), (f"{key}.{ending}", str(label).encode())):
+                for file, content in (
+                    (f"{key}.png", image.getvalue()),
+                    (f"{key}.{ending}", str(label).encode()),
+                ):
                     member = tarfile.TarInfo(file)
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
@@ -222,7 +288,9 @@ def awkward(folder):
     picture(3, mode="RGBA").save(folder / "alpha.png")
     picture(4, mode="P").save(folder / "palette.gif")
     picture(5, mode="L").save(folder / "grey.png")
-    Image.fromarray((np.arange(40 * 32).reshape(32, 40) * 50).astype(np.uint16)).save(folder / "deep.png")
+    Image.fromarray((np.arange(40 * 32).reshape(32, 40) * 50).astype(np.uint16)).save(
+        folder / "deep.png"
+    )
     picture(6).save(folder / "whole.jpg")
     whole = (folder / "whole.jpg").read_bytes()
     (folder / "truncated.jpg").write_bytes(whole[: len(whole) // 2])

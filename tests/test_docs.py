@@ -10,7 +10,9 @@ from cliad.adapters import HEADS
 from cliad.cli import app
 
 README = Path(cliad.__file__).parent / "README.md"
-pytestmark = pytest.mark.skipif(not README.is_file(), reason="the README is part of the checkout, not of the wheel")
+pytestmark = pytest.mark.skipif(
+    not README.is_file(), reason="the README is part of the checkout, not of the wheel"
+)
 
 
 def commands(group, before=""):

@@ -159,7 +159,9 @@ def test_every_room_is_shipped():
 def loaded_by(code):
     heavy = "('torch', 'open_clip', 'h5py', 'sklearn')"
     program = f"import sys; {code}; print(*sorted(m for m in {heavy} if m in sys.modules))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
     return done.stdout.split()
 
 

@@ -18,7 +18,9 @@ def world(folder):
     caches = folder / "caches"
     extract("digits", model=model, pretrained=str(weights), cache_folder=caches)
     result, cache = train(folder=caches, head="clip-adapter", shots=8, hyper={"alpha": 0.6})
-    run = run_folder.save(result, cache, folder / "runs" / "digits", command="cliad train --alpha 0.6 --shots 8")
+    run = run_folder.save(
+        result, cache, folder / "runs" / "digits", command="cliad train --alpha 0.6 --shots 8"
+    )
     result, _ = train(folder=caches, head="linear-probe", shots=16, hyper={"C": 1})
     probe = run_folder.save(result, cache, folder / "probe")
     listing = find_dataset("digits").read(None, "field")

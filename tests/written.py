@@ -2,13 +2,26 @@
 
 import numpy as np
 
-from cliad.cache.file.layout import DONE, Header, SplitLayout, TextSet, Views, file_list_hash, part_of
+from cliad.cache.file.layout import (
+    DONE,
+    Header,
+    SplitLayout,
+    TextSet,
+    Views,
+    file_list_hash,
+    part_of,
+)
 from cliad.cache.file.write import Writer, create
 
 
 def layout(n=10, dim=6):
     paths = [f"a/{i}.jpg" for i in range(n)]
-    return SplitLayout(paths, np.arange(n) % 3, {"features": (dim,)}, {"aug": Views(2, np.array([1, 4, 5, 9]), {"low": 0.5})})
+    return SplitLayout(
+        paths,
+        np.arange(n) % 3,
+        {"features": (dim,)},
+        {"aug": Views(2, np.array([1, 4, 5, 9]), {"low": 0.5})},
+    )
 
 
 def text_set(name="default", encoder_id="e1", classnames=("cat", "dog", "eel")):
@@ -27,7 +40,10 @@ def rows_of(split, start, stop, seed=0):
     """The arrays of one batch; what a row holds depends on its number alone."""
     x = np.random.default_rng(seed).normal(size=(len(split.labels), 6)).astype(np.float16)
     covered = [row for row in split.views["aug"].rows if start <= row < stop]
-    return {"features": x[start:stop], "views/aug": np.stack([x[covered] + view for view in (1, 2)])}
+    return {
+        "features": x[start:stop],
+        "views/aug": np.stack([x[covered] + view for view in (1, 2)]),
+    }
 
 
 def write(path, batches=None, **changes):

@@ -35,6 +35,11 @@ class Episode:
     pre_projection: Tensor | None = None
 
     @property
+    def shots(self) -> float:
+        """Support images per class, their mean where classes are uneven."""
+        return len(self.index) / self.n_class
+
+    @property
     def val(self) -> tuple[Tensor, Tensor]:
         """Validation rows (n_val, dim) and labels (n_val,)."""
         return self.features[self.val_index], self.val_y
@@ -65,6 +70,17 @@ class Support:
         values = what(self.all_views)
         picked = values[..., self.rows, :].movedim(-3, 0)
         return picked * self.mask.view(len(picked), *[1] * (picked.dim() - 3), -1, 1)
+
+    @property
+    def shots(self) -> Tensor:
+        """(n_run,) support images per class, their mean where classes are uneven; not below 1 / n_class."""
+        return self.mask.sum(dim=1).clamp(min=1) / self.n_class
+
+    def need_text(self) -> Tensor:
+        """The class texts; ValueError where there are none, which `fit.require` tells users in advance."""
+        if self.text is None:
+            raise ValueError("expected class texts, got a support without them")
+        return self.text
 
     @property
     def scale(self) -> Tensor:

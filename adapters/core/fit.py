@@ -10,6 +10,7 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import fields, replace
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -21,7 +22,12 @@ from cliad.adapters.core.head import Head, HeadError, Plan
 from cliad.adapters.core.ops import unit
 from cliad.adapters.core.optimiser import Optimiser
 
-Run = tuple[Head, Episode]
+
+class Run(NamedTuple):
+    """A head and the episode that it is fitted on."""
+
+    head: Head
+    episode: Episode
 
 
 def group_key(run: Run) -> Hashable:
@@ -31,7 +37,7 @@ def group_key(run: Run) -> Hashable:
     return (
         type(head),
         static,
-        head.plan(len(episode.index), episode.n_class),
+        head.plan(len(episode.index), episode.shots),
         id(episode.features),
         id(episode.text),
         episode.n_class,
@@ -71,17 +77,26 @@ def fit(runs: Sequence[Run], *, validate: bool = False) -> list[Classifier]:
     generators = [Generator().manual_seed(episode.seed) for episode in episodes]
     c = head.bind(support, h)
     p = head.start(c, h, generators)
-    plan, diverged = head.plan(len(episode.index), episode.n_class), [False] * len(runs)
+    plan, diverged = head.plan(len(episode.index), episode.shots), [False] * len(runs)
     if plan.steps:
-        best = _Best(head, c, h, episodes, features) if validate and plan.keep == "best" and len(episode.val_index) else None
-        p, diverged = _train(head, plan, p, c, h, _Batches(features, support, rows, plan, generators), best)
+        best = (
+            _Best(head, c, h, episodes, features)
+            if validate and plan.keep == "best" and len(episode.val_index)
+            else None
+        )
+        p, diverged = _train(
+            head, plan, p, c, h, _Batches(features, support, rows, plan, generators), best
+        )
     p = {name: value.detach() for name, value in head.finish(p, c, h).items()}
     return [_slice(run, p, c, i, diverged[i]) for i, run in enumerate(runs)]
 
 
 def require(head: Head, episode: Episode) -> None:
     """HeadError where an episode lacks something that the head cannot do without."""
-    options = {"text": "text features; import them with --text", "views": "augmented views; extract with --views 10"}
+    options = {
+        "text": "text features; import them with --text",
+        "views": "augmented views; extract with --views 10",
+    }
     options |= {"pre_projection": "features before the projection; extract with --pre-projection"}
     for need in sorted(head.needs & options.keys()):
         if getattr(episode, need) is None:
@@ -90,7 +105,9 @@ def require(head: Head, episode: Episode) -> None:
 
 def _slice(run: Run, p: Tensors, c: Tensors, i: int, diverged: bool) -> Classifier:
     """Run i's own part of what was fitted; constants named _like_this served training only."""
-    own = lambda tensors: {k: v[i : i + 1] if len(v) > 1 else v for k, v in tensors.items() if not k.startswith("_")}
+    own = lambda tensors: {
+        k: v[i : i + 1] if len(v) > 1 else v for k, v in tensors.items() if not k.startswith("_")
+    }
     finite = all(bool(torch.isfinite(value).all()) for value in own(p).values())
     return Classifier(run[0], own(p), own(c), run[1].logit_scale, diverged or not finite)
 
@@ -111,7 +128,14 @@ class _Batches:
     Where the support has views, an epoch shows each item in a view drawn for it, else in the plain one.
     """
 
-    def __init__(self, features: Tensor, support: Support, rows: Tensor, plan: Plan, generators: Sequence[Generator]):
+    def __init__(
+        self,
+        features: Tensor,
+        support: Support,
+        rows: Tensor,
+        plan: Plan,
+        generators: Sequence[Generator],
+    ):
         self.features, self.support, self.rows, self.plan = features, support, rows, plan
         self.counts = support.mask.sum(dim=1).long().tolist()
         self.generators = generators
@@ -123,39 +147,75 @@ class _Batches:
             return self.full  # every item in every step: the order does not matter
         if step % self.plan.per_epoch == 0:
             self._shuffle(1 if views is None else len(views))
-        at, view, weight = (part[:, step % self.plan.per_epoch] for part in (self.at, self.view, self.weight))
+        at, view, weight = (
+            part[:, step % self.plan.per_epoch] for part in (self.at, self.view, self.weight)
+        )
         rows = self.rows.gather(1, at)
-        x = self.features.index_select(0, rows.flatten()).view(*rows.shape, -1) if views is None else unit(views[view, rows])
+        x = (
+            self.features.index_select(0, rows.flatten()).view(*rows.shape, -1)
+            if views is None
+            else unit(views[view, rows])
+        )
         return x, self.support.y.gather(1, at), weight
 
     def _shuffle(self, n_view: int) -> None:
         """A new epoch: (n_run, per_epoch, b) positions in the support, each item once; what pads the shorter batches weighs nothing."""
         per_epoch, width = self.plan.per_epoch, -(-max(self.counts) // self.plan.per_epoch)
-        at, view = (torch.zeros(len(self.counts), per_epoch, width, dtype=torch.long, device="cpu") for _ in range(2))
+        at, view = (
+            torch.zeros(len(self.counts), per_epoch, width, dtype=torch.long, device="cpu")
+            for _ in range(2)
+        )
         weight = torch.zeros(at.shape, device="cpu")
         for run, (n, generator) in enumerate(zip(self.counts, self.generators, strict=True)):
-            for step, part in enumerate(torch.randperm(n, generator=generator, device="cpu").tensor_split(per_epoch)):
+            for step, part in enumerate(
+                torch.randperm(n, generator=generator, device="cpu").tensor_split(per_epoch)
+            ):
                 at[run, step, : len(part)], weight[run, step, : len(part)] = part, 1 / len(part)
                 if n_view > 1:
-                    view[run, step, : len(part)] = torch.randint(n_view, part.shape, generator=generator, device="cpu")
-        self.at, self.view, self.weight = at.to(self.rows.device), view.to(self.rows.device), weight.to(self.features)
+                    view[run, step, : len(part)] = torch.randint(
+                        n_view, part.shape, generator=generator, device="cpu"
+                    )
+        self.at, self.view, self.weight = (
+            at.to(self.rows.device),
+            view.to(self.rows.device),
+            weight.to(self.features),
+        )
 
 
-def _train(head: Head, plan: Plan, p: Tensors, c: Tensors, h: Tensors, batches: _Batches, best: _Best | None) -> tuple[Tensors, list[bool]]:
+def _train(
+    head: Head,
+    plan: Plan,
+    p: Tensors,
+    c: Tensors,
+    h: Tensors,
+    batches: _Batches,
+    best: _Best | None,
+) -> tuple[Tensors, list[bool]]:
     """The trained parameters, and which runs diverged: their last epoch's loss is above the first step's and above guessing's."""
-    p = {name: value.detach().clone(memory_format=torch.contiguous_format).requires_grad_() for name, value in p.items()}
+    p = {
+        name: value.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+        for name, value in p.items()
+    }
     optimiser = Optimiser(plan, p, h, head.rates(c, h))
     first, last = None, 0
     for step in range(plan.steps):
         x, y, weight = batches(step)
         logits = head.logits(p, c, h, x)
-        loss = (F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y) * weight).sum(dim=1)
+        loss = (
+            F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none").view_as(y) * weight
+        ).sum(dim=1)
         first = loss.detach() if first is None else first
-        last = last + loss.detach() / plan.per_epoch if step + plan.per_epoch >= plan.steps else last
+        last = (
+            last + loss.detach() / plan.per_epoch if step + plan.per_epoch >= plan.steps else last
+        )
         if (penalty := head.penalty(p, c, h)) is not None:
             loss = loss + penalty
-        for value, grad in zip(p.values(), torch.autograd.grad(loss.sum(), list(p.values())), strict=True):
-            value.grad = grad.contiguous()  # torch's fused steps read memory in the parameter's order, whatever the strides
+        for value, grad in zip(
+            p.values(), torch.autograd.grad(loss.sum(), list(p.values())), strict=True
+        ):
+            value.grad = (
+                grad.contiguous()
+            )  # torch's fused steps read memory in the parameter's order, whatever the strides
         optimiser.step(step)
         if best and ((step + 1) % plan.look == 0 or step + 1 == plan.steps):
             best.look(p)
@@ -166,7 +226,9 @@ def _train(head: Head, plan: Plan, p: Tensors, c: Tensors, h: Tensors, batches: 
 class _Best:
     """The parameters of each run at its best validation accuracy so far; of equally good ones the last."""
 
-    def __init__(self, head: Head, c: Tensors, h: Tensors, episodes: Sequence[Episode], features: Tensor):
+    def __init__(
+        self, head: Head, c: Tensors, h: Tensors, episodes: Sequence[Episode], features: Tensor
+    ):
         self.head, self.c, self.h = head, c, h
         val = [replace(e, index=e.val_index, y=e.val_y) for e in episodes]
         support, _ = stack(val, features)
@@ -179,5 +241,7 @@ class _Best:
         score = (right * self.mask).sum(dim=1)
         better = score >= self.score
         self.score = torch.where(better, score, self.score)
-        keep = lambda name, new: torch.where(better.view(-1, *[1] * (new.dim() - 1)), new, self.p.get(name, new))
+        keep = lambda name, new: torch.where(
+            better.view(-1, *[1] * (new.dim() - 1)), new, self.p.get(name, new)
+        )
         self.p = {name: keep(name, value.detach()).clone() for name, value in p.items()}

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
+from cliad.errors import CliadError
 
 
-class HeadError(ValueError):
+class HeadError(CliadError):
     """A head cannot do what is asked with these hyper-parameters or this data; the message says why."""
 
 
@@ -55,14 +56,32 @@ class Plan:
     def dassl(cls, n: int, *, epochs: int, batch: int, **options) -> Plan:
         """The recipe of CoOp and all that is built on its trainer: cosine per epoch after one epoch at the constant rate 1e-5."""
         per_epoch = -(-n // batch)
-        return cls.epochs(n, epochs=epochs, batch=batch, schedule="cosine-epoch", warmup=per_epoch, warmup_rate=1e-5, **options)
+        return cls.epochs(
+            n,
+            epochs=epochs,
+            batch=batch,
+            schedule="cosine-epoch",
+            warmup=per_epoch,
+            warmup_rate=1e-5,
+            **options,
+        )
 
 
-def hyper(default, meaning: str, low: float | None = None, high: float | None = None, choices: Sequence = ()) -> Any:
+def hyper(
+    default,
+    meaning: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: Sequence = (),
+) -> Any:
     """A hyper-parameter of a head: its default, what it means, and what it may be."""
-    return field(default=default, metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)})
+    return field(
+        default=default,
+        metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)},
+    )
 
 
+@dataclass(frozen=True)
 class Head:
     """The contract of all heads. A head is a frozen dataclass of hyper-parameters and holds no data.
 
@@ -91,8 +110,8 @@ class Head:
         for spec in fields(self):
             check(type(self).__name__, spec.name, getattr(self, spec.name), spec.metadata)
 
-    def plan(self, n: int, n_class: int) -> Plan:
-        """The training plan for a run of n items of n_class classes."""
+    def plan(self, n: int, shots: float) -> Plan:
+        """The training plan for a run of n items, `shots` of each class (their mean where uneven)."""
         return Plan()
 
     def searches(self) -> dict[str, tuple]:
@@ -132,7 +151,13 @@ def check(head: str, name: str, value, rule: Mapping) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return
     if not ((low is None or value >= low) and (high is None or value <= high)):
-        span = f"from {low:g} to {high:g}" if None not in (low, high) else f"at least {low:g}" if high is None else f"at most {high:g}"
+        span = (
+            f"from {low:g} to {high:g}"
+            if None not in (low, high)
+            else f"at least {low:g}"
+            if high is None
+            else f"at most {high:g}"
+        )
         raise HeadError(f"{name} ({rule['meaning']}) is {span}; got {value:g}")
 
 

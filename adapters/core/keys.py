@@ -30,10 +30,15 @@ def slots(y: Tensor, mask: Tensor, n_class: int) -> tuple[Tensor, Tensor]:
     order = y.argsort(dim=1, stable=True)
     sorted_y = y.gather(1, order)
     count = torch.zeros_like(y[:, :1]).repeat(1, n_class + 1).scatter_add_(1, y, torch.ones_like(y))
-    nth = torch.arange(y.shape[1], device=y.device) - (count.cumsum(dim=1) - count).gather(1, sorted_y)
+    nth = torch.arange(y.shape[1], device=y.device) - (count.cumsum(dim=1) - count).gather(
+        1, sorted_y
+    )
     n_slot = int(count[:, :n_class].max())
     run, item = (sorted_y < n_class).nonzero(as_tuple=True)
-    at, value = (torch.zeros(len(y), n_class, n_slot, dtype=kind, device=y.device) for kind in (torch.long, mask.dtype))
+    at, value = (
+        torch.zeros(len(y), n_class, n_slot, dtype=kind, device=y.device)
+        for kind in (torch.long, mask.dtype)
+    )
     at[run, sorted_y[run, item], nth[run, item]] = order[run, item]
     value[run, sorted_y[run, item], nth[run, item]] = 1
     return at, value

@@ -36,13 +36,22 @@ def lbfgs(
         new, new_value, new_grad, moved = _backtrack(objective, run, w, value, direction, slope)
         moves, change = new - w, new_grad - grad
         curved = _sum(moves, change)
-        pairs = [*pairs[-(memory - 1) :], (moves, change, torch.where(curved > 0, 1 / curved.clamp(min=1e-30), 0))]
+        pairs = [
+            *pairs[-(memory - 1) :],
+            (moves, change, torch.where(curved > 0, 1 / curved.clamp(min=1e-30), 0)),
+        ]
         w, value, grad = new, new_value, new_grad
         done[run] = w
         small = torch.where(-slope > 2 * tolerance * value, 0, small + 1)
         moved &= small < PATIENCE
         if not moved.all():
-            run, w, value, grad, small = run[moved], w[moved], value[moved], grad[moved], small[moved]
+            run, w, value, grad, small = (
+                run[moved],
+                w[moved],
+                value[moved],
+                grad[moved],
+                small[moved],
+            )
             pairs = [tuple(part[moved] for part in pair) for pair in pairs]
         if not len(run):
             break
@@ -69,7 +78,9 @@ def _two_loop(grad: Tensor, pairs: list, metric: Tensor) -> Tensor:
     return q
 
 
-def _backtrack(objective: Callable, run: Tensor, w: Tensor, value: Tensor, direction: Tensor, slope: Tensor):
+def _backtrack(
+    objective: Callable, run: Tensor, w: Tensor, value: Tensor, direction: Tensor, slope: Tensor
+):
     """Halve each run's step until its function goes down enough (Armijo); a run that never does stays where it is."""
     size = torch.ones_like(value)
     for _ in range(25):

@@ -17,20 +17,31 @@ def metrics(logits: Tensor, y: Tensor) -> dict[str, float]:
     top = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
     count = torch.bincount(y, minlength=logits.shape[-1])
     per_class = torch.bincount(y[right], minlength=logits.shape[-1])[count > 0] / count[count > 0]
-    values = {"top1": right.float().mean(), "top5": (top == y[:, None]).any(dim=-1).float().mean(), "mean_class": per_class.mean()}
+    values = {
+        "top1": right.float().mean(),
+        "top5": (top == y[:, None]).any(dim=-1).float().mean(),
+        "mean_class": per_class.mean(),
+    }
     return {name: value.item() for name, value in values.items()} | calibration(logits, y)
 
 
 def calibration(logits: Tensor, y: Tensor) -> dict[str, float]:
     """Expected calibration error (15 equal bins, L1; Guo et al., 2017, Section 2) and mean negative log-likelihood."""
     _, confidence, right = _bins(logits, y)
-    return {"ece": ((right - confidence).abs().sum() / len(y)).item(), "nll": F.cross_entropy(logits, y).item()}
+    return {
+        "ece": ((right - confidence).abs().sum() / len(y)).item(),
+        "nll": F.cross_entropy(logits, y).item(),
+    }
 
 
 def reliability(logits: Tensor, y: Tensor) -> list[list[float]]:
     """[items, their mean confidence, their accuracy] of each of the 15 bins that has items."""
     bins = torch.stack(_bins(logits, y), dim=1).tolist()
-    return [[int(count), round(confidence / count, 4), round(right / count, 4)] for count, confidence, right in bins if count]
+    return [
+        [int(count), round(confidence / count, 4), round(right / count, 4)]
+        for count, confidence, right in bins
+        if count
+    ]
 
 
 def _bins(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,7 +49,9 @@ def _bins(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
     bins = (confidence * N_BIN).long().clamp(max=N_BIN - 1)
     each = torch.stack([torch.ones_like(confidence), confidence, (predicted == y).to(confidence)])
-    return tuple(torch.zeros(3, N_BIN, device=logits.device, dtype=logits.dtype).index_add_(1, bins, each))
+    return tuple(
+        torch.zeros(3, N_BIN, device=logits.device, dtype=logits.dtype).index_add_(1, bins, each)
+    )
 
 
 def fit_temperature(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -53,10 +66,15 @@ def fit_temperature(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> 
 
     def loss(log_t: Tensor) -> Tensor:
         scaled = logits * (-log_t).exp()[:, None, None]
-        return ((scaled.logsumexp(dim=-1) - target * (-log_t).exp()[:, None]) * weight).sum(dim=1) + log_t**2 / 2
+        return ((scaled.logsumexp(dim=-1) - target * (-log_t).exp()[:, None]) * weight).sum(
+            dim=1
+        ) + log_t**2 / 2
 
     ratio = (math.sqrt(5) - 1) / 2
-    low, high = logits.new_full((len(logits),), math.log(1e-2)), logits.new_full((len(logits),), math.log(1e2))
+    low, high = (
+        logits.new_full((len(logits),), math.log(1e-2)),
+        logits.new_full((len(logits),), math.log(1e2)),
+    )
     a, b = high - ratio * (high - low), low + ratio * (high - low)
     at_a, at_b = loss(a), loss(b)
     for _ in range(40):

@@ -76,7 +76,9 @@ def bottleneck(x: Tensor, w1: Tensor, w2: Tensor, *, final_relu: bool = True) ->
     return adapted.relu_() if final_relu else adapted
 
 
-def bottleneck_start(dim: int, hidden: int, generators: Sequence[Generator], like: Tensor) -> tuple[Tensor, Tensor]:
+def bottleneck_start(
+    dim: int, hidden: int, generators: Sequence[Generator], like: Tensor
+) -> tuple[Tensor, Tensor]:
     """w1 and w2 of `bottleneck` as PyTorch starts bias-free linear layers, from each run's own generator."""
     pairs = [(linear_start(dim, hidden, g), linear_start(hidden, dim, g)) for g in generators]
     return tuple(torch.stack(weights).to(like) for weights in zip(*pairs, strict=True))
@@ -84,17 +86,25 @@ def bottleneck_start(dim: int, hidden: int, generators: Sequence[Generator], lik
 
 def linear_start(n_in: int, n_out: int, generator: Generator) -> Tensor:
     """(n_in, n_out) weights as PyTorch starts a linear layer: uniform in +-1/sqrt(n_in)."""
-    return (torch.rand(n_in, n_out, generator=generator, device=generator.device) * 2 - 1) / math.sqrt(n_in)
+    return (
+        torch.rand(n_in, n_out, generator=generator, device=generator.device) * 2 - 1
+    ) / math.sqrt(n_in)
 
 
 def text_shots(text: Tensor) -> Tensors:
     """Raw text (n_template, n_class, dim) as training items: unit rows (1, n_template * n_class, dim), labels, weights that sum to 1."""
     there = (text != 0).any(dim=-1).to(text).flatten()
     y = torch.arange(text.shape[1], device=text.device).repeat(len(text))
-    return {"_text": unit(text).flatten(0, 1)[None], "_text_y": y[None], "_text_weight": (there / there.sum())[None]}
+    return {
+        "_text": unit(text).flatten(0, 1)[None],
+        "_text_y": y[None],
+        "_text_weight": (there / there.sum())[None],
+    }
 
 
 def text_loss(logits: Tensor, c: Tensors) -> Tensor:
     """Mean cross-entropy (n_run,) of logits (n_run, n_text, n_class) on the items of `text_shots`."""
-    own = logits.log_softmax(dim=-1).gather(2, c["_text_y"][..., None].expand(len(logits), -1, 1))[..., 0]
+    own = logits.log_softmax(dim=-1).gather(2, c["_text_y"][..., None].expand(len(logits), -1, 1))[
+        ..., 0
+    ]
     return -(own * c["_text_weight"]).sum(dim=1)

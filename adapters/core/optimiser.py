@@ -21,7 +21,11 @@ BETAS = 0.9, 0.999  # of Adam and AdamW
 def rate(plan: Plan, step: int, lr: float) -> float:
     """The learning rate at a step, from the highest one."""
     if step < plan.warmup:
-        return plan.warmup_rate if plan.warmup_rate is not None else lr * ((step + 1) / (plan.warmup + 1))
+        return (
+            plan.warmup_rate
+            if plan.warmup_rate is not None
+            else lr * ((step + 1) / (plan.warmup + 1))
+        )
     if plan.schedule == "constant":
         return lr
     if plan.schedule == "cosine-epoch":
@@ -42,12 +46,16 @@ class Optimiser:
     def __init__(self, plan: Plan, p: Tensors, h: Tensors, rates: dict[str, tuple[Tensor, int]]):
         self.plan, self.p = plan, p
         self.plain = {name: of for name, of in rates.items() if of[1] > 1}
-        self.parts: dict[tuple[float, float], list[_Moved]] = defaultdict(list)  # by (highest rate, decay)
+        self.parts: dict[tuple[float, float], list[_Moved]] = defaultdict(
+            list
+        )  # by (highest rate, decay)
         for name, value in p.items():
             if name in self.plain:
                 continue
             lr = rates[name][0] if name in rates else h["lr"]
-            pairs = list(zip(lr.tolist(), h.get("weight_decay", torch.zeros_like(lr)).tolist(), strict=True))
+            pairs = list(
+                zip(lr.tolist(), h.get("weight_decay", torch.zeros_like(lr)).tolist(), strict=True)
+            )
             places = {...: pairs[0]} if len(set(pairs)) == 1 else dict(enumerate(pairs))
             for at, pair in places.items():
                 self.parts[pair].append(_Moved(name, at, value.detach()[at]))
@@ -63,13 +71,25 @@ class Optimiser:
                 value -= lr.view(-1, *[1] * (value.dim() - 1)) * value.grad
 
     def _fused_step(self, lr: float, decay: float, moved: list[_Moved]) -> None:
-        values, mean, square, steps = ([getattr(one, part) for one in moved] for part in ("value", "mean", "square", "step"))
+        values, mean, square, steps = (
+            [getattr(one, part) for one in moved] for part in ("value", "mean", "square", "step")
+        )
         grads = [self.p[one.name].grad[one.at] for one in moved]
         common = {"fused": True, "maximize": False, "lr": lr, "weight_decay": decay}
         if self.plan.optimiser == "sgd":
-            return sgd(values, grads, mean, momentum=self.plan.momentum, dampening=0.0, nesterov=False, **common)
+            return sgd(
+                values,
+                grads,
+                mean,
+                momentum=self.plan.momentum,
+                dampening=0.0,
+                nesterov=False,
+                **common,
+            )
         common |= {"amsgrad": False, "beta1": BETAS[0], "beta2": BETAS[1], "eps": self.plan.eps}
-        {"adamw": adamw, "adam": adam}[self.plan.optimiser](values, grads, mean, square, [], steps, **common)
+        {"adamw": adamw, "adam": adam}[self.plan.optimiser](
+            values, grads, mean, square, [], steps, **common
+        )
 
 
 class _Moved:
@@ -77,4 +97,8 @@ class _Moved:
 
     def __init__(self, name: str, at: int | EllipsisType, value: Tensor):
         self.name, self.at, self.value = name, at, value
-        self.mean, self.square, self.step = torch.zeros_like(value), torch.zeros_like(value), torch.zeros((), device=value.device)
+        self.mean, self.square, self.step = (
+            torch.zeros_like(value),
+            torch.zeros_like(value),
+            torch.zeros((), device=value.device),
+        )

@@ -21,7 +21,9 @@ SAME_LOSS = 1e-3  # nats per item
 SWEEP_FLOATS = 2**26  # the most logits held at once while fitted candidates are compared
 
 
-def fit_all(runs: Sequence[Run], largest: int = 10**9, *, validate: bool = False) -> list[Classifier]:
+def fit_all(
+    runs: Sequence[Run], largest: int = 10**9, *, validate: bool = False
+) -> list[Classifier]:
     """Fit any runs, group by group, in batches of at most `largest`; the order stays. `validate`: see `fit`."""
     fitted: dict[int, Classifier] = {}
     for members in group(runs):
@@ -48,7 +50,9 @@ class _Score:
         return self.loss < other.loss - SAME_LOSS
 
 
-def fit_selected(runs: Sequence[Run], given: Collection[str] = (), largest: int = 10**9) -> list[Classifier]:
+def fit_selected(
+    runs: Sequence[Run], given: Collection[str] = (), largest: int = 10**9
+) -> list[Classifier]:
     """Fit runs with their hyper-parameters chosen on each episode's own validation items.
 
     Fields of the head's space that are `given` keep their value. First the fields that training depends on are searched, each
@@ -67,15 +71,27 @@ def fit_selected(runs: Sequence[Run], given: Collection[str] = (), largest: int 
     if grid and head.refine:
         chosen = _bisect(runs, chosen, next(iter(grid)), head.refine, largest)
     tuned = {name: values for name, values in free.items() if name in head.tuned}
-    return [_tune(classifier, episode, tuned) for (classifier, _), (_, episode) in zip(chosen, runs, strict=True)]
+    return [
+        _tune(classifier, episode, tuned)
+        for (classifier, _), (_, episode) in zip(chosen, runs, strict=True)
+    ]
 
 
-def _best_trained(runs: Sequence[Run], grid: dict[str, tuple], largest: int) -> list[tuple[Classifier, _Score]]:
+def _best_trained(
+    runs: Sequence[Run], grid: dict[str, tuple], largest: int
+) -> list[tuple[Classifier, _Score]]:
     """The best candidate of each run, over the product of `grid`."""
     combos = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    trained = fit_all([(replace(head, **combo), episode) for head, episode in runs for combo in combos], largest, validate=True)
+    trained = fit_all(
+        [(replace(head, **combo), episode) for head, episode in runs for combo in combos],
+        largest,
+        validate=True,
+    )
     per_run = [trained[i : i + len(combos)] for i in range(0, len(trained), len(combos))]
-    return [_first_best(candidates, episode) for candidates, (_, episode) in zip(per_run, runs, strict=True)]
+    return [
+        _first_best(candidates, episode)
+        for candidates, (_, episode) in zip(per_run, runs, strict=True)
+    ]
 
 
 def _first_best(candidates: Sequence[Classifier], episode: Episode) -> tuple[Classifier, _Score]:
@@ -90,22 +106,41 @@ def _score(classifier: Classifier, episode: Episode) -> _Score:
     x, y = validation(classifier.head, episode)
     logits = classifier.logits(x)
     right, loss = (logits.argmax(dim=-1) == y).sum().item(), F.cross_entropy(logits, y).item()
-    return _Score(-1.0, math.inf) if classifier.diverged or not math.isfinite(loss) else _Score(right, loss)
+    return (
+        _Score(-1.0, math.inf)
+        if classifier.diverged or not math.isfinite(loss)
+        else _Score(right, loss)
+    )
 
 
 def _bisect(
-    runs: Sequence[Run], chosen: list[tuple[Classifier, _Score]], name: str, steps: int, largest: int
+    runs: Sequence[Run],
+    chosen: list[tuple[Classifier, _Score]],
+    name: str,
+    steps: int,
+    largest: int,
 ) -> list[tuple[Classifier, _Score]]:
     """CoOp's search around the best value: keep the better end of [value / 10, 10 value], move the other to the log midpoint."""
     at = lambda values: fit_all(
-        [(replace(head, **{name: value}), episode) for (head, episode), value in zip(runs, values, strict=True)], largest, validate=True
+        [
+            (replace(head, **{name: value}), episode)
+            for (head, episode), value in zip(runs, values, strict=True)
+        ],
+        largest,
+        validate=True,
     )
-    scored = lambda fitted: [(classifier, _score(classifier, episode)) for classifier, (_, episode) in zip(fitted, runs, strict=True)]
+    scored = lambda fitted: [
+        (classifier, _score(classifier, episode))
+        for classifier, (_, episode) in zip(fitted, runs, strict=True)
+    ]
     middle = [getattr(classifier.head, name) for classifier, _ in chosen]
     left, right = (scored(at([value * factor for value in middle])) for factor in (0.1, 10))
     for _ in range(steps):
         to_left = [not r[1].beats(a[1]) for a, r in zip(left, right, strict=True)]
-        ends = [(getattr(a[0].head, name), getattr(r[0].head, name)) for a, r in zip(left, right, strict=True)]
+        ends = [
+            (getattr(a[0].head, name), getattr(r[0].head, name))
+            for a, r in zip(left, right, strict=True)
+        ]
         new = scored(at([math.sqrt(a * r) for a, r in ends]))
         left = [a if keep else fresh for a, fresh, keep in zip(left, new, to_left, strict=True)]
         right = [fresh if keep else r for r, fresh, keep in zip(right, new, to_left, strict=True)]
@@ -119,17 +154,30 @@ def _tune(classifier: Classifier, episode: Episode, space: dict[str, tuple]) -> 
         return classifier
     x, y = validation(classifier.head, episode)
     x = x if "raw" in classifier.head.needs else unit(x)
-    heads = [replace(classifier.head, **dict(zip(space, values, strict=True))) for values in itertools.product(*space.values())]
+    heads = [
+        replace(classifier.head, **dict(zip(space, values, strict=True)))
+        for values in itertools.product(*space.values())
+    ]
     rows = max(1, SWEEP_FLOATS // (len(heads) * max(episode.n_class, len(episode.index) // 8)))
-    parts = [_sweep(classifier, heads, *part) for part in zip(x.split(rows), y.split(rows), strict=True)]
+    parts = [
+        _sweep(classifier, heads, *part) for part in zip(x.split(rows), y.split(rows), strict=True)
+    ]
     right, loss = (torch.stack(values).sum(dim=0) for values in zip(*parts, strict=True))
-    best = torch.where(right == right.max(), loss.nan_to_num(nan=math.inf), math.inf).argmin().item()
+    best = (
+        torch.where(right == right.max(), loss.nan_to_num(nan=math.inf), math.inf).argmin().item()
+    )
     return replace(classifier, head=heads[best])
 
 
 @torch.no_grad()
-def _sweep(classifier: Classifier, heads: Sequence[Head], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _sweep(
+    classifier: Classifier, heads: Sequence[Head], x: Tensor, y: Tensor
+) -> tuple[Tensor, Tensor]:
     """Right answers (n_head,) and summed loss (n_head,) of a fitted classifier under other heads' hyper-parameters."""
     logits = classifier.head.logits(classifier.p, classifier.c, hypers(heads, x), x[None])
-    loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(len(heads)), reduction="none").view(len(heads), -1).sum(dim=1)
+    loss = (
+        F.cross_entropy(logits.flatten(0, 1), y.repeat(len(heads)), reduction="none")
+        .view(len(heads), -1)
+        .sum(dim=1)
+    )
     return (logits.argmax(dim=-1) == y).sum(dim=1), loss

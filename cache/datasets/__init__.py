@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from cliad.cache.datasets.base import Dataset, DatasetError
 from cliad.cache.datasets.digits import DIGITS
 from cliad.cache.datasets.own import own_dataset
 from cliad.cache.datasets.shards import shard_dataset
+from cliad.errors import closest
 
 DATASETS: dict[str, Dataset] = {
     "digits": DIGITS,
@@ -34,8 +34,19 @@ DATASETS: dict[str, Dataset] = {
     "cifar10": cifar.CIFAR10,
     "cifar100": cifar.CIFAR100,
 }
-ALSO = {"fgvc": "fgvc_aircraft", "aircraft": "fgvc_aircraft", "pets": "oxford_pets", "cars": "stanford_cars", "flowers": "oxford_flowers"}
-ALSO |= {"flowers102": "oxford_flowers", "oxford_flowers102": "oxford_flowers", "food": "food101", "imagenet_v2": "imagenetv2"}
+ALSO = {
+    "fgvc": "fgvc_aircraft",
+    "aircraft": "fgvc_aircraft",
+    "pets": "oxford_pets",
+    "cars": "stanford_cars",
+    "flowers": "oxford_flowers",
+}
+ALSO |= {
+    "flowers102": "oxford_flowers",
+    "oxford_flowers102": "oxford_flowers",
+    "food": "food101",
+    "imagenet_v2": "imagenetv2",
+}
 
 
 def find_dataset(name: str) -> Dataset:
@@ -50,8 +61,8 @@ def find_dataset(name: str) -> Dataset:
     asked = ALSO.get(asked, asked)
     if asked in DATASETS:
         return DATASETS[asked]
-    nearest = difflib.get_close_matches(asked, [*DATASETS, *ALSO], n=1)
-    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
+    near = closest(asked, [*DATASETS, *ALSO])
+    hint = f"did you mean '{near}'? " if near else ""
     raise DatasetError(
         f"there is no data set '{name}'; {hint}known: {', '.join(DATASETS)}; your own images: folder:PATH, csv:FILE or wds:PATTERN"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import warnings
@@ -13,12 +12,27 @@ from typing import IO
 
 from PIL import Image, ImageOps
 
+from cliad.errors import CliadError, closest
+
 PHOTO = ("a photo of a {}.",)
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jpe", ".jfif"}
+IMAGE_ENDINGS = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".jpe",
+    ".jfif",
+}
 Rows = list[tuple[str, int]]  # (path, label), in the split's own order
 
 
-class DatasetError(ValueError):
+class DatasetError(CliadError):
     """A data set that is unknown, missing or not as it should be; the message says what to do."""
 
 
@@ -70,7 +84,9 @@ class Dataset:
     bundled: bool = False
 
 
-def find_folder(data: Path | None, names: Sequence[str], inside: Sequence[str]) -> tuple[Path, Path]:
+def find_folder(
+    data: Path | None, names: Sequence[str], inside: Sequence[str]
+) -> tuple[Path, Path]:
     """A data set's folder and its image folder.
 
     Args:
@@ -81,21 +97,32 @@ def find_folder(data: Path | None, names: Sequence[str], inside: Sequence[str]) 
         DatasetMissing: no data folder, or nothing in it that fits; says what was looked for.
     """
     if data is None:
-        raise DatasetMissing(f"where is {names[0]}? give the folder that holds it with --data DIR or $CLIAD_DATA")
+        raise DatasetMissing(
+            f"where is {names[0]}? give the folder that holds it with --data DIR or $CLIAD_DATA"
+        )
     data = Path(data).expanduser()
     if not data.is_dir():
-        raise DatasetMissing(f"there is no data folder {data}; give the folder that holds {names[0]}/ with --data DIR or $CLIAD_DATA")
+        raise DatasetMissing(
+            f"there is no data folder {data}; give the folder that holds {names[0]}/ with --data DIR or $CLIAD_DATA"
+        )
     wanted = [_squashed(name) for name in names]
-    folders = sorted((entry for entry in data.iterdir() if entry.is_dir()), key=lambda entry: entry.name)
-    named = sorted((entry for entry in folders if _squashed(entry.name) in wanted), key=lambda entry: wanted.index(_squashed(entry.name)))
+    folders = sorted(
+        (entry for entry in data.iterdir() if entry.is_dir()), key=lambda entry: entry.name
+    )
+    named = sorted(
+        (entry for entry in folders if _squashed(entry.name) in wanted),
+        key=lambda entry: wanted.index(_squashed(entry.name)),
+    )
     for folder in [*named, *([data] if _squashed(data.resolve().name) in wanted else [])]:
         for place in inside:
             if (folder / place).is_dir():
                 return folder, folder / place
     if named:
-        raise DatasetMissing(f"{named[0]} has no folder {inside[0]}/ with the images{_seen(named[0])}")
-    close = difflib.get_close_matches(names[0], [folder.name for folder in folders], n=1)
-    hint = f"; is it {close[0]}/? then rename or link it" if close else ""
+        raise DatasetMissing(
+            f"{named[0]} has no folder {inside[0]}/ with the images{_seen(named[0])}"
+        )
+    near = closest(names[0], [folder.name for folder in folders])
+    hint = f"; is it {near}/? then rename or link it" if near else ""
     raise DatasetMissing(f"{data} has no folder {names[0]}/{hint}")
 
 
@@ -131,7 +158,11 @@ def image_files(folder: Path) -> list[str]:
     for here, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(here).relative_to(folder)
-        found += [(inside / name).as_posix() for name in files if Path(name).suffix.lower() in IMAGE_ENDINGS and name[0] != "."]
+        found += [
+            (inside / name).as_posix()
+            for name in files
+            if Path(name).suffix.lower() in IMAGE_ENDINGS and name[0] != "."
+        ]
     return sorted(found)
 
 
@@ -148,7 +179,9 @@ def open_image(source: Path | IO[bytes], formats: Sequence[str] | None = None) -
         Exception: whatever Pillow raises on a file that is missing, truncated, or no image.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd metadata and very large pictures are no reason to stop
+        warnings.simplefilter(
+            "ignore"
+        )  # odd metadata and very large pictures are no reason to stop
         with Image.open(source, formats=formats) as image:
             image.load()
             image = ImageOps.exif_transpose(image)

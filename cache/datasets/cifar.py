@@ -13,7 +13,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cliad.cache.datasets.base import Dataset, DatasetError, Listing, Remote, Rows, find_folder, image_files, opener
+from cliad.cache.datasets.base import (
+    Dataset,
+    DatasetError,
+    Listing,
+    Remote,
+    Rows,
+    find_folder,
+    image_files,
+    opener,
+)
 from cliad.cache.prompts import clean
 
 TORONTO = "https://www.cs.toronto.edu/~kriz/"
@@ -23,7 +32,12 @@ class _Arrays(pickle.Unpickler):
     """Reads plain containers and NumPy arrays; anything else in the file is refused."""
 
     def find_class(self, module: str, name: str):
-        if (module.split(".")[0], name) in {("numpy", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}:
+        if (module.split(".")[0], name) in {
+            ("numpy", "_reconstruct"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which no CIFAR file does")
 
@@ -32,15 +46,26 @@ def _unpickled(path: Path) -> dict:
     try:
         return _Arrays(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise DatasetError(f"{path} is no CIFAR batch ({str(error)[:80]}); fetch it again") from None
+        raise DatasetError(
+            f"{path} is no CIFAR batch ({str(error)[:80]}); fetch it again"
+        ) from None
 
 
-def _read(name: str, batches: str, files: dict[str, tuple[str, ...]], labels: str, meta: tuple[str, str], data: Path | None) -> Listing:
+def _read(
+    name: str,
+    batches: str,
+    files: dict[str, tuple[str, ...]],
+    labels: str,
+    meta: tuple[str, str],
+    data: Path | None,
+) -> Listing:
     folder, images = find_folder(data, (name, batches), ("train", batches, "."))
     if images.name == "train" and images.is_dir():
         return _from_folders(folder)
     if not (images / meta[0]).is_file():
-        raise DatasetError(f"{folder} has neither train/ and test/ with class folders nor {batches}/")
+        raise DatasetError(
+            f"{folder} has neither train/ and test/ with class folders nor {batches}/"
+        )
     rows: dict[str, Rows] = {}
     for part, parts in files.items():
         y = [label for file in parts for label in _unpickled(images / file)[labels]]
@@ -51,7 +76,9 @@ def _read(name: str, batches: str, files: dict[str, tuple[str, ...]], labels: st
 
 def _picture(images: Path, files: dict[str, tuple[str, ...]], path: str) -> Image.Image:
     part, _, row = path.partition("/")
-    pixels = _pixels(images, files[part])[int(row)]  # (3072,) uint8: red, green, blue planes of 32 x 32
+    pixels = _pixels(images, files[part])[
+        int(row)
+    ]  # (3072,) uint8: red, green, blue planes of 32 x 32
     return Image.fromarray(pixels.reshape(3, 32, 32).transpose(1, 2, 0))
 
 
@@ -63,7 +90,11 @@ def _pixels(images: Path, files: tuple[str, ...]) -> np.ndarray:
 def _from_folders(folder: Path) -> Listing:
     names = sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir())
     rows = {
-        part: [(f"{part}/{name}/{path}", label) for label, name in enumerate(names) for path in image_files(folder / part / name)]
+        part: [
+            (f"{part}/{name}/{path}", label)
+            for label, name in enumerate(names)
+            for path in image_files(folder / part / name)
+        ]
         for part in ("train", "test")
     }
     return Listing(rows, [clean(name) for name in names], opener(folder), folder)
@@ -71,12 +102,16 @@ def _from_folders(folder: Path) -> Listing:
 
 def _read_cifar10(data: Path | None, split: str) -> Listing:
     files = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
-    return _read("cifar10", "cifar-10-batches-py", files, "labels", ("batches.meta", "label_names"), data)
+    return _read(
+        "cifar10", "cifar-10-batches-py", files, "labels", ("batches.meta", "label_names"), data
+    )
 
 
 def _read_cifar100(data: Path | None, split: str) -> Listing:
     files = {"train": ("train",), "test": ("test",)}
-    return _read("cifar100", "cifar-100-python", files, "fine_labels", ("meta", "fine_label_names"), data)
+    return _read(
+        "cifar100", "cifar-100-python", files, "fine_labels", ("meta", "fine_label_names"), data
+    )
 
 
 _COUNTS = {"train": 50000, "test": 10000}
@@ -88,7 +123,15 @@ CIFAR10 = Dataset(
     n_class=10,
     folder="cifar10",
     also=("cifar-10-batches-py",),
-    remotes=(Remote(TORONTO + "cifar-10-python.tar.gz", "cifar-10-python.tar.gz", "md5:c58f30108f718f92721af3b95e74349a", 171, True),),
+    remotes=(
+        Remote(
+            TORONTO + "cifar-10-python.tar.gz",
+            "cifar-10-python.tar.gz",
+            "md5:c58f30108f718f92721af3b95e74349a",
+            171,
+            True,
+        ),
+    ),
 )
 CIFAR100 = Dataset(
     "cifar100",
@@ -98,5 +141,13 @@ CIFAR100 = Dataset(
     n_class=100,
     folder="cifar100",
     also=("cifar-100-python",),
-    remotes=(Remote(TORONTO + "cifar-100-python.tar.gz", "cifar-100-python.tar.gz", "md5:eb9058c3a382ffc7106e4002c42a8d85", 169, True),),
+    remotes=(
+        Remote(
+            TORONTO + "cifar-100-python.tar.gz",
+            "cifar-100-python.tar.gz",
+            "md5:eb9058c3a382ffc7106e4002c42a8d85",
+            169,
+            True,
+        ),
+    ),
 )

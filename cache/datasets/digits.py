@@ -34,7 +34,10 @@ def _read(data: Path | None, split: str) -> Listing:
         cuts = [round(0.5 * len(of_class)), round(0.7 * len(of_class))]
         for part, numbers in zip(rows.values(), np.split(of_class, cuts), strict=True):
             part += numbers.tolist()
-    splits = {part: [(f"{row:04d}", int(labels[row])) for row in sorted(numbers)] for part, numbers in rows.items()}
+    splits = {
+        part: [(f"{row:04d}", int(labels[row])) for row in sorted(numbers)]
+        for part, numbers in rows.items()
+    }
     return Listing(splits, NAMES, _open)
 
 

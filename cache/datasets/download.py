@@ -17,6 +17,7 @@ from pathlib import Path
 
 from cliad.cache.datasets import data_dir, default_data_dir, find_dataset
 from cliad.cache.datasets.base import Dataset, Remote
+from cliad.errors import CliadError
 
 CHUNK = 1 << 20
 TRIES = 5
@@ -24,7 +25,7 @@ PAUSE = 1.0  # seconds before the second try, doubled each time
 TIMEOUT = 60.0
 
 
-class DownloadError(ValueError):
+class DownloadError(CliadError):
     """A file that cannot be fetched, or is not what it should be; the message says what to do."""
 
 
@@ -41,7 +42,7 @@ def download(
     name: str,
     *,
     data: Path | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
     progress: Callable[[Fetching], None] = lambda state: None,
 ) -> Path:
     """Fetch what is missing of a data set and unpack it.
@@ -58,27 +59,31 @@ def download(
     dataset, data = find_dataset(name), data_dir(data) or default_data_dir()
     if not dataset.remotes:
         raise DownloadError(
-            f"{name} cannot be fetched by cliad" + (f"; fetch {dataset.by_hand} into {data / dataset.folder}" if dataset.by_hand else "")
+            f"{name} cannot be fetched by cliad"
+            + (f"; fetch {dataset.by_hand} into {data / dataset.folder}" if dataset.by_hand else "")
         )
     folder = data / dataset.folder
     wanted = [remote for remote in dataset.remotes if not _done(folder, remote)]
-    tell(_plan(dataset, wanted, folder))
+    log(_plan(dataset, wanted, folder))
     for remote in wanted:
-        file = fetch(remote, folder, tell=tell, progress=progress)
+        file = fetch(remote, folder, log=log, progress=progress)
         if remote.unpack:
-            tell(f"unpacking {file.name}")
+            log(f"unpacking {file.name}")
             unpack(file, folder)
             file.unlink()
         _mark(folder, remote)
     if dataset.by_hand:
-        tell(f"still to be fetched by hand: {dataset.by_hand}, into {folder}")
+        log(f"still to be fetched by hand: {dataset.by_hand}, into {folder}")
     return data
 
 
 def _plan(dataset: Dataset, wanted: Sequence[Remote], folder: Path) -> str:
     if not wanted:
         return f"{dataset.name}: everything that can be fetched is in {folder}"
-    files = ", ".join(f"{remote.url}" + (f" ({remote.megabytes:,.0f} MB)" if remote.megabytes else "") for remote in wanted)
+    files = ", ".join(
+        f"{remote.url}" + (f" ({remote.megabytes:,.0f} MB)" if remote.megabytes else "")
+        for remote in wanted
+    )
     return f"{dataset.name}: fetching {files} into {folder}"
 
 
@@ -95,7 +100,13 @@ def _mark(folder: Path, remote: Remote) -> None:
         _marker(folder, remote).touch()
 
 
-def fetch(remote: Remote, folder: Path, *, tell: Callable[[str], None], progress: Callable[[Fetching], None]) -> Path:
+def fetch(
+    remote: Remote,
+    folder: Path,
+    *,
+    log: Callable[[str], None],
+    progress: Callable[[Fetching], None],
+) -> Path:
     """Fetch one file into a folder; what a cut connection or an earlier run left in `file.part` is continued.
 
     Raises:
@@ -105,15 +116,19 @@ def fetch(remote: Remote, folder: Path, *, tell: Callable[[str], None], progress
     part = target.with_name(target.name + ".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _fetch_part(remote, part, tell, progress)
+        _fetch_part(remote, part, log, progress)
         _check(remote, part)
         os.replace(part, target)
     except OSError as error:
-        raise DownloadError(f"cannot write {target}: {error.strerror or error}; give another folder with --data DIR") from None
+        raise DownloadError(
+            f"cannot write {target}: {error.strerror or error}; give another folder with --data DIR"
+        ) from None
     return target
 
 
-def _fetch_part(remote: Remote, part: Path, tell: Callable[[str], None], progress: Callable[[Fetching], None]) -> None:
+def _fetch_part(
+    remote: Remote, part: Path, log: Callable[[str], None], progress: Callable[[Fetching], None]
+) -> None:
     pause = PAUSE
     for tried in range(TRIES):
         try:
@@ -121,26 +136,39 @@ def _fetch_part(remote: Remote, part: Path, tell: Callable[[str], None], progres
         except urllib.error.HTTPError as error:
             error.close()  # it holds the connection
             if error.code < 500 and error.code not in (408, 429):
-                raise DownloadError(f"{remote.url} answers {error.code} {error.reason}; fetch it by hand into {part.parent}") from None
+                raise DownloadError(
+                    f"{remote.url} answers {error.code} {error.reason}; fetch it by hand into {part.parent}"
+                ) from None
             reason = f"{error.code} {error.reason}"
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            ConnectionError,
+            TimeoutError,
+        ) as error:
             reason = str(getattr(error, "reason", "") or error)[:100]
         if tried + 1 < TRIES:
-            tell(f"{remote.file}: {reason}; trying again")
+            log(f"{remote.file}: {reason}; trying again")
             time.sleep(pause)
             pause *= 2
-    raise DownloadError(f"{remote.url} cannot be fetched ({reason}); run the same command again, or fetch it by hand into {part.parent}")
+    raise DownloadError(
+        f"{remote.url} cannot be fetched ({reason}); run the same command again, or fetch it by hand into {part.parent}"
+    )
 
 
 def _receive(remote: Remote, part: Path, progress: Callable[[Fetching], None]) -> None:
     """Receive what is missing of a file, appended to `part`; ConnectionError where less comes than was said."""
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(remote.url, headers={"Range": f"bytes={have}-"} if have else {})
+    request = urllib.request.Request(
+        remote.url, headers={"Range": f"bytes={have}-"} if have else {}
+    )
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416 and have:  # nothing is left to send: the check tells whether it is the right file
+        if (
+            error.code == 416 and have
+        ):  # nothing is left to send: the check tells whether it is the right file
             return error.close()
         raise
     with answer:
@@ -182,7 +210,11 @@ def unpack(archive: Path, folder: Path) -> None:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as content:  # leaves out leading slashes and .. by itself
                 content.extractall(folder)
-                inner = [folder / name for name in content.namelist() if name.endswith((".tar.gz", ".tgz"))]
+                inner = [
+                    folder / name
+                    for name in content.namelist()
+                    if name.endswith((".tar.gz", ".tgz"))
+                ]
         else:
             with tarfile.open(archive) as content:
                 content.extractall(folder, filter="data")
@@ -191,7 +223,11 @@ def unpack(archive: Path, folder: Path) -> None:
             unpack(file, file.parent)
             file.unlink()
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise DownloadError(f"{archive} cannot be unpacked ({str(error)[:80]}); remove it and run the same command again") from None
+        raise DownloadError(
+            f"{archive} cannot be unpacked ({str(error)[:80]}); remove it and run the same command again"
+        ) from None
     except OSError as error:
         free = shutil.disk_usage(folder).free
-        raise DownloadError(f"cannot unpack {archive} into {folder}: {error.strerror or error} ({free / 1e6:,.0f} MB free)") from None
+        raise DownloadError(
+            f"cannot unpack {archive} into {folder}: {error.strerror or error} ({free / 1e6:,.0f} MB free)"
+        ) from None

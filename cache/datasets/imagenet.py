@@ -10,14 +10,25 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from cliad.cache.datasets.base import Dataset, DatasetError, Listing, Rows, find_folder, image_files, opener, read_lines
+from cliad.cache.datasets.base import (
+    Dataset,
+    DatasetError,
+    Listing,
+    Rows,
+    find_folder,
+    image_files,
+    opener,
+    read_lines,
+)
 
 BUNDLED = Path(__file__).parent / "imagenet_classes.txt"
 
 
 def _names(*folders: Path) -> dict[str, str]:
     """Class names by WordNet id, from the first folder that has a `classnames.txt`."""
-    found = [folder / "classnames.txt" for folder in folders if (folder / "classnames.txt").is_file()]
+    found = [
+        folder / "classnames.txt" for folder in folders if (folder / "classnames.txt").is_file()
+    ]
     return dict(line.split(" ", 1) for line in read_lines((found or [BUNDLED])[0]))
 
 
@@ -28,9 +39,14 @@ def wordnet_ids() -> list[str]:
 
 
 def _read_imagenet(data: Path | None, split: str) -> Listing:
-    folder, images = find_folder(data, ("imagenet", "imagenet1k", "ilsvrc2012"), ("images", "ILSVRC/Data/CLS-LOC", "."))
+    folder, images = find_folder(
+        data, ("imagenet", "imagenet1k", "ilsvrc2012"), ("images", "ILSVRC/Data/CLS-LOC", ".")
+    )
     names, rows, ids = _names(folder), {}, []
-    for part, place in (("train", "train"), ("test", "val")):  # the field tests on the 50,000 validation images
+    for part, place in (
+        ("train", "train"),
+        ("test", "val"),
+    ):  # the field tests on the 50,000 validation images
         if not (images / place).is_dir():
             raise DatasetError(f"{images} has no folder {place}/ with one folder per class")
         listed, ids = _by_id(images / place, f"{place}/")
@@ -40,33 +56,69 @@ def _read_imagenet(data: Path | None, split: str) -> Listing:
 
 def _by_id(root: Path, prefix: str = "") -> tuple[Rows, list[str]]:
     """Rows of the class folders below `root`, labelled in the order of their names, and these names."""
-    ids = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    ids = sorted(
+        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
     if not ids or not all(name[0] == "n" and name[1:].isdigit() for name in ids):
-        raise DatasetError(f"{root} should hold folders named by WordNet ids such as n01440764; it has {', '.join(ids[:3]) or 'none'}")
-    return [(f"{prefix}{name}/{path}", label) for label, name in enumerate(ids) for path in image_files(root / name)], ids
+        raise DatasetError(
+            f"{root} should hold folders named by WordNet ids such as n01440764; it has {', '.join(ids[:3]) or 'none'}"
+        )
+    return [
+        (f"{prefix}{name}/{path}", label)
+        for label, name in enumerate(ids)
+        for path in image_files(root / name)
+    ], ids
 
 
 def _name(names: dict[str, str], wordnet_id: str, folder: Path) -> str:
     if wordnet_id not in names:
-        raise DatasetError(f"{folder}: no class name for folder {wordnet_id}; add a line '{wordnet_id} NAME' to classnames.txt")
+        raise DatasetError(
+            f"{folder}: no class name for folder {wordnet_id}; add a line '{wordnet_id} NAME' to classnames.txt"
+        )
     return names[wordnet_id]
 
 
-def _shift(name: str, about: str, folders: tuple[str, ...], inside: tuple[str, ...], n_class: int, n_test: int, by_hand: str) -> Dataset:
+def _shift(
+    name: str,
+    about: str,
+    folders: tuple[str, ...],
+    inside: tuple[str, ...],
+    n_class: int,
+    n_test: int,
+    by_hand: str,
+) -> Dataset:
     def read(data: Path | None, split: str) -> Listing:
         folder, images = find_folder(data, (*folders, name), inside)
         rows, ids = _by_id(images)
         names = _names(folder, folder.parent / "imagenet")
-        return Listing({"test": rows}, [_name(names, i, folder) for i in ids], opener(images), images)
+        return Listing(
+            {"test": rows}, [_name(names, i, folder) for i in ids], opener(images), images
+        )
 
-    return Dataset(name, read, about=about, counts={"test": n_test}, n_class=n_class, folder=folders[0], by_hand=by_hand)
+    return Dataset(
+        name,
+        read,
+        about=about,
+        counts={"test": n_test},
+        n_class=n_class,
+        folder=folders[0],
+        by_hand=by_hand,
+    )
 
 
 def _read_v2(data: Path | None, split: str) -> Listing:
     """ImageNetV2's class folders are label numbers, 0 to 999."""
-    folder, images = find_folder(data, ("imagenetv2",), ("imagenetv2-matched-frequency-format-val", "imagenetv2-matched-frequency"))
+    folder, images = find_folder(
+        data,
+        ("imagenetv2",),
+        ("imagenetv2-matched-frequency-format-val", "imagenetv2-matched-frequency"),
+    )
     names, ids = _names(folder, folder.parent / "imagenet"), wordnet_ids()
-    rows = [(f"{label}/{path}", label) for label in range(1000) for path in image_files(images / str(label))]
+    rows = [
+        (f"{label}/{path}", label)
+        for label in range(1000)
+        for path in image_files(images / str(label))
+    ]
     if not rows:
         raise DatasetError(f"{images} has no images in folders 0 to 999")
     return Listing({"test": rows}, [_name(names, i, folder) for i in ids], opener(images), images)

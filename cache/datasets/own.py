@@ -34,7 +34,10 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-SHARES = (0.5, 0.2)  # train and val of each class where there is no split; the rest is test, as in the field's own splits
+SHARES = (
+    0.5,
+    0.2,
+)  # train and val of each class where there is no split; the rest is test, as in the field's own splits
 
 
 def own_dataset(name: str) -> Dataset | None:
@@ -43,11 +46,15 @@ def own_dataset(name: str) -> Dataset | None:
     readers: dict[str, Callable[[Path], Listing]] = {"folder": read_folder, "csv": read_csv}
     if not colon or kind not in readers:
         return None
-    return Dataset(name, lambda data, split: readers[kind](_found(data, where, name)), about="your own images")
+    return Dataset(
+        name, lambda data, split: readers[kind](_found(data, where, name)), about="your own images"
+    )
 
 
 def _found(data: Path | None, where: str, name: str) -> Path:
-    places = dict.fromkeys([Path(where).expanduser(), *([Path(data).expanduser() / where] if data else [])])  # one, where it is absolute
+    places = dict.fromkeys(
+        [Path(where).expanduser(), *([Path(data).expanduser() / where] if data else [])]
+    )  # one, where it is absolute
     for place in places:
         if place.exists():
             return place
@@ -63,18 +70,33 @@ def read_folder(root: Path) -> Listing:
     if not root.is_dir():
         raise DatasetError(f"folder:{root} is no folder; csv:FILE reads a list")
     parts = {
-        SPLIT_NAMES[entry.name.lower()]: entry.name for entry in root.iterdir() if entry.is_dir() and entry.name.lower() in SPLIT_NAMES
+        SPLIT_NAMES[entry.name.lower()]: entry.name
+        for entry in root.iterdir()
+        if entry.is_dir() and entry.name.lower() in SPLIT_NAMES
     }
     given = "train" in parts or "test" in parts
     folders = [root / name for name in parts.values()] if given else [root]
-    classes = sorted({entry.name for folder in folders for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."})
+    classes = sorted(
+        {
+            entry.name
+            for folder in folders
+            for entry in folder.iterdir()
+            if entry.is_dir() and entry.name[0] != "."
+        }
+    )
     if not classes:
         raise DatasetError(
             f"folder:{root} has no folders of images; it should have one folder per class, or train/, val/ and test/ with these"
         )
-    listed = lambda prefix, label: [(f"{prefix}{classes[label]}/{path}", label) for path in image_files(root / prefix / classes[label])]
+    listed = lambda prefix, label: [
+        (f"{prefix}{classes[label]}/{path}", label)
+        for path in image_files(root / prefix / classes[label])
+    ]
     if given:
-        rows = {part: [row for i in range(len(classes)) for row in listed(f"{name}/", i)] for part, name in _in_order(parts).items()}
+        rows = {
+            part: [row for i in range(len(classes)) for row in listed(f"{name}/", i)]
+            for part, name in _in_order(parts).items()
+        }
     else:
         rows = by_chance({name: listed("", i) for i, name in enumerate(classes)})
     return _own(root, rows, classes, f"folder:{root}")
@@ -103,13 +125,18 @@ def read_csv(file: Path) -> Listing:
     items = _table(file)
     names = _class_names(items, file)
     numbered = all(item["label"].isdigit() for item in items)
-    label = {item["label"]: int(item["label"]) if numbered else names.index(_name_of(item)) for item in items}
+    label = {
+        item["label"]: int(item["label"]) if numbered else names.index(_name_of(item))
+        for item in items
+    }
     if "split" in items[0]:
         rows: dict[str, Rows] = {}
         for item in items:
             part = SPLIT_NAMES.get(item["split"].lower())
             if part is None:
-                raise DatasetError(f"{file}: split '{item['split']}' of {item['path']} is none of train, val, test")
+                raise DatasetError(
+                    f"{file}: split '{item['split']}' of {item['path']} is none of train, val, test"
+                )
             rows.setdefault(part, []).append((item["path"], label[item["label"]]))
         rows = {part: rows[part] for part in ("train", "val", "test") if part in rows}
     else:
@@ -136,7 +163,9 @@ def _table(file: Path) -> list[dict[str, str]]:
         raise DatasetError(
             f"{file} should begin with a line that names the columns path and label; it has {sorted(items[0]) if items else 'no rows'}"
         )
-    if empty := next((i for i, item in enumerate(items) if not item["path"] or not item["label"]), None):
+    if empty := next(
+        (i for i, item in enumerate(items) if not item["path"] or not item["label"]), None
+    ):
         raise DatasetError(f"{file}, line {empty + 2}: path or label is empty")
     return items
 
@@ -150,11 +179,15 @@ def _class_names(items: list[dict[str, str]], file: Path) -> list[str]:
     by_label: dict[str, str] = {}
     for item in items:
         if by_label.setdefault(item["label"], _name_of(item)) != _name_of(item):
-            raise DatasetError(f"{file}: label {item['label']} has two names, '{by_label[item['label']]}' and '{_name_of(item)}'")
+            raise DatasetError(
+                f"{file}: label {item['label']} has two names, '{by_label[item['label']]}' and '{_name_of(item)}'"
+            )
     if not all(label.isdigit() for label in by_label):
         return sorted(set(by_label.values()))
     if sorted(map(int, by_label)) != list(range(len(by_label))):
-        raise DatasetError(f"{file}: {len(by_label)} labels go up to {max(map(int, by_label))}; numbers must be 0 to {len(by_label) - 1}")
+        raise DatasetError(
+            f"{file}: {len(by_label)} labels go up to {max(map(int, by_label))}; numbers must be 0 to {len(by_label) - 1}"
+        )
     return [by_label[str(label)] for label in range(len(by_label))]
 
 
@@ -164,9 +197,13 @@ def _own(root: Path, rows: dict[str, Rows], names: list[str], what: str) -> List
     settings = read_settings(root)
     renamed = settings.get("classnames", {})
     if unknown := sorted(set(renamed) - set(names)):
-        raise DatasetError(f"{root / 'cliad.toml'} names class '{unknown[0]}', which {what} does not have; it has {', '.join(names[:5])}")
+        raise DatasetError(
+            f"{root / 'cliad.toml'} names class '{unknown[0]}', which {what} does not have; it has {', '.join(names[:5])}"
+        )
     shown = [clean(renamed.get(name, name)) for name in names]
-    return Listing(rows, shown, opener(root), root, tuple(settings.get("templates", ())), _sizes(root, rows))
+    return Listing(
+        rows, shown, opener(root), root, tuple(settings.get("templates", ())), _sizes(root, rows)
+    )
 
 
 def read_settings(root: Path) -> dict:
@@ -179,8 +216,14 @@ def read_settings(root: Path) -> dict:
     if unknown := sorted(set(settings) - {"templates", "classnames"}):
         raise DatasetError(f"{file} has '{unknown[0]}'; it may have templates and classnames")
     templates, names = settings.get("templates", []), settings.get("classnames", {})
-    if not isinstance(templates, list) or not isinstance(names, dict) or not all(isinstance(x, str) for x in [*templates, *names.values()]):
-        raise DatasetError(f"{file}: templates is a list of texts, classnames a table of texts (folder or label = name)")
+    if (
+        not isinstance(templates, list)
+        or not isinstance(names, dict)
+        or not all(isinstance(x, str) for x in [*templates, *names.values()])
+    ):
+        raise DatasetError(
+            f"{file}: templates is a list of texts, classnames a table of texts (folder or label = name)"
+        )
     return settings
 
 

@@ -20,7 +20,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from cliad.cache.datasets.base import IMAGE_ENDINGS, Dataset, DatasetError, Listing, Rows, open_image, read_lines
+from cliad.cache.datasets.base import (
+    IMAGE_ENDINGS,
+    Dataset,
+    DatasetError,
+    Listing,
+    Rows,
+    open_image,
+    read_lines,
+)
 from cliad.cache.datasets.own import SPLIT_NAMES, by_chance, read_settings
 from cliad.cache.prompts import clean
 
@@ -39,23 +47,33 @@ class Sample:
 def shard_dataset(name: str) -> Dataset | None:
     """The data set of a name such as `wds:PATTERN`, None for other names."""
     kind, colon, where = name.partition(":")
-    return Dataset(name, lambda data, split: read_shards(where, data), about="your own shards") if colon and kind == "wds" else None
+    return (
+        Dataset(name, lambda data, split: read_shards(where, data), about="your own shards")
+        if colon and kind == "wds"
+        else None
+    )
 
 
 def read_shards(pattern: str, data: Path | None = None) -> Listing:
     """List the images of all shards that a pattern names."""
     if re.match(r"[a-z0-9]+://|pipe:", pattern):
-        raise DatasetError(f"wds:{pattern} is not on this machine; fetch the shards first, then give their local names")
+        raise DatasetError(
+            f"wds:{pattern} is not on this machine; fetch the shards first, then give their local names"
+        )
     shards = _shards(Path(pattern).expanduser(), data)
     root = Path(_common(shards))
     samples = {shard: _index(shard) for shard in shards}
     if not any(samples.values()):
-        raise DatasetError(f"wds:{pattern} has no samples with an image and a .cls, .label or .json file that holds the class")
+        raise DatasetError(
+            f"wds:{pattern} has no samples with an image and a .cls, .label or .json file that holds the class"
+        )
     number, names = _classes(root, {sample.label for found in samples.values() for sample in found})
     at = {_path(sample, root): sample for found in samples.values() for sample in found}
     rows: dict[str, Rows] = {}
     for shard, found in samples.items():
-        rows.setdefault(_split_of(shard, root), []).extend((_path(sample, root), number[sample.label]) for sample in found)
+        rows.setdefault(_split_of(shard, root), []).extend(
+            (_path(sample, root), number[sample.label]) for sample in found
+        )
     if "" in rows:
         of_class: dict[str, Rows] = {}
         for row in rows.pop(""):
@@ -63,7 +81,9 @@ def read_shards(pattern: str, data: Path | None = None) -> Listing:
         rows = by_chance(of_class)
     ordered = {part: rows[part] for part in ("train", "val", "test") if part in rows}
     templates = root / "zeroshot_classification_templates.txt"
-    own = tuple(read_settings(root).get("templates", ())) or (tuple(read_lines(templates)) if templates.is_file() else ())
+    own = tuple(read_settings(root).get("templates", ())) or (
+        tuple(read_lines(templates)) if templates.is_file() else ()
+    )
     sizes = "\n".join(str(shard.stat().st_size) for shard in shards)
     return Listing(
         ordered,
@@ -94,8 +114,16 @@ def _braces(pattern: str) -> list[str]:
     if not found:
         return [pattern]
     inner = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
-    words = [f"{i:0{len(inner[1])}d}" for i in range(int(inner[1]), int(inner[2]) + 1)] if inner else found[1].split(",")
-    return list(itertools.chain.from_iterable(_braces(pattern[: found.start()] + word + pattern[found.end() :]) for word in words))
+    words = (
+        [f"{i:0{len(inner[1])}d}" for i in range(int(inner[1]), int(inner[2]) + 1)]
+        if inner
+        else found[1].split(",")
+    )
+    return list(
+        itertools.chain.from_iterable(
+            _braces(pattern[: found.start()] + word + pattern[found.end() :]) for word in words
+        )
+    )
 
 
 def _common(shards: list[Path]) -> Path:
@@ -105,7 +133,9 @@ def _common(shards: list[Path]) -> Path:
 
 def _shared_parts(folders: set[Path]) -> list[str]:
     columns = zip(*(folder.parts for folder in folders), strict=False)
-    return [column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)]
+    return [
+        column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)
+    ]
 
 
 def _index(shard: Path) -> list[Sample]:
@@ -125,8 +155,12 @@ def _index(shard: Path) -> list[Sample]:
                 elif ending in ("cls", "label", "json", "index"):
                     labels[key] = _class_in(ending, archive.extractfile(member).read())
     except (tarfile.TarError, OSError, ValueError, KeyError) as error:
-        raise DatasetError(f"{shard} cannot be read as a shard ({str(error)[:80]}); it must be an uncompressed .tar") from None
-    return [Sample(shard, key, *where, labels[key]) for key, where in images.items() if labels.get(key)]
+        raise DatasetError(
+            f"{shard} cannot be read as a shard ({str(error)[:80]}); it must be an uncompressed .tar"
+        ) from None
+    return [
+        Sample(shard, key, *where, labels[key]) for key, where in images.items() if labels.get(key)
+    ]
 
 
 def _class_in(ending: str, content: bytes) -> str:
@@ -134,7 +168,11 @@ def _class_in(ending: str, content: bytes) -> str:
     if ending != "json":
         return text
     value = json.loads(text)
-    return str(next((value[key] for key in ("label", "cls", "class") if key in value), "")) if isinstance(value, dict) else str(value)
+    return (
+        str(next((value[key] for key in ("label", "cls", "class") if key in value), ""))
+        if isinstance(value, dict)
+        else str(value)
+    )
 
 
 def _classes(root: Path, found: set[str]) -> tuple[dict[str, int], list[str]]:
@@ -144,14 +182,24 @@ def _classes(root: Path, found: set[str]) -> tuple[dict[str, int], list[str]]:
     """
     settings, file = read_settings(root).get("classnames", {}), root / "classnames.txt"
     if not all(label.isdigit() for label in found):
-        return {label: i for i, label in enumerate(sorted(found))}, [settings.get(label, label) for label in sorted(found)]
+        return {label: i for i, label in enumerate(sorted(found))}, [
+            settings.get(label, label) for label in sorted(found)
+        ]
     number = {label: int(label) for label in found}
     n_class = max(number.values()) + 1
     if not settings and not file.is_file():
-        raise DatasetError(f"{root} has numbers for classes and no classnames.txt that names them, a line each")
-    names = [str(settings.get(str(label), label)) for label in range(n_class)] if settings else read_lines(file)
+        raise DatasetError(
+            f"{root} has numbers for classes and no classnames.txt that names them, a line each"
+        )
+    names = (
+        [str(settings.get(str(label), label)) for label in range(n_class)]
+        if settings
+        else read_lines(file)
+    )
     if len(names) < n_class:
-        raise DatasetError(f"{file} has {len(names)} names, the shards use label {n_class - 1}; add the missing lines")
+        raise DatasetError(
+            f"{file} has {len(names)} names, the shards use label {n_class - 1}; add the missing lines"
+        )
     return number, names
 
 

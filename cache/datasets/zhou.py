@@ -55,7 +55,9 @@ class Place:
         for place in places:
             if (place / self.split_file).is_file():
                 return place / self.split_file
-        raise DatasetMissing(f"{folder} has no {self.split_file}; `cliad data download {self.name}` fetches it, or use --split official")
+        raise DatasetMissing(
+            f"{folder} has no {self.split_file}; `cliad data download {self.name}` fetches it, or use --split official"
+        )
 
 
 def read_split_file(path: Path) -> tuple[dict[str, Rows], list[str]]:
@@ -66,43 +68,79 @@ def read_split_file(path: Path) -> tuple[dict[str, Rows], list[str]]:
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        rows = {split: [(str(item), int(label)) for item, label, _ in raw[split]] for split in ("train", "val", "test")}
+        rows = {
+            split: [(str(item), int(label)) for item, label, _ in raw[split]]
+            for split in ("train", "val", "test")
+        }
         names = {int(label): str(name) for split in raw.values() for _, label, name in split}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DatasetError(
             f"{path} is no split file ({str(error)[:80]}); it must hold train, val and test as [path, label, name]"
         ) from None
     if sorted(names) != list(range(len(names))):
-        raise DatasetError(f"{path} has labels {min(names)} to {max(names)} with gaps; labels must be 0 to {len(names) - 1}")
+        raise DatasetError(
+            f"{path} has labels {min(names)} to {max(names)} with gaps; labels must be 0 to {len(names) - 1}"
+        )
     for split, items in raw.items():
         if wrong := next((item for item in items if names[int(item[1])] != item[2]), None):
-            raise DatasetError(f"{path}: label {wrong[1]} has two names, '{wrong[2]}' and '{names[int(wrong[1])]}' ({split})")
+            raise DatasetError(
+                f"{path}: label {wrong[1]} has two names, '{wrong[2]}' and '{names[int(wrong[1])]}' ({split})"
+            )
     return rows, [clean(names[label]) for label in range(len(names))]
 
 
 def _read_aircraft(data: Path | None, split: str) -> Listing:
-    _, images = find_folder(data, AIRCRAFT_FOLDERS, ("images", "data/images", "fgvc-aircraft-2013b/data/images"))
+    _, images = find_folder(
+        data, AIRCRAFT_FOLDERS, ("images", "data/images", "fgvc-aircraft-2013b/data/images")
+    )
     lists = images.parent
     names = read_lines(need_file(lists, "variants.txt"))
     rows: dict[str, Rows] = {}
     for part in ("train", "val", "test"):
-        items = [line.split(" ", 1) for line in read_lines(need_file(lists, f"images_variant_{part}.txt"))]
+        items = [
+            line.split(" ", 1)
+            for line in read_lines(need_file(lists, f"images_variant_{part}.txt"))
+        ]
         rows[part] = [(f"{image}.jpg", names.index(name)) for image, name in items]
     return Listing(rows, [clean(name) for name in names], opener(images), images)
 
 
 def _dataset(
-    place: Place, templates: str, counts: tuple[int, int, int], n_class: int, checksum: str, *remotes: Remote, by_hand: str = ""
+    place: Place,
+    templates: str,
+    counts: tuple[int, int, int],
+    n_class: int,
+    checksum: str,
+    *remotes: Remote,
+    by_hand: str = "",
 ) -> Dataset:
-    split = Remote(SPLITS + place.split_file, place.split_file, f"sha256:{checksum}" if checksum else "")
+    split = Remote(
+        SPLITS + place.split_file, place.split_file, f"sha256:{checksum}" if checksum else ""
+    )
     sizes = dict(zip(("train", "val", "test"), counts, strict=True))
     about = f"{n_class} classes" + ("" if place.official is None else ", also --split official")
     remotes = (*remotes, split)
-    return Dataset(place.name, place.read, (templates,), about, sizes, n_class, place.folders[0], place.folders[1:], remotes, by_hand)
+    return Dataset(
+        place.name,
+        place.read,
+        (templates,),
+        about,
+        sizes,
+        n_class,
+        place.folders[0],
+        place.folders[1:],
+        remotes,
+        by_hand,
+    )
 
 
 CALTECH101 = _dataset(
-    Place("caltech101", ("caltech-101",), ("101_ObjectCategories", "caltech-101/101_ObjectCategories"), "split_zhou_Caltech101.json"),
+    Place(
+        "caltech101",
+        ("caltech-101",),
+        ("101_ObjectCategories", "caltech-101/101_ObjectCategories"),
+        "split_zhou_Caltech101.json",
+    ),
     "a photo of a {}.",
     (4128, 1649, 2465),
     100,
@@ -116,16 +154,40 @@ CALTECH101 = _dataset(
     ),
 )
 OXFORD_PETS = _dataset(
-    Place("oxford_pets", ("oxford_pets", "oxford-iiit-pet", "pets"), ("images",), "split_zhou_OxfordPets.json", official.pets),
+    Place(
+        "oxford_pets",
+        ("oxford_pets", "oxford-iiit-pet", "pets"),
+        ("images",),
+        "split_zhou_OxfordPets.json",
+        official.pets,
+    ),
     "a photo of a {}, a type of pet.",
     (2944, 736, 3669),
     37,
     "d7f3ffe65b3919f95132e51422894ae18686b83c331fd8c0adcdc3dc2de6301e",
-    Remote(OXFORD + "pets/data/images.tar.gz", "images.tar.gz", "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c", 792, True),
-    Remote(OXFORD + "pets/data/annotations.tar.gz", "annotations.tar.gz", "md5:95a8c909bbe2e81eed6a22bccdf3f68f", 19, True),
+    Remote(
+        OXFORD + "pets/data/images.tar.gz",
+        "images.tar.gz",
+        "md5:5c4f3ee8e5d25df40f4fd59a7f44e54c",
+        792,
+        True,
+    ),
+    Remote(
+        OXFORD + "pets/data/annotations.tar.gz",
+        "annotations.tar.gz",
+        "md5:95a8c909bbe2e81eed6a22bccdf3f68f",
+        19,
+        True,
+    ),
 )
 STANFORD_CARS = _dataset(
-    Place("stanford_cars", ("stanford_cars", "cars"), (".",), "split_zhou_StanfordCars.json", official.cars),
+    Place(
+        "stanford_cars",
+        ("stanford_cars", "cars"),
+        (".",),
+        "split_zhou_StanfordCars.json",
+        official.cars,
+    ),
     "a photo of a {}.",
     (6509, 1635, 8041),
     196,
@@ -144,18 +206,40 @@ OXFORD_FLOWERS = _dataset(
     (4093, 1633, 2463),
     102,
     "2f50c42fc1a17ca13c271cb4269b1347bdb43d2be672e34f74a4e4cbfbcca794",
-    Remote(OXFORD + "flowers/102/102flowers.tgz", "102flowers.tgz", "md5:52808999861908f626f3c1f4e79d11fa", 345, True),
-    Remote(OXFORD + "flowers/102/imagelabels.mat", "imagelabels.mat", "md5:e0620be6f572b9609742df49c70aed4d"),
+    Remote(
+        OXFORD + "flowers/102/102flowers.tgz",
+        "102flowers.tgz",
+        "md5:52808999861908f626f3c1f4e79d11fa",
+        345,
+        True,
+    ),
+    Remote(
+        OXFORD + "flowers/102/imagelabels.mat",
+        "imagelabels.mat",
+        "md5:e0620be6f572b9609742df49c70aed4d",
+    ),
     Remote(OXFORD + "flowers/102/setid.mat", "setid.mat", "md5:a5357ecc9cb78c4bef273ce3793fc85c"),
     Remote(SPLITS + "cat_to_name.json", "cat_to_name.json"),
 )
 FOOD101 = _dataset(
-    Place("food101", ("food-101",), ("images", "food-101/images"), "split_zhou_Food101.json", official.food),
+    Place(
+        "food101",
+        ("food-101",),
+        ("images", "food-101/images"),
+        "split_zhou_Food101.json",
+        official.food,
+    ),
     "a photo of {}, a type of food.",
     (50500, 20200, 30300),
     101,
     "",
-    Remote("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "food-101.tar.gz", "md5:85eeb15f3717b99a5da872d97d918f87", 4997, True),
+    Remote(
+        "http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+        "food-101.tar.gz",
+        "md5:85eeb15f3717b99a5da872d97d918f87",
+        4997,
+        True,
+    ),
 )
 SUN397 = _dataset(
     Place("sun397", ("sun397",), ("SUN397", "."), "split_zhou_SUN397.json", official.sun),
@@ -164,16 +248,32 @@ SUN397 = _dataset(
     397,
     "",
     Remote(
-        "http://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz", "SUN397.tar.gz", "md5:8ca2778205c41d23104230ba66911c7a", 37000, True
+        "http://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz",
+        "SUN397.tar.gz",
+        "md5:8ca2778205c41d23104230ba66911c7a",
+        37000,
+        True,
     ),
 )
 DTD = _dataset(
-    Place("dtd", ("dtd", "describable_textures"), ("images", "dtd/images"), "split_zhou_DescribableTextures.json", official.dtd),
+    Place(
+        "dtd",
+        ("dtd", "describable_textures"),
+        ("images", "dtd/images"),
+        "split_zhou_DescribableTextures.json",
+        official.dtd,
+    ),
     "{} texture.",
     (2820, 1128, 1692),
     47,
     "f26ebeccd2b58e68d70f07a0dc39fe49bf7b69024bac34396b954dfd87969c38",
-    Remote(OXFORD + "dtd/download/dtd-r1.0.1.tar.gz", "dtd-r1.0.1.tar.gz", "md5:fff73e5086ae6bdbea199a49dfb8a4c1", 625, True),
+    Remote(
+        OXFORD + "dtd/download/dtd-r1.0.1.tar.gz",
+        "dtd-r1.0.1.tar.gz",
+        "md5:fff73e5086ae6bdbea199a49dfb8a4c1",
+        625,
+        True,
+    ),
 )
 EUROSAT = _dataset(
     Place("eurosat", ("eurosat",), ("2750", "EuroSAT/2750", "EuroSAT"), "split_zhou_EuroSAT.json"),
@@ -190,7 +290,13 @@ EUROSAT = _dataset(
     ),
 )
 UCF101 = _dataset(
-    Place("ucf101", ("ucf101", "ucf-101"), ("UCF-101-midframes",), "split_zhou_UCF101.json", official.ucf),
+    Place(
+        "ucf101",
+        ("ucf101", "ucf-101"),
+        ("UCF-101-midframes",),
+        "split_zhou_UCF101.json",
+        official.ucf,
+    ),
     "a photo of a person doing {}.",
     (7639, 1898, 3783),
     101,
@@ -206,5 +312,13 @@ FGVC_AIRCRAFT = Dataset(
     100,
     "fgvc_aircraft",
     AIRCRAFT_FOLDERS[1:],
-    (Remote(OXFORD + "fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", "fgvc-aircraft-2013b.tar.gz", "", 2754, True),),
+    (
+        Remote(
+            OXFORD + "fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+            "fgvc-aircraft-2013b.tar.gz",
+            "",
+            2754,
+            True,
+        ),
+    ),
 )

@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from cliad.errors import CliadError
 
-class EncoderError(ValueError):
+
+class EncoderError(CliadError):
     """An encoder that cannot be found, loaded or run as asked; the message says what to do."""
 
 
@@ -69,7 +71,13 @@ class Encoder(Protocol):
     def text_projects(self) -> bool:
         """Whether the text tower ends in a projection, so that there is something before it."""
 
-    def preprocess(self, image: Image.Image, *, box: tuple[int, int, int, int] | None = None, mirror: bool = False) -> Tensor:
+    def preprocess(
+        self,
+        image: Image.Image,
+        *,
+        box: tuple[int, int, int, int] | None = None,
+        mirror: bool = False,
+    ) -> Tensor:
         """The plain view of an RGB image, uint8 (3, height, width): resized and cropped, not yet normalised.
 
         With a box (left, top, width, height) that part of the image, resized; `mirror` turns left and right round.
@@ -91,17 +99,27 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         EncoderError: there is no such device.
     """
-    here = [f"cuda:{i}" for i in range(torch.cuda.device_count())] + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    here = (
+        [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        + ["mps"] * torch.backends.mps.is_available()
+        + ["cpu"]
+    )
     if name == "auto":
         return torch.device(here[0])
     if name not in here and not (name == "cuda" and "cuda:0" in here):
-        raise EncoderError(f"there is no device '{name}' here; torch sees {', '.join(here)}; give one of these or auto with --device")
+        raise EncoderError(
+            f"there is no device '{name}' here; torch sees {', '.join(here)}; give one of these or auto with --device"
+        )
     return torch.device(name)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of torch says that memory does not suffice; each device says it in its own way."""
-    words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
-    )
+    """Whether an error says that memory does not suffice, on a device or on the host.
+
+    Each device says it in its own words.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    phrases = ("out of memory", "can't allocate memory", "not enough memory")
+    message = str(error).lower()
+    return isinstance(error, RuntimeError) and any(phrase in message for phrase in phrases)

@@ -29,22 +29,51 @@ class Clip:
     """An `Encoder` around an open_clip model. Images travel as uint8 and are normalised in batches on the device."""
 
     def __init__(
-        self, model: nn.Module, tokenizer, *, name: str, recipe: Mapping, preprocess: PreprocessCfg, device: torch.device, half: bool
+        self,
+        model: nn.Module,
+        tokenizer,
+        *,
+        name: str,
+        recipe: Mapping,
+        preprocess: PreprocessCfg,
+        device: torch.device,
+        half: bool,
     ):
         weights = _split_towers(model.state_dict())
         activation = _activation(model)
         self.name, self.tokenizer, self.device = name, tokenizer, device
-        self.image_recipe = {**recipe, "weights": _hash(weights["image"]), "activation": activation, "preprocess": _json_ready(preprocess)}
-        self.text_recipe = {**recipe, "weights": _hash(weights["text"]), "activation": activation, "context": tokenizer.context_length}
-        self.encoder_id = recipe_id({"image": self.image_recipe["weights"], "text": self.text_recipe["weights"], "activation": activation})
+        self.image_recipe = {
+            **recipe,
+            "weights": _hash(weights["image"]),
+            "activation": activation,
+            "preprocess": _json_ready(preprocess),
+        }
+        self.text_recipe = {
+            **recipe,
+            "weights": _hash(weights["text"]),
+            "activation": activation,
+            "context": tokenizer.context_length,
+        }
+        self.encoder_id = recipe_id(
+            {
+                "image": self.image_recipe["weights"],
+                "text": self.text_recipe["weights"],
+                "activation": activation,
+            }
+        )
         self.model = model.eval().requires_grad_(False).to(device)
         self.logit_scale = model.logit_scale.exp().item()
         self._half = half and device.type == "cuda"  # elsewhere half precision is slow, or wrong
         if device.type == "cuda" or hasattr(model.visual, "attnpool"):
             self.model.visual.to(memory_format=torch.channels_last)
         self._resize = _picture_half(preprocess)
-        self._scale, self._shift = (torch.tensor(x).view(3, 1, 1).to(device) for x in _on_bytes(preprocess))
-        self._size, self._interpolation = self.image_recipe["preprocess"]["size"], InterpolationMode(_interpolation(preprocess))
+        self._scale, self._shift = (
+            torch.tensor(x).view(3, 1, 1).to(device) for x in _on_bytes(preprocess)
+        )
+        self._size, self._interpolation = (
+            self.image_recipe["preprocess"]["size"],
+            InterpolationMode(_interpolation(preprocess)),
+        )
         blank = self.preprocess(Image.new("RGB", (64, 64)))
         self.parts = {part: tuple(x.shape[1:]) for part, x in self._all_parts(blank[None]).items()}
         self.dim = self.parts["features"][0]
@@ -62,10 +91,18 @@ class Clip:
     def precision(self) -> str:
         return "float16 autocast" if self._half else "float32"
 
-    def preprocess(self, image: Image.Image, *, box: tuple[int, int, int, int] | None = None, mirror: bool = False) -> Tensor:
+    def preprocess(
+        self,
+        image: Image.Image,
+        *,
+        box: tuple[int, int, int, int] | None = None,
+        mirror: bool = False,
+    ) -> Tensor:
         if box:
             left, top, width, height = box
-            image = image_functions.resized_crop(image, top, left, height, width, self._size, self._interpolation)
+            image = image_functions.resized_crop(
+                image, top, left, height, width, self._size, self._interpolation
+            )
         else:
             image = self._resize(image)
         image = image_functions.hflip(image) if mirror else image
@@ -80,7 +117,9 @@ class Clip:
         if list(parts) == ["features"]:
             return {"features": self.encode_images(batch)}
         if missing := set(parts) - set(self.parts):
-            raise EncoderError(f"{self.name} gives no {sorted(missing)[0]}; it gives {', '.join(self.parts)}")
+            raise EncoderError(
+                f"{self.name} gives no {sorted(missing)[0]}; it gives {', '.join(self.parts)}"
+            )
         found = self._all_parts(batch)
         return {part: found[part] for part in parts}
 
@@ -88,10 +127,20 @@ class Clip:
     def encode_texts(self, texts: Sequence[str], *, pre_projection: bool = False) -> Tensor:
         holder = getattr(self.model, "text", self.model)
         if pre_projection and not self.text_projects:
-            raise EncoderError(f"the text tower of {self.name} ends in no projection, so there is nothing before it to keep")
-        with swapped(holder, text_projection=None) if pre_projection else nullcontext(), self._autocast():
+            raise EncoderError(
+                f"the text tower of {self.name} ends in no projection, so there is nothing before it to keep"
+            )
+        with (
+            swapped(holder, text_projection=None) if pre_projection else nullcontext(),
+            self._autocast(),
+        ):
             chunks = (texts[i : i + TEXT_BATCH] for i in range(0, len(texts), TEXT_BATCH))
-            return torch.cat([self.model.encode_text(self.tokenizer(list(chunk)).to(self.device)).float() for chunk in chunks])
+            return torch.cat(
+                [
+                    self.model.encode_text(self.tokenizer(list(chunk)).to(self.device)).float()
+                    for chunk in chunks
+                ]
+            )
 
     @property
     def preprocess_size(self) -> tuple[int, int]:
@@ -106,11 +155,18 @@ class Clip:
     @torch.inference_mode()
     def _all_parts(self, batch: Tensor) -> dict[str, Tensor]:
         with self._autocast():
-            return {part: x.float() for part, x in all_parts(self.model.visual, self._ready(batch)).items()}
+            return {
+                part: x.float()
+                for part, x in all_parts(self.model.visual, self._ready(batch)).items()
+            }
 
     def _ready(self, batch: Tensor) -> Tensor:
         batch = batch.to(self.device, non_blocking=True)
-        return batch.float().mul_(self._scale).add_(self._shift) if batch.dtype == torch.uint8 else batch
+        return (
+            batch.float().mul_(self._scale).add_(self._shift)
+            if batch.dtype == torch.uint8
+            else batch
+        )
 
     def _autocast(self):
         return torch.autocast("cuda", torch.float16) if self._half else nullcontext()
@@ -154,13 +210,21 @@ def _hash(state: Mapping[str, Tensor]) -> str:
 
 def _activation(model: nn.Module) -> str:
     """The kinds of GELU that the model is built of: "QuickGELU", "GELU", or "" for a model without."""
-    return "+".join(sorted({type(m).__name__ for m in model.modules() if "GELU" in type(m).__name__}))
+    return "+".join(
+        sorted({type(m).__name__ for m in model.modules() if "GELU" in type(m).__name__})
+    )
 
 
 def _json_ready(preprocess: PreprocessCfg) -> dict:
-    recipe = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(preprocess).items()}
+    recipe = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in asdict(preprocess).items()
+    }
     size = recipe["size"]
-    return recipe | {"size": size if isinstance(size, list) else [size, size], "decoder": "pillow upright rgb"}
+    return recipe | {
+        "size": size if isinstance(size, list) else [size, size],
+        "decoder": "pillow upright rgb",
+    }
 
 
 def _interpolation(preprocess: PreprocessCfg) -> str:
@@ -176,7 +240,9 @@ def _picture_half(preprocess: PreprocessCfg) -> Compose:
 
 def _on_bytes(preprocess: PreprocessCfg) -> tuple[list[float], list[float]]:
     """Factor and shift per channel that normalise values of 0 to 255: (x / 255 - mean) / std in two steps."""
-    mean, std = (x if isinstance(x, list | tuple) else [x] * 3 for x in (preprocess.mean, preprocess.std))
+    mean, std = (
+        x if isinstance(x, list | tuple) else [x] * 3 for x in (preprocess.mean, preprocess.std)
+    )
     return [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
 
 
@@ -202,10 +268,20 @@ def load(
     """
     model, pretrained = full_name(model, pretrained)
     network, recipe, shown = _build(model, pretrained, quick_gelu)
-    preprocess = PreprocessCfg(**getattr(network.visual, "preprocess_cfg", {"size": network.visual.image_size}))
+    preprocess = PreprocessCfg(
+        **getattr(network.visual, "preprocess_cfg", {"size": network.visual.image_size})
+    )
     if squeeze:
         preprocess.resize_mode = "squash"
-    return Clip(network, _tokenizer(model), name=shown, recipe=recipe, preprocess=preprocess, device=device, half=half)
+    return Clip(
+        network,
+        _tokenizer(model),
+        name=shown,
+        recipe=recipe,
+        preprocess=preprocess,
+        device=device,
+        half=half,
+    )
 
 
 def _tokenizer(model: str):

@@ -32,12 +32,18 @@ def _transformer_parts(visual: nn.Module, batch: Tensor) -> dict[str, Tensor]:
         pooled, tokens = visual(batch)  # (b, width), (b, n_token, width)
     if getattr(visual, "final_ln_after_pool", False) and visual.attn_pool is None:
         tokens = visual.ln_post(tokens)
-    return {"features": pooled @ projection, "pre_projection": pooled, "tokens": tokens @ projection}
+    return {
+        "features": pooled @ projection,
+        "pre_projection": pooled,
+        "tokens": tokens @ projection,
+    }
 
 
 def _resnet_parts(visual: nn.Module, batch: Tensor) -> dict[str, Tensor]:
     grid = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem(batch)))))
-    before = _attention_pool(visual.attnpool, grid)  # (b, 1 + n_token, width): the pooled feature, then the grid's places
+    before = _attention_pool(
+        visual.attnpool, grid
+    )  # (b, 1 + n_token, width): the pooled feature, then the grid's places
     after = visual.attnpool.c_proj(before)
     return {"features": after[:, 0], "pre_projection": before[:, 0], "tokens": after[:, 1:]}
 
@@ -46,7 +52,10 @@ def _attention_pool(pool: nn.Module, grid: Tensor) -> Tensor:
     """CLIP's attention pool with every place as a query, up to its last projection."""
     x = grid.flatten(2).transpose(1, 2)  # (b, n_token, width)
     x = torch.cat([x.mean(1, keepdim=True), x], 1) + pool.positional_embedding
-    q, k, v = (layer(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2) for layer in (pool.q_proj, pool.k_proj, pool.v_proj))
+    q, k, v = (
+        layer(x).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+        for layer in (pool.q_proj, pool.k_proj, pool.v_proj)
+    )
     return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 

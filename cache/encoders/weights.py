@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import logging
 import os
@@ -21,6 +20,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from torch import nn
 
 from cliad.cache.encoders.base import EncoderError
+from cliad.errors import closest
 
 TINY = Path(__file__).parent / "tiny"
 DEFAULT = ("ViT-B-32", "openai")
@@ -39,11 +39,15 @@ def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
         head, _, last = model.rpartition("/")
         name, tag = _dashed(head), pretrained or last
     if name not in open_clip.list_models():
-        raise EncoderError(f"there is no model '{model}'{_nearest(name, open_clip.list_models())}; `cliad models` lists all")
+        raise EncoderError(
+            f"there is no model '{model}'{_nearest(name, open_clip.list_models())}; `cliad models` lists all"
+        )
     tags = open_clip.list_pretrained_tags_by_model(name)
     tag = tag or default_tag(tags)
     if tag is None:
-        raise EncoderError(f"{name} has {len(tags)} sets of weights; choose one with --pretrained: {', '.join(tags) or 'a file'}")
+        raise EncoderError(
+            f"{name} has {len(tags)} sets of weights; choose one with --pretrained: {', '.join(tags) or 'a file'}"
+        )
     if not os.path.isfile(tag) and not open_clip.get_pretrained_cfg(name, tag):
         raise EncoderError(
             f"{name} has no weights '{tag}', and there is no such file{_nearest(tag, tags)}; known: {', '.join(tags) or 'none, give a file'}"
@@ -70,22 +74,29 @@ def _dashed(model: str) -> str:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    lower = {entry.lower(): entry for entry in known}
-    found = difflib.get_close_matches(name.lower(), lower, n=1)
-    return f"; did you mean '{lower[found[0]]}'?" if found else ""
+    near = closest(name, known)
+    return f"; did you mean '{near}'?" if near else ""
 
 
 def _build(model: str, pretrained: str, quick_gelu: bool | None) -> tuple[nn.Module, dict, str]:
     """The network, what the ids say of its origin, and the name that is shown."""
     if model == "tiny":
-        return _create("tiny", str(TINY / "weights.safetensors")), {"model": "tiny", "pretrained": ""}, "tiny"
+        return (
+            _create("tiny", str(TINY / "weights.safetensors")),
+            {"model": "tiny", "pretrained": ""},
+            "tiny",
+        )
     if ":" in model:
         return _create(model, None), {"model": model, "pretrained": ""}, model
     if os.path.isfile(pretrained):
         network = _from_file(model, Path(pretrained), quick_gelu)
         return network, {"model": model, "pretrained": "file"}, f"{model}/{Path(pretrained).stem}"
     wants = bool(open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu"))
-    return _create(model, pretrained, force_quick_gelu=wants), {"model": model, "pretrained": pretrained}, f"{model}/{pretrained}"
+    return (
+        _create(model, pretrained, force_quick_gelu=wants),
+        {"model": model, "pretrained": pretrained},
+        f"{model}/{pretrained}",
+    )
 
 
 def _create(model: str, pretrained: str | None, **options) -> nn.Module:
@@ -94,7 +105,9 @@ def _create(model: str, pretrained: str | None, **options) -> nn.Module:
     try:
         with warnings.catch_warnings(), _quiet():
             warnings.filterwarnings("error", message="QuickGELU mismatch")
-            return open_clip.create_model(model, pretrained=pretrained, require_pretrained=True, **options)
+            return open_clip.create_model(
+                model, pretrained=pretrained, require_pretrained=True, **options
+            )
     except UserWarning as warning:
         raise EncoderError(f"{warning} Give a model name that fits the weights") from None
     except Exception as error:  # a file that is no checkpoint may raise anything
@@ -115,7 +128,9 @@ def _quiet() -> Iterator[None]:
 def _no_weights(model: str, pretrained: str | None, error: Exception) -> EncoderError:
     reason = textwrap.shorten(str(error).rpartition("Last error: ")[2], 160, placeholder=" ...")
     if pretrained and os.path.isfile(pretrained):
-        return EncoderError(f"{pretrained} does not hold the weights of {model} ({reason}); give the --model that it was made with")
+        return EncoderError(
+            f"{pretrained} does not hold the weights of {model} ({reason}); give the --model that it was made with"
+        )
     if model == "tiny":
         return EncoderError(f"the bundled encoder is not whole ({reason}); install cliad again")
     where = (missing.where if (missing := to_fetch(model, pretrained or "")) else model) or model
@@ -140,7 +155,11 @@ def to_fetch(model: str, pretrained: str) -> Missing | None:
     """What must be fetched before `load` can work; None where all is here. Arguments as `full_name` gives them."""
     if model.startswith("hf-hub:"):
         repository = model.removeprefix("hf-hub:")
-        return None if _in_hub_cache(repository, "open_clip_config.json") else Missing(f"{repository} on the Hugging Face hub", 0)
+        return (
+            None
+            if _in_hub_cache(repository, "open_clip_config.json")
+            else Missing(f"{repository} on the Hugging Face hub", 0)
+        )
     if not pretrained or os.path.isfile(pretrained):
         return None
     published = open_clip.get_pretrained_cfg(model, pretrained)
@@ -198,8 +217,12 @@ def _from_openai_archive(model: str, path: Path) -> nn.Module:
         except Exception as error:  # an archive of something else may raise anything
             raise _no_weights(model, str(path), error) from None
         asked = open_clip.create_model(model, pretrained=None, device="meta")
-    if {name: x.shape for name, x in network.state_dict().items()} != {name: x.shape for name, x in asked.state_dict().items()}:
-        raise EncoderError(f"{path} is an OpenAI archive of another model than {model}; give the --model that it was made with")
+    if {name: x.shape for name, x in network.state_dict().items()} != {
+        name: x.shape for name, x in asked.state_dict().items()
+    }:
+        raise EncoderError(
+            f"{path} is an OpenAI archive of another model than {model}; give the --model that it was made with"
+        )
     return network
 
 
@@ -209,12 +232,17 @@ def _known_activation(model: str, path: Path) -> bool:
     Raises:
         EncoderError: some published weights of this architecture want it, others do not, and the file is unknown.
     """
-    published = [open_clip.get_pretrained_cfg(model, tag) for tag in open_clip.list_pretrained_tags_by_model(model)]
+    published = [
+        open_clip.get_pretrained_cfg(model, tag)
+        for tag in open_clip.list_pretrained_tags_by_model(model)
+    ]
     if model.endswith("-quickgelu") or not any(cfg.get("quick_gelu") for cfg in published):
         return model.endswith("-quickgelu")
     with open(path, "rb") as file:
         digest = (
-            hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read()).hexdigest()
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else hashlib.sha256(file.read()).hexdigest()
         )
     for cfg in published:
         known = cfg.get("url", "").rpartition("-")[2].removesuffix(".pt")

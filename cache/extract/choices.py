@@ -14,8 +14,8 @@ from cliad.cache.encoders import clip, weights
 from cliad.cache.encoders.base import Encoder, EncoderError
 from cliad.cache.views import FLIPPED, ViewSet
 
-Tell = Callable[[str], None]
-SILENT: Tell = lambda line: None
+Log = Callable[[str], None]
+SILENT: Log = lambda line: None
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,9 @@ class EncoderChoice:
     quick_gelu: bool | None = None  # the activation of a local weights file
     squeeze: bool = False  # resize without keeping proportions, as CoOp's code does
 
-    def load(self, dataset: str, device: torch.device, *, half: bool, fetch: bool, tell: Tell) -> Encoder:
+    def load(
+        self, dataset: str, device: torch.device, *, half: bool, fetch: bool, log: Log
+    ) -> Encoder:
         """The encoder; weights that are not here are fetched, if that is allowed."""
         model, pretrained = weights.full_name(*self._names(dataset))
         if missing := weights.to_fetch(model, pretrained):
@@ -36,11 +38,18 @@ class EncoderChoice:
                 raise EncoderError(
                     f"the weights of {name} are not here; leave out --no-download, or give a local file with --pretrained FILE"
                 )
-            tell(
+            log(
                 f"fetching the weights of {name} from {missing.where}"
                 + (f", about {missing.megabytes:,.0f} MB" if missing.megabytes else "")
             )
-        return clip.load(model, pretrained, device=device, quick_gelu=self.quick_gelu, squeeze=self.squeeze, half=half)
+        return clip.load(
+            model,
+            pretrained,
+            device=device,
+            quick_gelu=self.quick_gelu,
+            squeeze=self.squeeze,
+            half=half,
+        )
 
     def _names(self, dataset: str) -> tuple[str, str | None]:
         if self.model:
@@ -62,12 +71,18 @@ class PromptChoice:
     classnames: Path | None = None
 
     def texts(self, listing: Listing, dataset: Dataset) -> prompts.Prompts:
-        names = prompts.read_classnames(self.classnames, len(listing.classnames)) if self.classnames else listing.classnames
+        names = (
+            prompts.read_classnames(self.classnames, len(listing.classnames))
+            if self.classnames
+            else listing.classnames
+        )
         names = [prompts.clean(name) for name in names]
         if self.descriptions:
             return prompts.from_descriptions(self.descriptions, names)
         named = prompts.template_set(self.name) if self.name and not self.templates else None
-        return prompts.from_templates(self.templates or named or listing.templates or dataset.templates, names)
+        return prompts.from_templates(
+            self.templates or named or listing.templates or dataset.templates, names
+        )
 
     @property
     def key(self) -> str:

@@ -39,7 +39,9 @@ class Filled:
     unreadable: list[tuple[str, str]]
 
 
-def fill(path: Path, job: Extraction, *, workers: int, progress: Callable[[Progress], None]) -> Filled:
+def fill(
+    path: Path, job: Extraction, *, workers: int, progress: Callable[[Progress], None]
+) -> Filled:
     """Fill the rows of `path`.part that are still to do, and give the file its name.
 
     Raises:
@@ -52,13 +54,21 @@ def fill(path: Path, job: Extraction, *, workers: int, progress: Callable[[Progr
         todo, total = writer.todo(), sum(map(len, rows.values()))
         left = sum(stop - start for _, start, stop in todo)
         shape = tuple(encoder.preprocess(_blank()).shape)
-        loader = Loader(job.jobs(todo), job.read, shape=shape, workers=workers, pin=encoder.device.type == "cuda")
+        loader = Loader(
+            job.jobs(todo),
+            job.read,
+            shape=shape,
+            workers=workers,
+            pin=encoder.device.type == "cuda",
+        )
         begin, done = time.perf_counter(), 0
         for batch, arrays, problems in _encoded(job, loader, writer.cache.batch):
             status = np.full(batch.stop - batch.start, DONE, np.uint8)
             status[[row - batch.start for row in problems]] = UNREADABLE
             writer.write(batch.split, batch.start, _blanked(job, batch, arrays, problems), status)
-            unreadable += [(f"{batch.split} {rows[batch.split][row][0]}", why) for row, why in problems.items()]
+            unreadable += [
+                (f"{batch.split} {rows[batch.split][row][0]}", why) for row, why in problems.items()
+            ]
             done += len(status)
             seconds = time.perf_counter() - begin
             progress(Progress(total - left + done, total, done / seconds, loader.waited / seconds))
@@ -83,7 +93,9 @@ def _blank():
     return Image.new("RGB", (64, 64))
 
 
-def _encoded(job: Extraction, loader: Loader, size: int) -> Iterator[tuple[Job, dict[str, np.ndarray], dict[int, str]]]:
+def _encoded(
+    job: Extraction, loader: Loader, size: int
+) -> Iterator[tuple[Job, dict[str, np.ndarray], dict[int, str]]]:
     """Per batch of the cache: its last job, the arrays to write, and the unreadable rows.
 
     A job's features are fetched from the device when the next job is under way there.
@@ -96,8 +108,14 @@ def _encoded(job: Extraction, loader: Loader, size: int) -> Iterator[tuple[Job, 
             arrays.setdefault(name, []).append(x.cpu().numpy())
         if read.job.last:
             dim = (job.encoder.dim,)
-            empty = {f"views/{name}": np.zeros((v.n_view, 0, *dim)) for name, v in job.splits[read.job.split].views.items()}
-            stacked = {name: np.stack(x) if name.startswith("views/") else x[0] for name, x in arrays.items()}
+            empty = {
+                f"views/{name}": np.zeros((v.n_view, 0, *dim))
+                for name, v in job.splits[read.job.split].views.items()
+            }
+            stacked = {
+                name: np.stack(x) if name.startswith("views/") else x[0]
+                for name, x in arrays.items()
+            }
             yield read.job, empty | stacked, problems
             arrays, problems = {}, {}
 
@@ -119,14 +137,18 @@ def _encode(job: Extraction, read: Read, size: int) -> list[tuple[str, Tensor]]:
         if crop == PLAIN:
             n = len(images)
             padding = torch.zeros((size - n, *images.shape[1:]), dtype=images.dtype)
-            parts = job.encoder.encode_parts(torch.cat([images, padding]) if n < size else images, job.parts)
+            parts = job.encoder.encode_parts(
+                torch.cat([images, padding]) if n < size else images, job.parts
+            )
             found += [(name, x[:n]) for name, x in parts.items()]
         else:
             found.append((f"views/{crop[0]}", job.encoder.encode_images(images)))
     return found
 
 
-def _blanked(job: Extraction, batch: Job, arrays: Mapping[str, np.ndarray], problems: Mapping[int, str]) -> dict[str, np.ndarray]:
+def _blanked(
+    job: Extraction, batch: Job, arrays: Mapping[str, np.ndarray], problems: Mapping[int, str]
+) -> dict[str, np.ndarray]:
     """The arrays as they are stored: rows of unreadable images zero, all else finite."""
     bad, stored = np.array(sorted(problems), np.int64), {}
     for name, x in arrays.items():
@@ -141,5 +163,7 @@ def _blanked(job: Extraction, batch: Job, arrays: Mapping[str, np.ndarray], prob
             stored[name] = x.astype(job.dtype)
         if not np.isfinite(stored[name]).all():
             where = f"{batch.split} rows {batch.start} to {batch.stop - 1}"
-            raise EncoderError(f"{name} of {where} are not finite in {job.dtype}; try --dtype float32, and check the weights")
+            raise EncoderError(
+                f"{name} of {where} are not finite in {job.dtype}; try --dtype float32, and check the weights"
+            )
     return stored

@@ -34,13 +34,22 @@ class Extraction:
 
     def header(self, batch: int) -> Header:
         return Header(
-            self.dataset, self.encoder.name, self.encoder.encoder_id, self.recipe, batch, dtype=self.dtype, versions=_versions(self.encoder)
+            self.dataset,
+            self.encoder.name,
+            self.encoder.encoder_id,
+            self.recipe,
+            batch,
+            dtype=self.dtype,
+            versions=_versions(self.encoder),
         )
 
     @cached_property
     def recipe(self) -> dict:
         """All that decides the rows: the image id is its hash."""
-        listed = {name: ([path for path, _ in rows], [y for _, y in rows]) for name, rows in self.listing.splits.items()}
+        listed = {
+            name: ([path for path, _ in rows], [y for _, y in rows])
+            for name, rows in self.listing.splits.items()
+        }
         recipe = {
             "files": file_list_hash(listed),
             "encoder": dict(self.encoder.image_recipe),
@@ -58,23 +67,38 @@ class Extraction:
     def splits(self) -> dict[str, SplitLayout]:
         columns = {part: self.encoder.parts[part] for part in self.parts}
         return {
-            name: SplitLayout([path for path, _ in rows], np.array([y for _, y in rows], np.int32), columns, self._views(name))
+            name: SplitLayout(
+                [path for path, _ in rows],
+                np.array([y for _, y in rows], np.int32),
+                columns,
+                self._views(name),
+            )
             for name, rows in self.listing.splits.items()
         }
 
     def _views(self, split: str) -> dict[str, Views]:
         if split != "train":
             return {}
-        rows = np.arange(len(self.listing.splits[split])) if self.view_rows is None else np.array(self.view_rows, np.int64)
-        return {name: Views(views.n_view, rows, views.how) for name, views in self.view_sets.items()}
+        rows = (
+            np.arange(len(self.listing.splits[split]))
+            if self.view_rows is None
+            else np.array(self.view_rows, np.int64)
+        )
+        return {
+            name: Views(views.n_view, rows, views.how) for name, views in self.view_sets.items()
+        }
 
     @property
     def nbytes(self) -> int:
         """Size of the rows on the disk."""
         numbers = 0
         for split in self.splits.values():
-            numbers += len(split.labels) * sum(int(np.prod(shape)) for shape in split.columns.values())
-            numbers += sum(view.n_view * len(view.rows) * self.encoder.dim for view in split.views.values())
+            numbers += len(split.labels) * sum(
+                int(np.prod(shape)) for shape in split.columns.values()
+            )
+            numbers += sum(
+                view.n_view * len(view.rows) * self.encoder.dim for view in split.views.values()
+            )
         return numbers * np.dtype(self.dtype).itemsize
 
     def jobs(self, todo: Sequence[tuple[str, int, int]]) -> Iterator[Job]:
@@ -87,17 +111,31 @@ class Extraction:
                     crops |= {(name, v): view.rows[first:last].tolist() for v in range(view.n_view)}
             names, at_once = list(crops), max(1, AT_ONCE // (stop - start))
             for i in range(0, len(names), at_once):
-                yield Job(split, start, stop, {name: crops[name] for name in names[i : i + at_once]}, i + at_once >= len(names))
+                yield Job(
+                    split,
+                    start,
+                    stop,
+                    {name: crops[name] for name in names[i : i + at_once]},
+                    i + at_once >= len(names),
+                )
 
     def read(self, split: str, row: int, crops: Sequence[Crop]) -> list[Tensor]:
         """The crops of one image, each uint8 (3, height, width)."""
         path = self.listing.splits[split][row][0]
         image = self.listing.open(path)
-        shown = [(None, False) if crop == PLAIN else self.view_sets[crop[0]].show(image.size, path, crop[1]) for crop in crops]
+        shown = [
+            (None, False)
+            if crop == PLAIN
+            else self.view_sets[crop[0]].show(image.size, path, crop[1])
+            for crop in crops
+        ]
         return [self.encoder.preprocess(image, box=box, mirror=mirror) for box, mirror in shown]
 
 
 def _versions(encoder: Encoder) -> dict[str, str]:
     """What made the file: recorded in it, no part of its id."""
     packages = ("torch", "torchvision", "open_clip_torch", "pillow", "numpy", "h5py")
-    return {name: importlib.metadata.version(name) for name in packages} | {"device": encoder.device.type, "precision": encoder.precision}
+    return {name: importlib.metadata.version(name) for name in packages} | {
+        "device": encoder.device.type,
+        "precision": encoder.precision,
+    }

@@ -81,7 +81,15 @@ class Loader:
         rest = iter(self._jobs)
         while True:
             while len(coming) <= AHEAD and (job := next(rest, None)):
-                coming.append((job, {row: pool.submit(self._read, job.split, row, crops) for row, crops in job.by_row().items()}))
+                coming.append(
+                    (
+                        job,
+                        {
+                            row: pool.submit(self._read, job.split, row, crops)
+                            for row, crops in job.by_row().items()
+                        },
+                    )
+                )
             if not coming:
                 return
             yield self._collect(*coming.popleft())
@@ -99,7 +107,12 @@ class Loader:
 
     def _empty(self, n: int) -> Tensor:
         """Space for n images, laid out as Pillow gives them (channels last), so that filling it is a plain copy."""
-        return torch.empty((n, *self._shape), dtype=torch.uint8, memory_format=torch.channels_last, pin_memory=self._pin)
+        return torch.empty(
+            (n, *self._shape),
+            dtype=torch.uint8,
+            memory_format=torch.channels_last,
+            pin_memory=self._pin,
+        )
 
 
 def _result(future: Future) -> Sequence[Tensor] | str:
@@ -116,5 +129,7 @@ def _result(future: Future) -> Sequence[Tensor] | str:
 
 def default_workers() -> int:
     """As many threads as cores that this process may use, at least 2."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    )
     return max(2, cores)

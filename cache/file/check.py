@@ -20,7 +20,9 @@ def verify(path: Path) -> list[str]:
     """
     try:
         caches = [open_cache(path)]
-        caches += [open_cache(path, name) for name in caches[0].prompt_sets if name != caches[0].prompts]
+        caches += [
+            open_cache(path, name) for name in caches[0].prompt_sets if name != caches[0].prompts
+        ]
     except CacheError as error:
         return [str(error)]
     found = [line for split in caches[0].split_names for line in _shape_problems(caches[0], split)]
@@ -33,7 +35,11 @@ def verify(path: Path) -> list[str]:
 
 def _shape_problems(cache: FeatureCache, split: str) -> list[str]:
     root, found = f"splits/{split}/", []
-    shapes = {name.removeprefix(root): entry.shape for name, entry in cache.arrays.items() if name.startswith(root)}
+    shapes = {
+        name.removeprefix(root): entry.shape
+        for name, entry in cache.arrays.items()
+        if name.startswith(root)
+    }
     n = shapes["labels"][0]
     if shapes["features"] != (n, cache.dim):
         found.append(f"{split}: features are {shapes['features']}, expected {(n, cache.dim)}")
@@ -41,10 +47,14 @@ def _shape_problems(cache: FeatureCache, split: str) -> list[str]:
         expected = -(-n // cache.batch) if name == "checksums" else n
         if not name.startswith("views/") and shape[0] != expected:
             found.append(f"{split}: {name} has {shape[0]} rows, expected {expected}")
-    for name in (name for name in shapes if name.startswith("views/") and not name.endswith("_rows")):
+    for name in (
+        name for name in shapes if name.startswith("views/") and not name.endswith("_rows")
+    ):
         rows = cache.column(split, name + "_rows")
         if rows is None or shapes[name][1:] != (len(rows), cache.dim):
-            found.append(f"{split}: {name} is {shapes[name]}, {0 if rows is None else len(rows)} rows are named for it")
+            found.append(
+                f"{split}: {name} is {shapes[name]}, {0 if rows is None else len(rows)} rows are named for it"
+            )
         elif len(rows) and (rows[0] < 0 or rows[-1] >= n or (np.diff(rows) <= 0).any()):
             found.append(f"{split}: {name}_rows are not ascending row numbers below {n}")
     return found
@@ -54,10 +64,16 @@ def _text_problems(cache: FeatureCache) -> list[str]:
     shape = (len(cache.templates), len(cache.classnames), cache.dim)
     entry = cache.arrays.get(f"text/{cache.prompts}/features")
     if entry is not None and entry.shape != shape:
-        return [f"prompts '{cache.prompts}': text is {entry.shape}, expected {shape} (templates, class names, image feature width)"]
+        return [
+            f"prompts '{cache.prompts}': text is {entry.shape}, expected {shape} (templates, class names, image feature width)"
+        ]
     if entry is not None and not np.isfinite(cache.text).all():
         return [f"prompts '{cache.prompts}': not all text features are finite"]
-    return [] if cache.logit_scale > 0 else [f"prompts '{cache.prompts}': logit scale {cache.logit_scale} is not above 0"]
+    return (
+        []
+        if cache.logit_scale > 0
+        else [f"prompts '{cache.prompts}': logit scale {cache.logit_scale} is not above 0"]
+    )
 
 
 def _label_problems(cache: FeatureCache) -> list[str]:
@@ -69,7 +85,9 @@ def _label_problems(cache: FeatureCache) -> list[str]:
                 f"{name}: label {wrong[0]} has no class name ({n_class} names in prompts '{cache.prompts}'; {len(wrong)} such rows)"
             )
         if (split.status > UNREADABLE).any():
-            found.append(f"{name}: status {split.status.max()} is none of 0 to do, 1 done, 2 unreadable")
+            found.append(
+                f"{name}: status {split.status.max()} is none of 0 to do, 1 done, 2 unreadable"
+            )
     return found
 
 
@@ -78,9 +96,13 @@ def _unit_problems(cache: FeatureCache) -> list[str]:
     for name in cache.split_names:
         split = cache.split(name)
         for start in range(0, len(split), cache.batch):
-            rows = np.asarray(split.x[start : start + cache.batch], np.float32)[split.status[start : start + cache.batch] == DONE]
+            rows = np.asarray(split.x[start : start + cache.batch], np.float32)[
+                split.status[start : start + cache.batch] == DONE
+            ]
             if (abs(np.linalg.norm(rows, axis=1) - 1) > UNIT_TOLERANCE).any():
-                found.append(f"{name}: rows {start} to {start + cache.batch - 1} are not of length one, which the file says they are")
+                found.append(
+                    f"{name}: rows {start} to {start + cache.batch - 1} are not of length one, which the file says they are"
+                )
     return found
 
 
@@ -111,8 +133,13 @@ def _batch_problems(cache: FeatureCache, name: str, start: int, stop: int) -> li
         else:
             rows = rows[start:stop]
         rows = np.ascontiguousarray(rows)
-        crc, finite = zlib.crc32(memoryview(rows).cast("B") if rows.size else b"", crc), finite and bool(np.isfinite(rows).all())
-    found = [] if finite else [f"{name}: rows {start} to {stop - 1} hold values that are not finite"]
+        crc, finite = (
+            zlib.crc32(memoryview(rows).cast("B") if rows.size else b"", crc),
+            finite and bool(np.isfinite(rows).all()),
+        )
+    found = (
+        [] if finite else [f"{name}: rows {start} to {stop - 1} hold values that are not finite"]
+    )
     if crc != cache.column(name, "checksums")[start // cache.batch]:
         found.append(f"{name}: rows {start} to {stop - 1} are damaged (their checksum differs)")
     return found

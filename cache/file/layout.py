@@ -34,17 +34,21 @@ from pathlib import Path
 
 import numpy as np
 
+from cliad.errors import CliadError
+
 SCHEMA = 1
 TO_DO, DONE, UNREADABLE = 0, 1, 2
 
 
-class CacheError(ValueError):
+class CacheError(CliadError):
     """A cache file that cannot be made, read or trusted; the message says what to do."""
 
 
 def recipe_id(recipe: Mapping) -> str:
     """The 8-character id of a recipe: a JSON object, the order of its keys does not matter."""
-    return hashlib.sha256(json.dumps(recipe, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:8]
+    return hashlib.sha256(
+        json.dumps(recipe, sort_keys=True, ensure_ascii=False).encode()
+    ).hexdigest()[:8]
 
 
 def file_list_hash(splits: Mapping[str, tuple[Sequence[str], np.ndarray]]) -> str:
@@ -52,7 +56,11 @@ def file_list_hash(splits: Mapping[str, tuple[Sequence[str], np.ndarray]]) -> st
     digest = hashlib.sha256()
     for name in sorted(splits):
         paths, labels = splits[name]
-        digest.update("".join(f"{name}\t{y}\t{path}\n" for path, y in zip(paths, labels, strict=True)).encode())
+        digest.update(
+            "".join(
+                f"{name}\t{y}\t{path}\n" for path, y in zip(paths, labels, strict=True)
+            ).encode()
+        )
     return digest.hexdigest()
 
 

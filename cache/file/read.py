@@ -35,12 +35,17 @@ def gather(x: np.ndarray, index) -> np.ndarray:
     if rows.ndim != 1 or 8 * len(rows) > len(x):
         return x[index]
     found = np.empty((len(rows), *x.shape[1:]), x.dtype)
-    to, size = memoryview(found.view(np.uint8).reshape(-1)) if found.size else memoryview(b""), x[:1].nbytes
+    to, size = (
+        memoryview(found.view(np.uint8).reshape(-1)) if found.size else memoryview(b""),
+        x[:1].nbytes,
+    )
     with open(x.filename, "rb", buffering=0) as file:
         for slot, row in enumerate(rows.tolist()):
             file.seek(x.offset + row * size)
             if file.readinto(to[slot * size : (slot + 1) * size]) != size:
-                raise CacheError(f"{x.filename} ends before row {row}; extract it again with --force")
+                raise CacheError(
+                    f"{x.filename} ends before row {row}; extract it again with --force"
+                )
     return found
 
 
@@ -99,7 +104,11 @@ class FeatureCache:
 
     @property
     def dtype(self) -> str:
-        return next(str(entry.dtype) for name, entry in self.arrays.items() if name.endswith("/features") and name.startswith("splits/"))
+        return next(
+            str(entry.dtype)
+            for name, entry in self.arrays.items()
+            if name.endswith("/features") and name.startswith("splits/")
+        )
 
     @property
     def dim(self) -> int:
@@ -108,7 +117,9 @@ class FeatureCache:
     @property
     def split_names(self) -> list[str]:
         names = {name.split("/")[1] for name in self.arrays if name.startswith("splits/")}
-        return sorted(names, key=lambda name: ({"train": 0, "val": 1, "test": 2}.get(name, 3), name))
+        return sorted(
+            names, key=lambda name: ({"train": 0, "val": 1, "test": 2}.get(name, 3), name)
+        )
 
     def row_arrays(self, split: str) -> list[str]:
         """Names of the arrays that extraction fills row by row: features, tokens, views/<name>, ..."""
@@ -127,7 +138,12 @@ class FeatureCache:
         """Split `name`; CacheError where the file has no such split."""
         if name not in self.split_names:
             raise CacheError(f"{self.path.name} has no split '{name}'; it has {self.split_names}")
-        return Split(*(self.read(f"splits/{name}/{part}") for part in ("features", "labels", "status", "paths")))
+        return Split(
+            *(
+                self.read(f"splits/{name}/{part}")
+                for part in ("features", "labels", "status", "paths")
+            )
+        )
 
     def column(self, split: str, name: str) -> np.ndarray | None:
         """An optional array of a split, such as "pre_projection", "tokens" or "views/<name>"; None where there is none."""
@@ -166,11 +182,16 @@ def _load_index(path: Path) -> tuple[dict, dict, dict]:
                 arrays[name] = _Entry(node.id.get_offset(), node.shape, node.dtype)
 
         file.visititems(visit)
-        text_attrs = {name: {key: _plain(value) for key, value in group.attrs.items()} for name, group in file.get("text", {}).items()}
+        text_attrs = {
+            name: {key: _plain(value) for key, value in group.attrs.items()}
+            for name, group in file.get("text", {}).items()
+        }
     return attrs, arrays, text_attrs
 
 
-def open_cache(path: Path, prompts: str | None = None, *, any_prompts: bool = False) -> FeatureCache:
+def open_cache(
+    path: Path, prompts: str | None = None, *, any_prompts: bool = False
+) -> FeatureCache:
     """Open a cache file and check that its ids are those of its recipes.
 
     Args:
@@ -182,16 +203,22 @@ def open_cache(path: Path, prompts: str | None = None, *, any_prompts: bool = Fa
     """
     path = Path(path)
     if not path.is_file():
-        raise CacheError(f"there is no cache file {path}; `cliad extract` makes one, `cliad datasets` lists them")
+        raise CacheError(
+            f"there is no cache file {path}; `cliad extract` makes one, `cliad datasets` lists them"
+        )
     try:
         if not h5py.is_hdf5(path):
-            raise CacheError(f"{path} is not an HDF5 file ({path.stat().st_size} bytes without its signature); was it copied badly?")
+            raise CacheError(
+                f"{path} is not an HDF5 file ({path.stat().st_size} bytes without its signature); was it copied badly?"
+            )
         return _opened(path, prompts, any_prompts)
     except CacheError:
         raise
     except Exception as error:  # HDF5 on damaged bytes raises OSError, RuntimeError, KeyError, TypeError, UnicodeDecodeError, ...
         reason = (str(error).splitlines() or [type(error).__name__])[0][:90]
-        raise CacheError(f"{path} cannot be read, it seems truncated or damaged ({reason}); extract it again with --force") from None
+        raise CacheError(
+            f"{path} cannot be read, it seems truncated or damaged ({reason}); extract it again with --force"
+        ) from None
 
 
 def _opened(path: Path, prompts: str | None, any_prompts: bool) -> FeatureCache:
@@ -205,21 +232,50 @@ def _opened(path: Path, prompts: str | None, any_prompts: bool) -> FeatureCache:
             f"{path} has schema {attrs['schema']}, this cliad reads schema {SCHEMA}; update cliad, or extract again with --force"
         )
     if lost := _lost(attrs, arrays, text_attrs, path.stat().st_size):
-        raise CacheError(f"{path} is damaged, it has lost {lost[:3]}; extract it again with --force")
+        raise CacheError(
+            f"{path} is damaged, it has lost {lost[:3]}; extract it again with --force"
+        )
     chosen = _choose_prompts(path, list(text_attrs), prompts, any_prompts)
     return _checked(FeatureCache(path, attrs, arrays, text_attrs, chosen))
 
 
-def _lost(attrs: Mapping, arrays: Mapping[str, _Entry], text_attrs: Mapping[str, Mapping], size: int) -> list[str]:
+def _lost(
+    attrs: Mapping, arrays: Mapping[str, _Entry], text_attrs: Mapping[str, Mapping], size: int
+) -> list[str]:
     """What every cache has and this file has not: attributes, data sets, or their bytes."""
     splits = {name.split("/")[1] for name in arrays if name.startswith("splits/")}
-    names = [f"splits/{split}/{part}" for split in splits or {"*"} for part in ("features", "labels", "paths", "status", "checksums")]
+    names = [
+        f"splits/{split}/{part}"
+        for split in splits or {"*"}
+        for part in ("features", "labels", "paths", "status", "checksums")
+    ]
     names += [f"text/{name}/{part}" for name in text_attrs for part in ("templates", "classnames")]
     lost = [name for name in names if name not in arrays]
-    lost += [key for key in ("dataset", "encoder", "encoder_id", "image_id", "batch", "unit_rows", "versions") if key not in attrs]
+    lost += [
+        key
+        for key in (
+            "dataset",
+            "encoder",
+            "encoder_id",
+            "image_id",
+            "batch",
+            "unit_rows",
+            "versions",
+        )
+        if key not in attrs
+    ]
     keys = ("text_id", "text_recipe", "encoder_id", "logit_scale")
-    lost += [f"{key} of text/{name}" for name, values in text_attrs.items() for key in keys if key not in values]
-    return lost + [name for name, entry in arrays.items() if entry.offset is not None and entry.offset + entry.nbytes > size]
+    lost += [
+        f"{key} of text/{name}"
+        for name, values in text_attrs.items()
+        for key in keys
+        if key not in values
+    ]
+    return lost + [
+        name
+        for name, entry in arrays.items()
+        if entry.offset is not None and entry.offset + entry.nbytes > size
+    ]
 
 
 def _choose_prompts(path: Path, sets: list[str], prompts: str | None, any_prompts: bool) -> str:
@@ -234,14 +290,23 @@ def _choose_prompts(path: Path, sets: list[str], prompts: str | None, any_prompt
 def _checked(cache: FeatureCache) -> FeatureCache:
     text = cache.text_attrs[cache.prompts]
     if not isinstance(cache.versions, dict):
-        raise CacheError(f"{cache.path} is damaged, its versions are {cache.versions!r}; extract it again with --force")
+        raise CacheError(
+            f"{cache.path} is damaged, its versions are {cache.versions!r}; extract it again with --force"
+        )
     if recipe_id(cache.recipe) != cache.image_id or recipe_id(cache.text_recipe) != cache.text_id:
-        raise CacheError(f"{cache.path} was changed after it was written: its ids do not match its contents; extract it again with --force")
-    if cache.text_recipe.get("classnames") != cache.classnames or cache.text_recipe.get("templates") != cache.templates:
+        raise CacheError(
+            f"{cache.path} was changed after it was written: its ids do not match its contents; extract it again with --force"
+        )
+    if (
+        cache.text_recipe.get("classnames") != cache.classnames
+        or cache.text_recipe.get("templates") != cache.templates
+    ):
         raise CacheError(
             f"{cache.path}: class names or templates of prompts '{cache.prompts}' do not match their id; extract again with --force"
         )
     if text["encoder_id"] != cache.attrs["encoder_id"]:
         what = f"image features are of encoder {cache.attrs['encoder_id']}, the text of {text['encoder_id']}"
-        raise CacheError(f"{cache.path}: {what}; the two do not share a space; extract both with one encoder")
+        raise CacheError(
+            f"{cache.path}: {what}; the two do not share a space; extract both with one encoder"
+        )
     return cache

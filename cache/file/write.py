@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from cliad.cache.file.layout import SCHEMA, TO_DO, CacheError, Header, SplitLayout, TextSet, part_of
 from cliad.cache.file.read import open_cache
-from cliad.cache.files import disk_error, replacing, sync_folder
+from cliad.cache.files import hold, replacing, sync_folder
 
 SYNC_SECONDS = 1.0  # at most so much finished work is unmarked, and lost, when the power goes
 
@@ -48,7 +49,9 @@ def _strings(values: Sequence[str]) -> _Array:
 
 def _split_arrays(name: str, split: SplitLayout, header: Header) -> dict[str, _Array]:
     n, dtype, root = len(split.labels), np.dtype(header.dtype), f"splits/{name}"
-    arrays = {f"{root}/{column}": _Array((n, *shape), dtype) for column, shape in split.columns.items()}
+    arrays = {
+        f"{root}/{column}": _Array((n, *shape), dtype) for column, shape in split.columns.items()
+    }
     arrays |= {
         f"{root}/labels": _filled(np.asarray(split.labels, np.int32)),
         f"{root}/paths": _strings(split.paths),
@@ -64,7 +67,10 @@ def _split_arrays(name: str, split: SplitLayout, header: Header) -> dict[str, _A
 
 def _text_arrays(text: TextSet, dtype: str) -> dict[str, _Array]:
     root = f"text/{text.name}"
-    arrays = {f"{root}/templates": _strings(text.templates), f"{root}/classnames": _strings(text.classnames)}
+    arrays = {
+        f"{root}/templates": _strings(text.templates),
+        f"{root}/classnames": _strings(text.classnames),
+    }
     for name in ("features", "pre_projection"):
         if (rows := getattr(text, name)) is not None:
             arrays[f"{root}/{name}"] = _filled(np.asarray(rows, dtype))
@@ -73,7 +79,10 @@ def _text_arrays(text: TextSet, dtype: str) -> dict[str, _Array]:
 
 def _text_attrs(text: TextSet) -> dict[str, dict]:
     attrs = {"text_id": text.text_id, "text_recipe": _json(text.recipe)}
-    return {f"text/{text.name}": attrs | {"encoder_id": text.encoder_id, "logit_scale": float(text.logit_scale)}}
+    return {
+        f"text/{text.name}": attrs
+        | {"encoder_id": text.encoder_id, "logit_scale": float(text.logit_scale)}
+    }
 
 
 def _json(value) -> str:
@@ -85,9 +94,14 @@ def _put_attrs(node, attrs: Mapping) -> None:
         node.attrs[key] = np.bytes_(value.encode()) if isinstance(value, str) else value
 
 
-def _add_to_file(path: Path, mode: str, arrays: Mapping[str, _Array], attrs: Mapping[str, Mapping]) -> None:
+def _add_to_file(
+    path: Path, mode: str, arrays: Mapping[str, _Array], attrs: Mapping[str, Mapping]
+) -> None:
     """Add data sets and attributes to an HDF5 file, reserve its space on the disk, then write the contents known at once."""
-    needed, free = sum(array.nbytes for array in arrays.values()), shutil.disk_usage(path.parent).free
+    needed, free = (
+        sum(array.nbytes for array in arrays.values()),
+        shutil.disk_usage(path.parent).free,
+    )
     if needed + 2**20 > free:  # h5py on a full disk may end in a crash, so it never gets there
         raise CacheError(
             f"{path.parent} has {free / 1e6:.0f} MB free, {path.name} needs {needed / 1e6:.0f} MB; free some or give --cache DIR"
@@ -112,17 +126,33 @@ def _add_to_file(path: Path, mode: str, arrays: Mapping[str, _Array], attrs: Map
         os.fsync(fd)
 
 
-def create(path: Path, header: Header, splits: Mapping[str, SplitLayout], texts: Sequence[TextSet]) -> None:
+def create(
+    path: Path, header: Header, splits: Mapping[str, SplitLayout], texts: Sequence[TextSet]
+) -> None:
     """Write the skeleton of the cache `path` under `path`.part: all of it but the rows, which are still to do."""
-    arrays, attrs = {}, {"/": {"schema": SCHEMA, "dataset": header.dataset, "encoder": header.encoder, "encoder_id": header.encoder_id}}
-    attrs["/"] |= {"image_id": header.image_id, "image_recipe": _json(header.recipe), "batch": header.batch}
+    arrays, attrs = (
+        {},
+        {
+            "/": {
+                "schema": SCHEMA,
+                "dataset": header.dataset,
+                "encoder": header.encoder,
+                "encoder_id": header.encoder_id,
+            }
+        },
+    )
+    attrs["/"] |= {
+        "image_id": header.image_id,
+        "image_recipe": _json(header.recipe),
+        "batch": header.batch,
+    }
     attrs["/"] |= {"unit_rows": int(header.unit_rows), "versions": _json(header.versions)}
     for name, split in splits.items():
         arrays |= _split_arrays(name, split, header)
     for text in texts:
         arrays |= _text_arrays(text, header.dtype)
         attrs |= _text_attrs(text)
-    with replacing(part_of(path)) as new:
+    with _replacing_cache(part_of(path)) as new:
         _add_to_file(new, "w", arrays, attrs)
 
 
@@ -137,9 +167,11 @@ def add_text(path: Path, text: TextSet) -> None:
         raise CacheError(
             f"{path.name} has prompts '{text.name}' already, with other templates or class names; give --prompts NAME for a new set"
         )
-    with replacing(path) as new:
+    with _replacing_cache(path) as new:
         if (needed := path.stat().st_size) > shutil.disk_usage(path.parent).free:
-            raise CacheError(f"{path.parent} has no room for a copy of {path.name} ({needed / 1e6:.0f} MB), which adding prompts needs")
+            raise CacheError(
+                f"{path.parent} has no room for a copy of {path.name} ({needed / 1e6:.0f} MB), which adding prompts needs"
+            )
         shutil.copyfile(path, new)
         _add_to_file(new, "r+", _text_arrays(text, cache.dtype), _text_attrs(text))
 
@@ -159,9 +191,46 @@ def _open_binary(path: Path) -> int:
 
 def _write_at(fd: int, data: np.ndarray, offset: int) -> None:
     rest = memoryview(np.ascontiguousarray(data)).cast("B")
-    os.lseek(fd, offset, os.SEEK_SET)  # os.pwrite is not to be had on every platform, and there is one writer
+    os.lseek(
+        fd, offset, os.SEEK_SET
+    )  # os.pwrite is not to be had on every platform, and there is one writer
     while rest:
         rest = rest[os.write(fd, rest) :]
+
+
+def disk_error(error: OSError, path: Path) -> CacheError:
+    """What a user can do about an error of the operating system while `path` is written."""
+    if error.errno == errno.ENOSPC:
+        return CacheError(
+            f"the disk of {path.parent} is full; free some space and run the same command again, or give --cache DIR"
+        )
+    reason = error.strerror or error
+    return CacheError(f"cannot write {path}: {reason}; give another folder with --cache DIR")
+
+
+@contextmanager
+def _replacing_cache(path: Path) -> Iterator[Path]:
+    """`replacing` with the errors of a cache."""
+    try:
+        with replacing(path) as new:
+            yield new
+    except OSError as error:
+        raise disk_error(error, path) from None
+
+
+@contextmanager
+def hold_cache(path: Path, log: Callable[[str], None]) -> Iterator[None]:
+    """Hold the right to write the cache `path`; while another process has it, say who and wait.
+
+    Raises:
+        CacheError: the lock beside `path` cannot be made.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(hold(path, log))
+        except OSError as error:
+            raise disk_error(error, path) from None
+        yield
 
 
 class Writer:
@@ -193,10 +262,16 @@ class Writer:
         size, left = self.cache.batch, []
         for name in self.cache.split_names:
             status = self.cache.split(name).status
-            left += [(name, i, min(i + size, len(status))) for i in range(0, len(status), size) if (status[i : i + size] == TO_DO).any()]
+            left += [
+                (name, i, min(i + size, len(status)))
+                for i in range(0, len(status), size)
+                if (status[i : i + size] == TO_DO).any()
+            ]
         return left
 
-    def write(self, split: str, start: int, arrays: Mapping[str, np.ndarray], status: np.ndarray) -> None:
+    def write(
+        self, split: str, start: int, arrays: Mapping[str, np.ndarray], status: np.ndarray
+    ) -> None:
         if start % self.cache.batch or set(arrays) != set(self.cache.row_arrays(split)):
             raise ValueError(
                 f"batches of {self.cache.batch} with {self.cache.row_arrays(split)} are asked; however: {start=}, {list(arrays)=}"
@@ -207,7 +282,9 @@ class Writer:
                 rows = np.ascontiguousarray(arrays[name], self.cache.dtype)
                 crc = zlib.crc32(memoryview(rows).cast("B") if rows.size else b"", crc)
                 self._write_rows(split, name, start, rows, len(status))
-            self._put(f"splits/{split}/checksums", start // self.cache.batch, np.array([crc], np.uint32))
+            self._put(
+                f"splits/{split}/checksums", start // self.cache.batch, np.array([crc], np.uint32)
+            )
             offset = self.cache.arrays[f"splits/{split}/status"].offset + start
             self._marks.append((np.asarray(status, np.uint8), offset))
             if time.monotonic() - self._synced > SYNC_SECONDS:
@@ -219,7 +296,10 @@ class Writer:
         where = f"splits/{split}/{name}"
         if not name.startswith("views/"):
             return self._put(where, start, rows)
-        first, n_row = np.searchsorted(self.cache.read(where + "_rows"), start), self.cache.arrays[where].shape[1]
+        first, n_row = (
+            np.searchsorted(self.cache.read(where + "_rows"), start),
+            self.cache.arrays[where].shape[1],
+        )
         for view, of_view in enumerate(rows):
             self._put(where, view * n_row + first, of_view)
 

@@ -8,21 +8,21 @@ npy+parquet  the folder of `cliad.cache.formats.clip_retrieval`: splits one afte
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 
 from cliad.cache.file.layout import DONE, TO_DO, CacheError
 from cliad.cache.file.read import FeatureCache, open_cache
+from cliad.cache.files import replacing
 
+EXPORTED_NAMES = ("img_emb", "metadata", "text.npz")  # what a folder of npy+parquet holds
 CHUNK = 65536  # rows
 
 
-def export_cache(path: Path, *, format: str, out: Path, prompts: str | None = None, force: bool = False) -> list[Path]:
+def export_cache(
+    path: Path, *, format: str, out: Path, prompts: str | None = None, force: bool = False
+) -> list[Path]:
     """Write the cache `path` as `format` (one of FORMATS) to `out`, a file or for npy+parquet a folder; return what was written.
 
     Raises:
@@ -33,42 +33,37 @@ def export_cache(path: Path, *, format: str, out: Path, prompts: str | None = No
         raise CacheError(f"unknown format '{format}' for a cache; known are {', '.join(FORMATS)}")
     cache, out = open_cache(path, prompts), Path(out)
     if left := [name for name in cache.split_names if (cache.split(name).status == TO_DO).any()]:
-        raise CacheError(f"{cache.path.name} has rows still to do in {left}; run the same extract again first")
+        raise CacheError(
+            f"{cache.path.name} has rows still to do in {left}; run the same extract again first"
+        )
     if out.resolve() == cache.path.resolve():
         raise CacheError(f"{out} is the cache itself; give another --out PATH")
     if out.exists() and not force and not (out.is_dir() and not any(out.iterdir())):
         raise CacheError(f"{out} exists; give another --out PATH, or --force to replace it")
     if out.is_dir() is not (format == "npy+parquet") and out.exists():
-        raise CacheError(f"{out} is {'a folder' if out.is_dir() else 'a file'}, which {format} cannot replace; give another --out PATH")
-    with _replacing(out) as new:
-        FORMATS[format](cache, new)
+        raise CacheError(
+            f"{out} is {'a folder' if out.is_dir() else 'a file'}, which {format} cannot replace; give another --out PATH"
+        )
+    _check_replaceable(out)
+    try:
+        with replacing(out) as new:
+            FORMATS[format](cache, new)
+    except OSError as error:
+        raise CacheError(
+            f"cannot write {out}: {error.strerror or error}; give another --out PATH"
+        ) from None
     return sorted(file for file in out.rglob("*") if file.is_file()) if out.is_dir() else [out]
 
 
-@contextmanager
-def _replacing(out: Path) -> Iterator[Path]:
-    """A new file or folder that takes the place of `out` when it is whole, and leaves no trace when it is not."""
-    new = out.with_name(f".{out.name}.{os.getpid()}.new")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        yield new
-        if out.is_dir():
-            _remove(out)
-        os.replace(new, out)
-    except OSError as error:
-        raise CacheError(f"cannot write {out}: {error.strerror or error}; give another --out PATH") from None
-    finally:
-        with suppress(OSError, CacheError):
-            _remove(new)
-
-
-def _remove(path: Path) -> None:
-    """Remove a file, or a folder that holds an export and nothing else."""
-    if not path.is_dir():
-        return path.unlink(missing_ok=True)
-    if strange := sorted(item.name for item in path.iterdir() if item.name not in ("img_emb", "metadata", "text.npz")):
-        raise CacheError(f"{path} holds {strange[:3]}, which no export wrote, so it is not replaced; give another --out PATH")
-    shutil.rmtree(path)
+def _check_replaceable(out: Path) -> None:
+    """CacheError where `out` is a folder that holds anything else than an export."""
+    if not out.is_dir():
+        return
+    others = sorted(entry.name for entry in out.iterdir() if entry.name not in EXPORTED_NAMES)
+    if others:
+        raise CacheError(
+            f"{out} is not replaced: it holds other files ({', '.join(others[:3])}); give another --out PATH"
+        )
 
 
 def _arrays_of_split(cache: FeatureCache, name: str) -> dict[str, np.ndarray]:
@@ -85,10 +80,16 @@ def _paths(cache: FeatureCache, name: str) -> list[str]:
 
 
 def _class_arrays(cache: FeatureCache) -> dict[str, np.ndarray]:
-    arrays = {"classnames": np.array(cache.classnames, dtype=str), "logit_scale": np.array(cache.logit_scale)}
+    arrays = {
+        "classnames": np.array(cache.classnames, dtype=str),
+        "logit_scale": np.array(cache.logit_scale),
+    }
     arrays["logit_scale_is"] = np.array("multiplier")
     if cache.text is not None:
-        arrays |= {"text": cache.read(f"text/{cache.prompts}/features"), "templates": np.array(cache.templates, dtype=str)}
+        arrays |= {
+            "text": cache.read(f"text/{cache.prompts}/features"),
+            "templates": np.array(cache.templates, dtype=str),
+        }
     if said := cache.text_recipe.get("prompts"):
         arrays["prompts"] = np.array(said, dtype=str)
     return arrays
@@ -102,14 +103,16 @@ def _npz(cache: FeatureCache, new: Path) -> None:
             arrays[f"{name}_paths"] = np.array(paths, dtype=str)
     with open(new, "wb") as stream:  # a name would get .npz appended
         np.savez(stream, **arrays)
-        _sync(stream)
 
 
 def _safetensors(cache: FeatureCache, new: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    arrays, strings = {}, {"dataset": cache.dataset, "encoder": cache.encoder, "fingerprint": cache.fingerprint}
+    arrays, strings = (
+        {},
+        {"dataset": cache.dataset, "encoder": cache.encoder, "fingerprint": cache.fingerprint},
+    )
     for name, values in _class_arrays(cache).items():
         if values.dtype.kind == "U":
             strings[name] = json.dumps(values.tolist(), ensure_ascii=False)
@@ -124,9 +127,15 @@ def _safetensors(cache: FeatureCache, new: Path) -> None:
         if paths := _paths(cache, name):
             strings[f"{name}_paths"] = json.dumps(paths, ensure_ascii=False)
     try:
-        save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, new, metadata=strings)
+        save_file(
+            {name: np.ascontiguousarray(values) for name, values in arrays.items()},
+            new,
+            metadata=strings,
+        )
     except SafetensorError as error:
-        raise CacheError(f"{cache.path.name} cannot be a safetensors file ({error}); use --format npz") from None
+        raise CacheError(
+            f"{cache.path.name} cannot be a safetensors file ({error}); use --format npz"
+        ) from None
 
 
 def _npy_parquet(cache: FeatureCache, new: Path) -> None:
@@ -134,34 +143,35 @@ def _npy_parquet(cache: FeatureCache, new: Path) -> None:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise CacheError("writing parquet needs pyarrow, which is not installed; run: pip install 'cliad[interop]'") from None
+        raise CacheError(
+            "writing parquet needs pyarrow, which is not installed; run: pip install 'cliad[interop]'"
+        ) from None
     (new / "img_emb").mkdir(parents=True)
     (new / "metadata").mkdir()
     splits = {name: cache.split(name) for name in cache.split_names}
-    with open(new / "img_emb" / "img_emb_0.npy", "wb") as stream:  # no memory map: on a full disk that is a crash
+    with open(
+        new / "img_emb" / "img_emb_0.npy", "wb"
+    ) as stream:  # no memory map: on a full disk that is a crash
         shape = (sum(map(len, splits.values())), cache.dim)
-        np.lib.format.write_array_header_1_0(stream, {"descr": np.dtype(cache.dtype).str, "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            stream, {"descr": np.dtype(cache.dtype).str, "fortran_order": False, "shape": shape}
+        )
         for split in splits.values():
             for start in range(0, len(split), CHUNK):
                 stream.write(split.x[start : start + CHUNK].tobytes())
-        _sync(stream)
     label = np.concatenate([split.y for split in splits.values()])
-    columns = {"image_path": [path for split in splits.values() for path in split.paths()], "label": label.astype(np.int64)}
+    columns = {
+        "image_path": [path for split in splits.values() for path in split.paths()],
+        "label": label.astype(np.int64),
+    }
     names = dict(enumerate(cache.classnames))
     columns["caption"] = [names.get(y, "") for y in label.tolist()]
     columns["split"] = [name for name, split in splits.items() for _ in range(len(split))]
     columns["status"] = np.concatenate([split.status for split in splits.values()]).astype(np.int64)
     with open(new / "metadata" / "metadata_0.parquet", "wb") as stream:
         parquet.write_table(pyarrow.table(columns), stream)
-        _sync(stream)
     with open(new / "text.npz", "wb") as stream:
         np.savez(stream, **_class_arrays(cache))
-        _sync(stream)
-
-
-def _sync(stream) -> None:
-    stream.flush()
-    os.fsync(stream.fileno())
 
 
 FORMATS = {"npz": _npz, "safetensors": _safetensors, "npy+parquet": _npy_parquet}

@@ -16,12 +16,25 @@ from pathlib import Path
 import numpy as np
 
 from cliad import __version__
-from cliad.cache.file.layout import DONE, CacheError, Header, SplitLayout, TextSet, file_list_hash, recipe_id
+from cliad.cache.file.layout import (
+    DONE,
+    CacheError,
+    Header,
+    SplitLayout,
+    TextSet,
+    file_list_hash,
+    recipe_id,
+)
 from cliad.cache.file.read import open_cache
-from cliad.cache.file.write import Writer, add_text, create
-from cliad.cache.files import hold
+from cliad.cache.file.write import Writer, add_text, create, hold_cache
 from cliad.cache.folder import cache_path, slug
-from cliad.cache.formats.base import Foreign, Rows, read_classnames, read_split_file, split_file_names
+from cliad.cache.formats.base import (
+    Foreign,
+    Rows,
+    read_classnames,
+    read_split_file,
+    split_file_names,
+)
 from cliad.cache.formats.clip_retrieval import read_clip_retrieval
 from cliad.cache.formats.npz import read_classes, read_npz
 from cliad.cache.formats.tip_adapter import read_tip_adapter
@@ -47,7 +60,7 @@ def import_features(
     dtype: str = "float16",
     prompts: str = "default",
     force: bool = False,
-    tell: Callable[[str], None] = lambda message: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> Path:
     """Write the cache of features that another tool made, and return its path.
 
@@ -61,16 +74,22 @@ def import_features(
         logit_scale: the multiplier (default: the source's own, else 100); below 10, `logit_scale_is` says "multiplier" or "log".
         prompts: name of the prompt set; a new name adds one to a cache of the same features.
         force: write anew what is there, its other prompt sets are lost.
-        tell: gets a message when another process holds the file.
+        log: gets a message when another process holds the file.
     Raises:
         CacheError: anything that does not fit; nothing was written.
     """
     if not dataset.strip() or not encoder.strip():
-        raise CacheError(f"a cache needs names; found dataset {dataset!r}, encoder {encoder!r}; give --dataset NAME and --encoder NAME")
+        raise CacheError(
+            f"a cache needs names; found dataset {dataset!r}, encoder {encoder!r}; give --dataset NAME and --encoder NAME"
+        )
     if dtype not in ("float16", "float32"):
         raise CacheError(f"dtype '{dtype}' is not one of float16, float32")
     foreign = _read(kind, Path(source), labels)
-    foreign = foreign if text is None else replace(foreign, classes=_over(foreign, read_classes(Path(text))))
+    foreign = (
+        foreign
+        if text is None
+        else replace(foreign, classes=_over(foreign, read_classes(Path(text))))
+    )
     names = None if classnames is None else read_classnames(Path(classnames))
     if split_file is not None:
         foreign, of_split_file = _with_split_file(foreign, Path(split_file), kind)
@@ -79,7 +98,14 @@ def import_features(
     scale = _multiplier(foreign, logit_scale, logit_scale_is)
     header = _header(kind, foreign, dataset, encoder, dtype)
     text_set = _text_set(kind, foreign, encoder, scale, dtype, prompts)
-    return _write(cache_path(Path(cache_folder), dataset, encoder, header.image_id), header, foreign.splits, text_set, force, tell)
+    return _write(
+        cache_path(Path(cache_folder), dataset, encoder, header.image_id),
+        header,
+        foreign.splits,
+        text_set,
+        force,
+        log,
+    )
 
 
 import_tip_adapter = partial(import_features, "tip-adapter")
@@ -103,7 +129,11 @@ def _over(foreign: Foreign, given):
     own = foreign.classes
     same = given.index is None and own.index is None
     names = given.classnames or (own.classnames if same else None)
-    return replace(given, classnames=names, logit_scale=own.logit_scale if given.logit_scale is None else given.logit_scale)
+    return replace(
+        given,
+        classnames=names,
+        logit_scale=own.logit_scale if given.logit_scale is None else given.logit_scale,
+    )
 
 
 def _with_split_file(foreign: Foreign, file: Path, kind: str) -> tuple[Foreign, list[str]]:
@@ -118,7 +148,9 @@ def _with_split_file(foreign: Foreign, file: Path, kind: str) -> tuple[Foreign, 
             )
         if len(wrong := np.flatnonzero(y != np.array([label for _, label, _ in listed]))):
             row = wrong[0]
-            raise CacheError(f"{file}: {split} row {row} has label {listed[row][1]}, the features say {y[row]} ({len(wrong)} such rows)")
+            raise CacheError(
+                f"{file}: {split} row {row} has label {listed[row][1]}, the features say {y[row]} ({len(wrong)} such rows)"
+            )
         splits[split] = replace(splits[split], paths=[path for path, _, _ in listed])
     return replace(foreign, splits=splits), names
 
@@ -131,10 +163,18 @@ def _named(foreign: Foreign, names: Sequence[str] | None) -> Foreign:
         _check_order(own, names, index)
     if names is not None and index is not None:
         if (highest := int(index.max())) >= len(names):
-            raise CacheError(f"class_index goes up to {highest} but there are {len(names)} class names; give a name for every label")
+            raise CacheError(
+                f"class_index goes up to {highest} but there are {len(names)} class names; give a name for every label"
+            )
         names = [names[i] for i in index]
     if names is None:
-        numbers = range(foreign.n_class) if classes.text is None else range(classes.text.shape[1]) if index is None else index
+        numbers = (
+            range(foreign.n_class)
+            if classes.text is None
+            else range(classes.text.shape[1])
+            if index is None
+            else index
+        )
         names = own or [f"class {i}" for i in numbers]
     if index is None and len(names) < foreign.n_class:
         raise CacheError(
@@ -147,7 +187,9 @@ def _check_order(own: Sequence[str], names: Sequence[str], index: np.ndarray | N
     """Other spellings are fine; a class that stands at another place means that the two lists number the classes differently."""
     for i, name in zip(range(len(own)) if index is None else index, own, strict=True):
         if i < len(names) and name != names[i] and name in names:
-            raise CacheError(f"class {i} is '{name}' in the features' own list but '{names[i]}' in the names given; their order differs")
+            raise CacheError(
+                f"class {i} is '{name}' in the features' own list but '{names[i]}' in the names given; their order differs"
+            )
 
 
 def _chosen_classes(foreign: Foreign) -> Foreign:
@@ -155,18 +197,27 @@ def _chosen_classes(foreign: Foreign) -> Foreign:
     classes = foreign.classes
     if classes.text is not None and classes.text.shape[1] != len(classes.classnames):
         what = f"text has {classes.text.shape[1]} classes but there are {len(classes.classnames)} class names"
-        raise CacheError(f"{what}; text for some classes only needs an array class_index with their labels")
+        raise CacheError(
+            f"{what}; text for some classes only needs an array class_index with their labels"
+        )
     if classes.index is None:
         return foreign
     number = np.full(max(foreign.n_class, int(classes.index.max()) + 1), -1)
     number[classes.index] = np.arange(len(classes.index))
-    return replace(foreign, splits={split: _kept(split, rows, number[rows.y]) for split, rows in foreign.splits.items()})
+    return replace(
+        foreign,
+        splits={
+            split: _kept(split, rows, number[rows.y]) for split, rows in foreign.splits.items()
+        },
+    )
 
 
 def _kept(split: str, rows: Rows, y: np.ndarray) -> Rows:
     """The rows whose new label `y` (n,) is not -1."""
     if not len(keep := np.flatnonzero(y >= 0)):
-        raise CacheError(f"no {split} row is of a class in class_index; it must hold the labels that the features use")
+        raise CacheError(
+            f"no {split} row is of a class in class_index; it must hold the labels that the features use"
+        )
     return Rows(rows.x[keep], y[keep], [rows.paths[i] for i in keep], rows.status[keep])
 
 
@@ -183,7 +234,9 @@ def _multiplier(foreign: Foreign, scale: float | None, scale_is: str | None) -> 
         )
     value = math.exp(min(scale, 99)) if scale_is == "log" else scale
     if not 0 < value < 1e4:
-        raise CacheError(f"logit scale {scale:g} gives a multiplier of {value:.4g}; between 0 and 10000 is asked, CLIP's is 100")
+        raise CacheError(
+            f"logit scale {scale:g} gives a multiplier of {value:.4g}; between 0 and 10000 is asked, CLIP's is 100"
+        )
     return value
 
 
@@ -195,7 +248,13 @@ def _header(kind: str, foreign: Foreign, dataset: str, encoder: str, dtype: str)
     for split in sorted(foreign.splits):
         unit &= _take_in(split, foreign.splits[split], dtype, digest)
     files = file_list_hash({split: (rows.paths, rows.y) for split, rows in foreign.splits.items()})
-    recipe = {"import": kind, "encoder": encoder, "content": digest.hexdigest(), "files": files, "dtype": dtype}
+    recipe = {
+        "import": kind,
+        "encoder": encoder,
+        "content": digest.hexdigest(),
+        "files": files,
+        "dtype": dtype,
+    }
     versions = {"cliad": __version__, "numpy": np.__version__}
     return Header(dataset, encoder, _encoder_id(encoder), recipe, BATCH, dtype, unit, versions)
 
@@ -206,8 +265,16 @@ def _take_in(split: str, rows: Rows, dtype: str, digest) -> bool:
     for start in range(0, len(rows.y), BATCH):
         x = _batch(rows, start, dtype)
         done = rows.status[start : start + BATCH] == DONE
-        _check_values(f"{split}: row", np.asarray(rows.x[start : start + BATCH])[done], x[done], start + np.flatnonzero(done), dtype)
-        unit &= bool(np.all(abs(np.linalg.norm(x[done].astype(np.float32), axis=1) - 1) < UNIT_TOLERANCE))
+        _check_values(
+            f"{split}: row",
+            np.asarray(rows.x[start : start + BATCH])[done],
+            x[done],
+            start + np.flatnonzero(done),
+            dtype,
+        )
+        unit &= bool(
+            np.all(abs(np.linalg.norm(x[done].astype(np.float32), axis=1) - 1) < UNIT_TOLERANCE)
+        )
         digest.update(x.tobytes() + rows.status[start : start + BATCH].tobytes())
     return unit
 
@@ -224,30 +291,50 @@ def _stored(x: np.ndarray, dtype: str) -> np.ndarray:
         return np.ascontiguousarray(x, dtype)
 
 
-def _check_values(what: str, given: np.ndarray, x: np.ndarray, numbers: np.ndarray, dtype: str) -> None:
+def _check_values(
+    what: str, given: np.ndarray, x: np.ndarray, numbers: np.ndarray, dtype: str
+) -> None:
     """CacheError where rows x (n, ...), stored from `given`, are not finite; numbers (n,) are what the rows are called."""
     wrong = np.flatnonzero(~np.isfinite(x.reshape(len(x), -1)).all(axis=1))
     if not len(wrong):
         return
     row, values = numbers[wrong[0]], given[wrong[0]]
     if not np.isfinite(values).all():
-        raise CacheError(f"{what} {row} holds NaN or infinity ({len(wrong)} such rows here); make those features again")
+        raise CacheError(
+            f"{what} {row} holds NaN or infinity ({len(wrong)} such rows here); make those features again"
+        )
     way_out = "give --dtype float32" if dtype == "float16" else "scale the features down"
-    raise CacheError(f"{what} {row} holds {abs(values).max():.6g}, too large for {dtype}; {way_out}")
+    raise CacheError(
+        f"{what} {row} holds {abs(values).max():.6g}, too large for {dtype}; {way_out}"
+    )
 
 
-def _text_set(kind: str, foreign: Foreign, encoder: str, scale: float, dtype: str, name: str) -> TextSet:
+def _text_set(
+    kind: str, foreign: Foreign, encoder: str, scale: float, dtype: str, name: str
+) -> TextSet:
     classes, dim = foreign.classes, next(iter(foreign.splits.values())).x.shape[1]
-    recipe = {"import": kind, "encoder": encoder, "classnames": classes.classnames, "templates": [], "logit_scale": scale}
+    recipe = {
+        "import": kind,
+        "encoder": encoder,
+        "classnames": classes.classnames,
+        "templates": [],
+        "logit_scale": scale,
+    }
     if (text := classes.text) is not None:
         if text.shape[2] != dim:
-            raise CacheError(f"text features have {text.shape[2]} columns, the image features {dim}; they come from two encoders")
+            raise CacheError(
+                f"text features have {text.shape[2]} columns, the image features {dim}; they come from two encoders"
+            )
         x = _stored(text, dtype)
         _check_values("text: template", text, x, np.arange(len(x)), dtype)
         recipe["templates"] = list(classes.templates or [f"imported {i}" for i in range(len(x))])
-        recipe |= {"content": hashlib.sha256(x.tobytes()).hexdigest()} | ({"prompts": classes.prompts} if classes.prompts else {})
+        recipe |= {"content": hashlib.sha256(x.tobytes()).hexdigest()} | (
+            {"prompts": classes.prompts} if classes.prompts else {}
+        )
         text = x
-    return TextSet(name, text, recipe["templates"], classes.classnames, recipe, _encoder_id(encoder), scale)
+    return TextSet(
+        name, text, recipe["templates"], classes.classnames, recipe, _encoder_id(encoder), scale
+    )
 
 
 def _encoder_id(encoder: str) -> str:
@@ -255,16 +342,28 @@ def _encoder_id(encoder: str) -> str:
     return recipe_id({"import": slug(encoder)})
 
 
-def _write(path: Path, header: Header, splits: dict[str, Rows], text: TextSet, force: bool, tell) -> Path:
-    layouts = {split: SplitLayout(rows.paths, rows.y, {"features": rows.x.shape[1:]}) for split, rows in splits.items()}
-    with hold(path, tell):
+def _write(
+    path: Path, header: Header, splits: dict[str, Rows], text: TextSet, force: bool, log
+) -> Path:
+    layouts = {
+        split: SplitLayout(rows.paths, rows.y, {"features": rows.x.shape[1:]})
+        for split, rows in splits.items()
+    }
+    with hold_cache(path, log):
         if path.exists() and not force:
             return _with_text(path, text)
-        create(path, header, layouts, [text])  # a killed import starts anew: reading took longer than writing will
+        create(
+            path, header, layouts, [text]
+        )  # a killed import starts anew: reading took longer than writing will
         with Writer(path) as writer:
             for split, start, stop in writer.todo():
                 rows = splits[split]
-                writer.write(split, start, {"features": _batch(rows, start, header.dtype)}, rows.status[start:stop])
+                writer.write(
+                    split,
+                    start,
+                    {"features": _batch(rows, start, header.dtype)},
+                    rows.status[start:stop],
+                )
             return writer.finish()
 
 

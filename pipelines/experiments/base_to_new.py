@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -12,89 +12,196 @@ from torch import Tensor
 
 from cliad.adapters.core.classifier import Classifier
 from cliad.adapters.core.episode import Episode
-from cliad.adapters.core.fit import require
+from cliad.adapters.core.fit import Run, require
 from cliad.adapters.core.head import HeadError
 from cliad.adapters.core.metrics import metrics
 from cliad.adapters.core.select import fit_all, fit_selected
-from cliad.pipelines.experiments.episode import make_episodes, pick_device, score_rows
-from cliad.pipelines.experiments.find_cache import find_cache
-from cliad.pipelines.experiments.score import versions
-from cliad.pipelines.experiments.spec import SpecError, make_head, spec_of
-from cliad.pipelines.experiments.transfer import _able, _zero_shot
-from cliad.pipelines.fewshot.draw import check_asked
+from cliad.cache.file.read import FeatureCache
+from cliad.cache.folder import cache_dir
+from cliad.pipelines.experiments.episode import (
+    LabelledRows,
+    make_episodes,
+    pick_device,
+    score_rows,
+)
+from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
+from cliad.pipelines.experiments.run import request_of
+from cliad.pipelines.experiments.score import Timing, is_finite, versions
+from cliad.pipelines.experiments.spec import SpecError, TrainSpec, make_head, spec_of
+from cliad.pipelines.experiments.transfer import heads_for_new_classes, text_top1
+from cliad.pipelines.fewshot.draw import check_request
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """Half of a data set's classes: their texts (n_template, n_class, dim) and their test rows.
+
+    Labels are counted from 0 within the half. `plain` are the rows without what stands behind the
+    features.
+    """
+
+    text: Tensor
+    rows: LabelledRows
+    plain: LabelledRows
+
+    @classmethod
+    def cut(cls, test: LabelledRows, text: Tensor, labels: range) -> Half:
+        """The half of the classes with these labels."""
+        inside = (test.y >= labels.start) & (test.y < labels.stop)
+        x = test.x[inside]
+        y = test.y[inside] - labels.start
+        dim = text.shape[-1]
+        of_half = text[:, labels.start : labels.stop]
+        return cls(of_half, LabelledRows(x, y), LabelledRows(x[:, :dim], y))
 
 
 def base_to_new(
     *,
-    folder: Path,
+    folder: Path | None = None,
     dataset: str | None = None,
     encoder: str | None = None,
     prompts: str | None = None,
     head: str = "clip-adapter",
+    hyper: Mapping[str, object] = {},
     shots: int = 16,
     seeds: Sequence[int] = (1,),
     protocol: str = "coop",
     select: str | None = None,
-    hyper: Mapping[str, object] = {},
     device: str = "auto",
-    tell: Callable[[str], None] = lambda message: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> list[dict]:
     """Train on the first ceil(n_class / 2) classes by label, score on both halves: a row per seed.
 
-    The few-shot draw is that of all classes, cut afterwards, as CoOp does it; each half is scored among its own classes only. A row
-    is the spec's words, task "base-to-new", and base_top1, new_top1, their harmonic mean `harmonic`, zero_shot_base_top1,
-    zero_shot_new_top1, zero_shot_harmonic, n_base, n_new; top1 is null, so that it is never averaged with rows over all classes.
+    The few-shot draw is that of all classes, cut afterwards, as CoOp does it; each half is scored
+    among its own classes only. A row is the spec's words, task "base-to-new", and `base_top1`,
+    `new_top1`, their harmonic mean `harmonic`, `zero_shot_base_top1`, `zero_shot_new_top1`,
+    `zero_shot_harmonic`, `n_base`, `n_new`. `top1` is null, so that it is never averaged with rows
+    over all classes.
 
+    Args:
+        folder, dataset, encoder, prompts, head, hyper, shots, protocol, select, device, log: as
+            `train`.
+        seeds: a run for each.
     Raises:
         SpecError: fewer than two classes, or no text for them.
         HeadError: the head has parameters for each class, which new ones lack.
     """
-    made, where = make_head(head, hyper), pick_device(device)
+    made = make_head(head, hyper)
+    where = pick_device(device)
     if made.per_class:
-        raise HeadError(f"{head} has parameters for each of its classes and cannot serve new ones; base-to-new takes {_able()}")
-    check_asked(shots, protocol)
-    cache = find_cache(folder, dataset, encoder, prompts, tell)
-    if cache.text is None or len(cache.classnames) < 2:
-        raise SpecError(f"base-to-new needs text features of two classes or more; {cache.dataset} lacks them")
-    n_base = -(-len(cache.classnames) // 2)
-    specs = [spec_of(cache, head, made, shots=shots, seed=seed, protocol=protocol, select=select, given=hyper) for seed in seeds]
-    drawn = make_episodes(cache, [(shots, seed, protocol) for seed in seeds], where, needs=made.needs | made.likes)
-    text = drawn[0].episode.text
-    base_text, new_text = text[:, :n_base], text[:, n_base:]
-    runs = [(made, base_half(d.episode, n_base, base_text)) for d in drawn]
-    require(*runs[0])
-    started = time.perf_counter()
-    fitted = fit_selected(runs, dict(specs[0].hyper)) if specs[0].select == "val" else fit_all(runs)
-    seconds = (time.perf_counter() - started) / len(runs)
-    x, y = score_rows(cache, "test", where, pre_projection="pre_projection" in made.needs)
-    halves = (x[y < n_base], y[y < n_base]), (x[y >= n_base], y[y >= n_base] - n_base)
-    plain = [rows[:, : cache.dim] for rows, _ in halves]
-    both = zip(plain, (base_text, new_text), halves, strict=True)
-    zero = [metrics(_zero_shot(t, cache.logit_scale)(rows), y)["top1"] for rows, t, (_, y) in both]
-    shared = {"task": "base-to-new", "top1": None, "n_base": n_base, "n_new": text.shape[1] - n_base, "train_seconds": seconds}
-    shared |= dict(zip(("zero_shot_base_top1", "zero_shot_new_top1"), zero, strict=True)) | {"zero_shot_harmonic": harmonic(*zero)}
-    shared |= {"fingerprint": cache.fingerprint, "group_size": len(runs), "device": str(where), "versions": versions(), "run": None}
-    return [
-        spec.json() | _half_scores(classifier, halves, new_text) | shared | {"index_hash": d.index_hash, "val_per_class": d.val_per_class}
-        for spec, classifier, d in zip(specs, fitted, drawn, strict=True)
+        raise HeadError(
+            f"{head} has parameters for each of its classes and cannot serve new ones; base-to-new takes {heads_for_new_classes()}"
+        )
+    check_request(shots, protocol)
+    cache = find_cache(CacheChoice(cache_dir(folder), dataset, encoder, prompts), log)
+    n_class = len(cache.classnames)
+    if cache.text is None or n_class < 2:
+        raise SpecError(
+            f"base-to-new needs text features of two classes or more; {cache.dataset} lacks them"
+        )
+    specs = [
+        spec_of(
+            cache,
+            made,
+            given=hyper,
+            shots=shots,
+            seed=seed,
+            protocol=protocol,
+            select=select,
+        )
+        for seed in seeds
     ]
+    return _rows(cache, specs, where)
+
+
+def _rows(cache: FeatureCache, specs: Sequence[TrainSpec], device: torch.device) -> list[dict]:
+    """The rows of runs of one head that differ in their seed only."""
+    head = specs[0].head
+    n_class = len(cache.classnames)
+    n_base = -(-n_class // 2)
+    drawn = make_episodes(
+        cache, [request_of(spec) for spec in specs], device, needs=head.needs | head.likes
+    )
+    text = drawn[0].episode.text
+    test = score_rows(cache, "test", device, pre_projection="pre_projection" in head.needs)
+    base = Half.cut(test, text, range(n_base))
+    new = Half.cut(test, text, range(n_base, n_class))
+    runs = [Run(head, base_half(one.episode, n_base, base.text)) for one in drawn]
+    fitted, timing = _fit(runs, specs[0], device)
+    zero_shot_base = text_top1(base.text, cache.logit_scale, base.plain)
+    zero_shot_new = text_top1(new.text, cache.logit_scale, new.plain)
+    shared = {
+        "task": "base-to-new",
+        "top1": None,
+        "n_base": n_base,
+        "n_new": n_class - n_base,
+        "train_seconds": timing.train_seconds,
+        "zero_shot_base_top1": zero_shot_base,
+        "zero_shot_new_top1": zero_shot_new,
+        "zero_shot_harmonic": harmonic(zero_shot_base, zero_shot_new),
+        "fingerprint": cache.fingerprint,
+        "group_size": timing.group_size,
+        "device": timing.device,
+        "versions": versions(),
+        "run": None,
+    }
+    rows = []
+    for spec, classifier, one in zip(specs, fitted, drawn, strict=True):
+        of_draw = {"index_hash": one.index_hash, "val_per_class": one.val_per_class}
+        scores = _score_halves(classifier, base, new)
+        rows.append({**spec.json(), **scores, **shared, **of_draw})
+    return rows
+
+
+def _fit(
+    runs: Sequence[Run], spec: TrainSpec, device: torch.device
+) -> tuple[list[Classifier], Timing]:
+    require(spec.head, runs[0].episode)
+    started = time.perf_counter()
+    if spec.select == "val":
+        fitted = fit_selected(runs, spec.given)
+    else:
+        fitted = fit_all(runs)
+    seconds = (time.perf_counter() - started) / len(runs)
+    return fitted, Timing(seconds, len(runs), str(device))
 
 
 def base_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
     """The episode's items of the labels under n_base, and their text."""
-    support, val = episode.y < n_base, episode.val_y < n_base
-    items = {"index": episode.index[support], "y": episode.y[support], "val_index": episode.val_index[val], "val_y": episode.val_y[val]}
-    return replace(episode, **items, text=text, n_class=n_base)
+    in_support = episode.y < n_base
+    in_validation = episode.val_y < n_base
+    return replace(
+        episode,
+        index=episode.index[in_support],
+        y=episode.y[in_support],
+        val_index=episode.val_index[in_validation],
+        val_y=episode.val_y[in_validation],
+        text=text,
+        n_class=n_base,
+    )
 
 
-def _half_scores(classifier: Classifier, halves: Sequence, new_text: Tensor) -> dict:
-    logits = [c.logits(x) for c, (x, _) in zip((classifier, classifier.rebind(new_text)), halves, strict=True)]
-    diverged = classifier.diverged or not all(bool(torch.isfinite(part).all()) for part in logits)
-    tops = [None if diverged else metrics(part, y)["top1"] for part, (_, y) in zip(logits, halves, strict=True)]
-    found = {"diverged": diverged, "alpha": getattr(classifier.head, "alpha", None)}
-    return dict(zip(("base_top1", "new_top1"), tops, strict=True)) | {"harmonic": harmonic(*tops)} | found
+def _score_halves(classifier: Classifier, base: Half, new: Half) -> dict:
+    """The words of a row for both halves; accuracies are None where training diverged."""
+    base_logits = classifier.logits(base.rows.x)
+    new_logits = classifier.rebind(new.text).logits(new.rows.x)
+    finite = is_finite(base_logits) and is_finite(new_logits)
+    diverged = classifier.diverged or not finite
+    base_top1 = None if diverged else metrics(base_logits, base.rows.y)["top1"]
+    new_top1 = None if diverged else metrics(new_logits, new.rows.y)["top1"]
+    return {
+        "base_top1": base_top1,
+        "new_top1": new_top1,
+        "harmonic": harmonic(base_top1, new_top1),
+        "diverged": diverged,
+        "alpha": getattr(classifier.head, "alpha", None),
+    }
 
 
 def harmonic(a: float | None, b: float | None) -> float | None:
     """The harmonic mean of two accuracies, 0 where one is 0."""
-    return None if a is None or b is None else 2 * a * b / (a + b) if a + b else 0.0
+    if a is None or b is None:
+        return None
+    if a + b == 0:
+        return 0.0
+    return 2 * a * b / (a + b)

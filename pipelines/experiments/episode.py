@@ -1,9 +1,13 @@
-"""Cache -> Episode: the few-shot draw, the rows it needs as tensors, the move to a device. The only place that moves tensors."""
+"""Cache -> Episode: the few-shot draw, the rows it needs as tensors, and the move to a device.
+
+This is the only module that moves tensors to a device.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,110 +17,222 @@ from cliad.adapters.core.episode import Episode
 from cliad.cache.encoders.base import choose_device
 from cliad.cache.file.layout import DONE, CacheError
 from cliad.cache.file.read import FeatureCache
-from cliad.pipelines.fewshot.draw import Draw, draw, index_hash
+from cliad.pipelines.fewshot.draw import Draw, DrawRequest, draw, index_hash
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnEpisode:
-    """An episode with what a result row says of its draw."""
+    """An episode with what a result row says of its draw.
+
+    `val_per_class` is the smallest number of validation images that a class has, `n_val` all of
+    them.
+    """
 
     episode: Episode
     index_hash: str
-    val_per_class: int  # the smallest over classes
+    val_per_class: int
     n_val: int
 
 
+class LabelledRows(NamedTuple):
+    """Raw features x (n, dim) and labels y (n,): what a classifier is scored on."""
+
+    x: Tensor
+    y: Tensor
+
+
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU: heads are too small to gain from mps."""
-    return choose_device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    """The device by its name; `auto` is CUDA where there is one, else the CPU.
+
+    Heads are too small to gain from mps, so `auto` never takes it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return choose_device(name)
 
 
-def draw_of(cache: FeatureCache, *, shots: int, seed: int, protocol: str) -> tuple[Draw, str]:
-    """The draw on a cache's splits, and its index hash."""
+def draw_of(cache: FeatureCache, request: DrawRequest) -> tuple[Draw, str]:
+    """The draw on a cache's splits, and its index hash.
+
+    Raises:
+        DrawError: see `draw`.
+    """
     train = cache.split("train")
     val = cache.split("val") if "val" in cache.split_names else None
-    labels, val_labels = train.y.tolist(), val.y.tolist() if val is not None else None
-    drawn = draw(labels, val_labels, shots=shots, seed=seed, protocol=protocol, names=cache.classnames)
-    sparse = lambda split, rows: dict(zip(rows, split.paths(rows), strict=True)) if rows else {}
-    sources = {"train": train, "val": val}
-    val_paths = sparse(sources[drawn.val_split], drawn.val)
-    train_paths = sparse(train, drawn.train) | (val_paths if drawn.val_split == "train" else {})
-    return drawn, index_hash(drawn, (labels, train_paths), None if val is None else (val_labels, val_paths))
+    train_labels = train.y.tolist()
+    val_labels = None if val is None else val.y.tolist()
+    drawn = draw(
+        train_labels,
+        val_labels,
+        shots=request.shots,
+        seed=request.seed,
+        protocol=request.protocol,
+        names=cache.classnames,
+    )
+    # Paths are read from the file, so only those of drawn rows are.
+    if drawn.val_split == "train":
+        train_paths = _paths_by_row(train, [*drawn.train, *drawn.val])
+        val_paths = {}
+    else:
+        train_paths = _paths_by_row(train, drawn.train)
+        val_paths = _paths_by_row(val, drawn.val)
+    val_source = None if val_labels is None else (val_labels, val_paths)
+    return drawn, index_hash(drawn, (train_labels, train_paths), val_source)
+
+
+def _paths_by_row(split, rows: Sequence[int]) -> dict[int, str]:
+    if not rows:
+        return {}
+    return dict(zip(rows, split.paths(rows), strict=True))
+
+
+class SharedRows:
+    """The rows that some draw uses, as one matrix: training rows first, then validation rows.
+
+    Rows of each split stand in ascending order, each once.
+    """
+
+    def __init__(self, draws: Sequence[Draw]):
+        train: set[int] = set()
+        val: set[int] = set()
+        for drawn in draws:
+            train.update(drawn.train)
+            if drawn.val_split == "train":
+                train.update(drawn.val)
+            else:
+                val.update(drawn.val)
+        self.train = np.array(sorted(train), np.int64)
+        self.val = np.array(sorted(val), np.int64)
+
+    @property
+    def by_split(self) -> dict[str, np.ndarray]:
+        """The rows in use of each split that has any, in the matrix's order."""
+        rows = {"train": self.train, "val": self.val}
+        return {name: members for name, members in rows.items() if len(members)}
+
+    def positions(self, split: str, rows: Sequence[int]) -> np.ndarray:
+        """Where rows of a split stand in the matrix."""
+        if split == "train":
+            return np.searchsorted(self.train, rows)
+        return len(self.train) + np.searchsorted(self.val, rows)
 
 
 def make_episodes(
-    cache: FeatureCache, asked: Sequence[tuple[int, int, str]], device: torch.device, *, needs=frozenset()
+    cache: FeatureCache,
+    requests: Sequence[DrawRequest],
+    device: torch.device,
+    *,
+    needs: Collection[str] = (),
 ) -> list[DrawnEpisode]:
-    """Episodes for (shots, seed, protocol) triples over one cache; they share one matrix with just the rows that some draw uses.
+    """Episodes over one cache; they share one matrix with just the rows that some draw uses.
 
-    needs: of {"views", "pre_projection"}, the optional arrays to load; where the cache lacks them the episode has None.
+    Args:
+        cache: the cache.
+        requests: what is drawn, an episode each.
+        device: where the tensors go.
+        needs: of {"views", "pre_projection"}, the optional arrays to load; where the cache lacks
+            them the episode has None.
     Raises:
         CacheError: a drawn image could not be read when its features were extracted.
         DrawError: see `draw`.
     """
-    draws = [draw_of(cache, shots=shots, seed=seed, protocol=protocol) for shots, seed, protocol in asked]
-    used = {"train": set(), "val": set()}
-    for drawn, _ in draws:
-        used["train"].update(drawn.train)
-        used[drawn.val_split].update(drawn.val)
-    rows = {name: np.array(sorted(members), np.int64) for name, members in used.items()}
-    _check_readable(cache, rows)
-    parts = [cache.split(name).rows(of_split) for name, of_split in rows.items() if len(of_split)]
+    drawn = [draw_of(cache, request) for request in requests]
+    rows = SharedRows([one for one, _ in drawn])
+    for name, members in rows.by_split.items():
+        _check_readable(cache, name, members)
+    parts = [cache.split(name).rows(members) for name, members in rows.by_split.items()]
     features = torch.from_numpy(np.concatenate(parts)).to(device)
     text = None if cache.text is None else torch.from_numpy(cache.text).to(device)
-    extras = {"views": _views(cache, rows["train"], device) if "views" in needs else None}
-    extras["pre_projection"] = _column(cache, rows, "pre_projection", device) if "pre_projection" in needs else None
-    at = {"train": lambda r: np.searchsorted(rows["train"], r), "val": lambda r: len(rows["train"]) + np.searchsorted(rows["val"], r)}
-    tensor = lambda values: torch.as_tensor(np.asarray(values, np.int64), device=device)
-    y = {name: cache.split(name).y for name in ("train", "val") if name in cache.split_names}
+    views = _views(cache, rows.train, device) if "views" in needs else None
+    pre_projection = None
+    if "pre_projection" in needs:
+        pre_projection = _column(cache, rows.by_split, "pre_projection", device)
+    labels = {name: cache.split(name).y for name in ("train", "val") if name in cache.split_names}
+
+    def on_device(numbers: np.ndarray) -> Tensor:
+        return torch.as_tensor(np.asarray(numbers, np.int64), device=device)
+
     episodes = []
-    for (drawn, digest), (_, seed, _) in zip(draws, asked, strict=True):
-        index, val_index = tensor(at["train"](drawn.train)), tensor(at[drawn.val_split](drawn.val))
-        labels, val_labels = tensor(y["train"][drawn.train]), tensor(y[drawn.val_split][drawn.val])
-        n_class, scale = len(cache.classnames), cache.logit_scale
-        episode = Episode(features, index, labels, val_index, val_labels, text, scale, seed, n_class, **extras)
-        episodes.append(DrawnEpisode(episode, digest, min(drawn.val_per_class.values()), len(drawn.val)))
+    for (one, digest), request in zip(drawn, requests, strict=True):
+        episode = Episode(
+            features=features,
+            index=on_device(rows.positions("train", one.train)),
+            y=on_device(labels["train"][one.train]),
+            val_index=on_device(rows.positions(one.val_split, one.val)),
+            val_y=on_device(labels[one.val_split][one.val]),
+            text=text,
+            logit_scale=cache.logit_scale,
+            seed=request.seed,
+            n_class=len(cache.classnames),
+            views=views,
+            pre_projection=pre_projection,
+        )
+        least = min(one.val_per_class.values())
+        episodes.append(DrawnEpisode(episode, digest, least, len(one.val)))
     return episodes
 
 
-def _check_readable(cache: FeatureCache, rows: dict[str, np.ndarray]) -> None:
-    for name, members in rows.items():
-        if len(members) and len(bad := members[cache.split(name).status[members] != DONE]):
-            path = cache.split(name).paths(bad[:1])[0]
-            raise CacheError(
-                f"{name} image {path or bad[0]} is drawn but could not be read; mend it and extract with --force, or take another --seed"
-            )
+def _check_readable(cache: FeatureCache, split: str, rows: np.ndarray) -> None:
+    """CacheError where the image of one of the rows could not be read."""
+    bad = rows[cache.split(split).status[rows] != DONE]
+    if not len(bad):
+        return
+    path = cache.split(split).paths(bad[:1])[0]
+    raise CacheError(
+        f"{split} image {path or bad[0]} was selected for this run but could not be read;"
+        " repair it and extract with --force, or take another --seed"
+    )
 
 
-def _column(cache: FeatureCache, rows: dict[str, np.ndarray], name: str, device: torch.device) -> Tensor | None:
-    parts = [(cache.column(split, name), members) for split, members in rows.items() if len(members)]
-    if any(array is None for array, _ in parts):
-        return None
-    return torch.from_numpy(np.concatenate([np.asarray(array[members], np.float32) for array, members in parts])).to(device)
+def _column(
+    cache: FeatureCache, rows: Mapping[str, np.ndarray], name: str, device: torch.device
+) -> Tensor | None:
+    """An optional array (n_row, ...) at the rows of each split, in order; None where it is missing."""
+    parts = []
+    for split, members in rows.items():
+        column = cache.column(split, name)
+        if column is None:
+            return None
+        parts.append(np.asarray(column[members], np.float32))
+    return torch.from_numpy(np.concatenate(parts)).to(device)
 
 
 def _views(cache: FeatureCache, rows: np.ndarray, device: torch.device) -> Tensor | None:
-    """(n_view, n_row, dim) views of the training rows in use, from the first view set of the cache."""
+    """(n_view, n_row, dim) views of training rows, from the first view set of the cache.
+
+    Raises:
+        CacheError: the views do not cover all of the rows.
+    """
     names = [name for name in cache.row_arrays("train") if name.startswith("views/")]
     if not names:
         return None
-    covered, array = cache.column("train", names[0] + "_rows"), cache.column("train", names[0])
-    at = np.searchsorted(covered, rows)
-    if not np.array_equal(covered[np.minimum(at, len(covered) - 1)], rows):
+    covered = cache.column("train", names[0] + "_rows")
+    array = cache.column("train", names[0])
+    places = np.searchsorted(covered, rows)
+    if not np.array_equal(covered[np.minimum(places, len(covered) - 1)], rows):
         raise CacheError(
             f"{names[0]} of {cache.path.name} do not cover all drawn images; extract with --views-for for these shots and seeds"
         )
-    return torch.from_numpy(np.asarray(array[:, at], np.float32)).to(device)
+    return torch.from_numpy(np.asarray(array[:, places], np.float32)).to(device)
 
 
-def score_rows(cache: FeatureCache, split: str, device: torch.device, *, pre_projection: bool = False) -> tuple[Tensor, Tensor]:
+def score_rows(
+    cache: FeatureCache, split: str, device: torch.device, *, pre_projection: bool = False
+) -> LabelledRows:
     """All readable rows (n, dim) raw and labels (n,) of a split: what a classifier is scored on.
 
-    pre_projection: the features before the projection stand behind the others, (n, dim + dim_pre).
+    With `pre_projection` the features before the projection stand behind the others,
+    (n, dim + dim_pre).
     """
     data = cache.split(split)
-    keep = np.flatnonzero(data.readable)
-    columns = [torch.from_numpy(data.rows(keep)).to(device)]
+    readable = np.flatnonzero(data.readable)
+    x = torch.from_numpy(data.rows(readable)).to(device)
     if pre_projection:
-        columns.append(_column(cache, {split: keep}, "pre_projection", device))
-    return torch.cat(columns, dim=-1), torch.as_tensor(np.asarray(data.y[keep], np.int64), device=device)
+        before = _column(cache, {split: readable}, "pre_projection", device)
+        if before is None:
+            raise CacheError(
+                f"{cache.path.name} has no pre-projection features of its {split} split; extract with --pre-projection"
+            )
+        x = torch.cat([x, before], dim=-1)
+    y = torch.as_tensor(np.asarray(data.y[readable], np.int64), device=device)
+    return LabelledRows(x, y)

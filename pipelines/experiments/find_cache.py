@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from cliad.cache import folder as cache_folder
-from cliad.cache.file.read import FeatureCache
+from cliad.cache.file.read import FeatureCache, open_cache
 from cliad.pipelines.experiments.spec import SpecError
 
 
-def find_cache(folder: Path, dataset: str | None, encoder: str | None, prompts: str | None, tell: Callable[[str], None]) -> FeatureCache:
-    """The cache that is meant; `digits` with its bundled encoder is extracted where it is not there yet.
+@dataclass(frozen=True)
+class CacheChoice:
+    """Which cache of a cache folder: by data set, encoder and prompts, each None where not said."""
+
+    folder: Path
+    dataset: str | None = None
+    encoder: str | None = None
+    prompts: str | None = None
+
+
+def find_cache(choice: CacheChoice, log: Callable[[str], None]) -> FeatureCache:
+    """The cache that is meant.
+
+    Digits with their bundled encoder are extracted where they are not there yet; `log` says so.
 
     Raises:
         SpecError: another data set has no cache; the message is the command that makes it.
+        CacheError: several caches match, or the one found is damaged.
     """
-    cache = cache_folder.find(folder, dataset, encoder, prompts)
+    cache = cache_folder.find(choice.folder, choice.dataset, choice.encoder, choice.prompts)
     if cache is not None:
         return cache
-    if dataset in (None, "digits") and encoder in (None, "tiny"):
+    if choice.dataset in (None, "digits") and choice.encoder in (None, "tiny"):
+        # Brings the encoder: imported only when there is something to encode.
         from cliad.pipelines.extract import extract
 
-        tell("there is no cache yet: extracting the bundled data set digits with the bundled encoder tiny")
-        return cache_folder.open_cache(extract("digits", cache_folder=folder, tell=tell), prompts)
-    have = sorted({f"{path.parent.name}/{path.stem}" for path in cache_folder.cached(folder)})
-    what = f"--dataset {dataset}" if dataset else "--dataset NAME"
-    with_encoder = f" --model {encoder}" if encoder else ""
-    raise SpecError(
-        f"{folder} has no cache of {dataset or encoder}; `cliad extract {what}{with_encoder}` makes it; there is: {', '.join(have) or 'none'}"
-    )
+        log(
+            "there is no cache yet: extracting the bundled data set digits with the bundled encoder tiny"
+        )
+        path = extract("digits", cache_folder=choice.folder, log=log)
+        return open_cache(path, choice.prompts)
+    raise SpecError(_no_cache(choice))
+
+
+def _no_cache(choice: CacheChoice) -> str:
+    """What to do where there is no cache of the data set."""
+    found = {f"{path.parent.name}/{path.stem}" for path in cache_folder.cached(choice.folder)}
+    there_is = ", ".join(sorted(found)) or "none"
+    command = f"cliad extract --dataset {choice.dataset or 'NAME'}"
+    if choice.encoder:
+        command += f" --model {choice.encoder}"
+    return f"{choice.folder} has no cache of {choice.dataset or choice.encoder}; `{command}` makes it; there is: {there_is}"

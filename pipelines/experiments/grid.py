@@ -1,4 +1,7 @@
-"""`cliad grid`: every combination of what is asked, each once, its row in results.jsonl as soon as it is there."""
+"""`cliad grid`: every combination of what was asked for, each once.
+
+Its row is in the results file as soon as it is known.
+"""
 
 from __future__ import annotations
 
@@ -13,21 +16,32 @@ from pathlib import Path
 import torch
 
 from cliad.adapters import HEADS
-from cliad.adapters.core.head import Head
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir, slug
+from cliad.errors import unknown
 from cliad.pipelines.experiments.axes import Axes, AxisError, axes_of, hyper_names, read_config
 from cliad.pipelines.experiments.episode import draw_of, pick_device
-from cliad.pipelines.experiments.find_cache import find_cache
+from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
 from cliad.pipelines.experiments.memory import group_size
-from cliad.pipelines.experiments.results_file import open_ledger
-from cliad.pipelines.experiments.run import groups, run
+from cliad.pipelines.experiments.results_file import open_results
+from cliad.pipelines.experiments.run import groups, request_of, run
 from cliad.pipelines.experiments.score import Result
-from cliad.pipelines.experiments.spec import SpecError, TrainSpec, make_head, nearest, selects, spec_of
+from cliad.pipelines.experiments.spec import (
+    SpecError,
+    TrainSpec,
+    make_head,
+    selects,
+    spec_of,
+)
 from cliad.pipelines.experiments.transfer import check_target, find_targets, transfer
-from cliad.pipelines.fewshot.draw import check_asked
+from cliad.pipelines.fewshot.draw import check_request
 
-DEFAULTS = {"shots": ["1", "2", "4", "8", "16"], "seeds": ["1", "2", "3"], "head": ["clip-adapter"], "protocol": ["coop"]}
+DEFAULTS = {
+    "shots": ["1", "2", "4", "8", "16"],
+    "seeds": ["1", "2", "3"],
+    "head": ["clip-adapter"],
+    "protocol": ["coop"],
+}
 
 
 @dataclass(frozen=True)
@@ -41,7 +55,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Grid:
-    """What a grid did: the file, rows asked, rows that were in it already, rows done now, and the seconds that took."""
+    """What a grid did.
+
+    out: the results file; asked: the rows of the grid; found: rows that were in the file already;
+    done: rows added now, in `seconds`.
+    """
 
     out: Path
     asked: int
@@ -51,16 +69,29 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class _Todo:
-    """The rows over one cache by key: spec, head, and the cache that the head is scored on, its own or a target's."""
+class PlannedRow:
+    """A row to come: a run, and the cache that its head is scored on, its own or another."""
+
+    spec: TrainSpec
+    target: FeatureCache
+
+
+@dataclass(frozen=True)
+class PlannedCache:
+    """The rows over one cache, by key."""
 
     cache: FeatureCache
-    rows: Mapping[str, tuple[TrainSpec, Head, FeatureCache]]
+    rows: Mapping[str, PlannedRow]
 
     @property
-    def runs(self) -> dict[TrainSpec, Head]:
-        """What has to be trained for them: each run once."""
-        return {spec: head for spec, head, _ in self.rows.values()}
+    def specs(self) -> list[TrainSpec]:
+        """What has to be trained for the rows: each run once."""
+        return list(dict.fromkeys(row.spec for row in self.rows.values()))
+
+    def without(self, done: set[str]) -> PlannedCache:
+        """The rows whose keys are not in `done`."""
+        left = {key: row for key, row in self.rows.items() if key not in done}
+        return PlannedCache(self.cache, left)
 
 
 def grid(
@@ -70,139 +101,208 @@ def grid(
     config: Path | None = None,
     out: Path | None = None,
     device: str | None = None,
-    tell: Callable[[str], None] = lambda message: None,
+    log: Callable[[str], None] = lambda message: None,
     progress: Callable[[Progress], None] = lambda state: None,
 ) -> Grid:
     """Run what a results file lacks of a grid.
 
     Args:
         folder: where caches lie; None: $CLIAD_CACHE or the user's cache folder.
-        words: axes as typed: word -> `1,2,4`, `0:1:0.2`, or a list; "set" holds a table of further hyper-parameters.
+        words: axes as typed: word -> `1,2,4`, `0:1:0.2`, or a list; "set" holds a table of further
+            hyper-parameters.
         config: a TOML file with the same words; `words` win.
         out: the results file; default the configuration's, else results.jsonl.
         device: auto, cpu, cuda, ...
-        tell, progress: called with messages, and with how far it is.
+        log, progress: called with messages, and with how far it is.
     Raises:
-        ValueError: AxisError, SpecError, HeadError, DrawError, CacheError, RowsError; rows that were done are in the file.
+        AxisError, SpecError, HeadError, DrawError, CacheError, RowsError: what is wrong and what to
+            do; rows that were done are in the file.
     """
-    axes = (read_config(config) if config else Axes()) | axes_of(words)
-    out = Path(out or axes.other.get("out", "results.jsonl"))
-    on = pick_device(device or axes.other.get("device", "auto"))
-    todos = list(_todos(cache_dir(folder), axes, tell))
-    asked = sum(len(todo.rows) for todo in todos)
-    with open_ledger(out, tell) as ledger:
-        have = {row.get("key") for row in ledger.rows}
-        todos = [_Todo(todo.cache, {key: of for key, of in todo.rows.items() if key not in have}) for todo in todos]
-        total = sum(len(todo.rows) for todo in todos)
-        tell(_plan_line(todos, asked, total, out, on))
-        started, done = time.perf_counter(), 0
-        for rows in _rows(todos, on):
-            ledger.append(rows)
+    axes = axes_of(words)
+    if config:
+        axes = read_config(config) | axes
+    results_path = Path(out or axes.other.get("out", "results.jsonl"))
+    where = pick_device(device or axes.other.get("device", "auto"))
+    planned = list(_planned(cache_dir(folder), axes, log))
+    asked = sum(len(part.rows) for part in planned)
+    with open_results(results_path, log) as results:
+        done_before = {row["key"] for row in results.rows if "key" in row}
+        left = [part.without(done_before) for part in planned]
+        total = sum(len(part.rows) for part in left)
+        log(_plan_line(left, asked, total, results_path, where))
+        started = time.perf_counter()
+        done = 0
+        for rows in _rows(left, where):
+            results.append(rows)
             done += len(rows)
-            progress(Progress(done, total, done / (time.perf_counter() - started)))
-        return Grid(out, asked, asked - total, done, time.perf_counter() - started)
+            rate = done / (time.perf_counter() - started)
+            progress(Progress(done, total, rate))
+        return Grid(results_path, asked, asked - total, done, time.perf_counter() - started)
 
 
-def key_of(spec: TrainSpec, head: Head, source: FeatureCache, scored: FeatureCache) -> str:
-    """16 hex digits for what decides a row's numbers: data, cache, head, every hyper-parameter, how it is selected, what it is scored on.
+def key_of(spec: TrainSpec, source: FeatureCache, target: FeatureCache) -> str:
+    """16 hex digits for all that decides a row's numbers.
 
-    A default counts like the same value typed, so that a later default is another run.
+    That is the data, the cache, the head, every hyper-parameter, how it is selected, and what it is
+    scored on. A default counts like the same value typed, so that a later default is another run.
     """
-    given = dict(spec.hyper)
-    searched = {name for name in head.searches() if name not in given} if spec.select == "val" else set()
-    hyper = {field.name: "searched" if field.name in searched else getattr(head, field.name) for field in fields(head)}
-    identity = spec.json() | {"hyper": hyper, "fingerprint": source.fingerprint}
-    if scored is not source:
-        identity |= {"test_dataset": scored.dataset, "test_fingerprint": scored.fingerprint}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    searched = set()
+    if spec.select == "val":
+        searched = set(spec.head.searches()) - spec.given
+    hyper = {}
+    for field in fields(spec.head):
+        value = getattr(spec.head, field.name)
+        hyper[field.name] = "searched" if field.name in searched else value
+    identity = {**spec.json(), "hyper": hyper, "fingerprint": source.fingerprint}
+    if target is not source:
+        identity["test_dataset"] = target.dataset
+        identity["test_fingerprint"] = target.fingerprint
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _todos(folder: Path, axes: Axes, tell: Callable[[str], None]) -> Iterator[_Todo]:
-    """The rows that are asked, cache by cache; equal ones are one."""
+def _planned(folder: Path, axes: Axes, log: Callable[[str], None]) -> Iterator[PlannedCache]:
+    """The rows that were asked for, cache by cache; equal ones are one."""
     _check_words(axes)
-    sources = itertools.product(*(axes.spec.get(word, [None]) for word in ("dataset", "encoder", "prompts")))
-    caches = [find_cache(folder, *source, tell) for source in sources]
-    for cache in {cache.fingerprint + cache.dataset: cache for cache in caches}.values():
-        specs, targets = [*_specs(cache, axes)], _targets(folder, cache, axes, tell)
-        rows = {key_of(*of, cache, at): (*of, at) for at in reversed([cache, *targets]) for of in reversed(specs)}
-        todo = _Todo(cache, dict(reversed(rows.items())))
-        most = max((spec.shots, spec.protocol, spec.seed) for spec in todo.runs)
-        draw_of(cache, shots=most[0], protocol=most[1], seed=most[2])  # too few images: said before anything is trained
-        yield todo
+    for cache in _caches(folder, axes, log):
+        specs = list(_specs(cache, axes))
+        rows: dict[str, PlannedRow] = {}
+        for target in [cache, *_targets(folder, cache, axes, log)]:
+            for spec in specs:
+                rows.setdefault(key_of(spec, cache, target), PlannedRow(spec, target))
+        # The largest draw: too few images are reported before anything is trained.
+        largest = max(specs, key=lambda spec: (spec.shots, spec.protocol, spec.seed))
+        draw_of(cache, request_of(largest))
+        yield PlannedCache(cache, rows)
 
 
-def _targets(folder: Path, cache: FeatureCache, axes: Axes, tell: Callable[[str], None]) -> list[FeatureCache]:
-    """The caches of the word `test`, but for the run's own data set; all heads can be scored on them."""
-    names = [name for name in axes.spec.get("test", ()) if slug(name) != slug(cache.dataset)]
-    targets = find_targets(folder, names, cache, tell)
-    for head, target in itertools.product(axes.spec.get("head", DEFAULTS["head"]), targets):
-        check_target(HEADS[head], cache, target)
+def _caches(folder: Path, axes: Axes, log: Callable[[str], None]) -> list[FeatureCache]:
+    """The caches that are meant, each once."""
+    found: dict[tuple[str, str], FeatureCache] = {}
+    for dataset in axes.spec.get("dataset", [None]):
+        for encoder in axes.spec.get("encoder", [None]):
+            for prompts in axes.spec.get("prompts", [None]):
+                cache = find_cache(CacheChoice(folder, dataset, encoder, prompts), log)
+                found[cache.fingerprint, cache.dataset] = cache
+    return list(found.values())
+
+
+def _targets(
+    folder: Path, cache: FeatureCache, axes: Axes, log: Callable[[str], None]
+) -> list[FeatureCache]:
+    """The caches of the word `test`, without the run's own data set; checked for all heads."""
+    own = slug(cache.dataset)
+    names = [name for name in axes.spec.get("test", ()) if slug(name) != own]
+    targets = find_targets(folder, names, cache, log)
+    for head in axes.spec.get("head", DEFAULTS["head"]):
+        for target in targets:
+            check_target(HEADS[head], cache, target)
     return targets
 
 
 def _check_words(axes: Axes) -> None:
+    """SpecError for a head that does not exist, or a hyper-parameter that none of the heads has."""
     heads = axes.spec.get("head", DEFAULTS["head"])
     for head in heads:
         if head not in HEADS:
-            raise SpecError(nearest("head", head, HEADS))
+            raise SpecError(unknown("head", head, HEADS))
     for name in axes.hyper:
         if not any(name in axes.of(head) for head in heads):
-            raise SpecError(nearest(f"hyper-parameter of {', '.join(heads)}", name, hyper_names(heads)))
+            what = f"hyper-parameter of {', '.join(heads)}"
+            raise SpecError(unknown(what, name, hyper_names(heads)))
 
 
-def _specs(cache: FeatureCache, axes: Axes) -> Iterator[tuple[TrainSpec, Head]]:
-    take = lambda word: axes.spec.get(word, DEFAULTS.get(word, [None]))
-    for name in take("head"):
+def _specs(cache: FeatureCache, axes: Axes) -> Iterator[TrainSpec]:
+    """The runs over one cache, in the order in which they were asked for."""
+    ways = axes.spec.get("select", [None])
+    protocols = axes.spec.get("protocol", DEFAULTS["protocol"])
+    all_shots = _whole_numbers("shots", axes)
+    seeds = _whole_numbers("seeds", axes)
+    for shots, protocol in itertools.product(all_shots, protocols):
+        check_request(shots, protocol)
+    for name in axes.spec.get("head", DEFAULTS["head"]):
         own = axes.of(name)
-        draws = itertools.product(_whole("shots", take("shots")), _whole("seeds", take("seeds")), take("protocol"), take("select"))
-        combos = [dict(zip(own, of, strict=True)) for of in itertools.product(*own.values())]
-        for (shots, seed, protocol, select), given in itertools.product(draws, combos):
-            check_asked(shots, protocol)
-            head = make_head(name, given)
-            way = "fixed" if select == "val" and not selects(head, given) else select  # an axis that the head lacks
-            yield spec_of(cache, name, head, shots=shots, seed=seed, protocol=protocol, select=way, given=given), head
+        settings = [
+            dict(zip(own, values, strict=True)) for values in itertools.product(*own.values())
+        ]
+        draws = itertools.product(all_shots, seeds, protocols, ways)
+        for shots, seed, protocol, way in draws:
+            for given in settings:
+                head = make_head(name, given)
+                # The axis `select` is dropped for a head that has nothing to select.
+                nothing_to_select = way == "val" and not selects(head, given)
+                yield spec_of(
+                    cache,
+                    head,
+                    given=given,
+                    shots=shots,
+                    seed=seed,
+                    protocol=protocol,
+                    select="fixed" if nothing_to_select else way,
+                )
 
 
-def _whole(word: str, values) -> list[int]:
+def _whole_numbers(word: str, axes: Axes) -> list[int]:
+    values = axes.spec.get(word, DEFAULTS[word])
     try:
         return [int(value) for value in values]
     except ValueError:
-        raise AxisError(f"{word} are whole numbers; got {', '.join(map(str, values))}") from None
+        raise AxisError(f"{word} are whole numbers; got {', '.join(values)}") from None
 
 
-def _plan_line(todos: list[_Todo], asked: int, total: int, out: Path, device: torch.device) -> str:
+def _plan_line(
+    planned: Sequence[PlannedCache], asked: int, total: int, out: Path, device: torch.device
+) -> str:
     """What is about to happen, in one line."""
     if not total:
         return f"all {asked} rows are in {out}; nothing to do"
     batches = 0
-    for todo in todos:
-        specs, heads = [*todo.runs], [*todo.runs.values()]
-        for members in groups(todo.cache, specs, heads):
-            batches += -(-len(members) // group_size(heads[members[0]], todo.cache, specs[members[0]].shots, device))
-    found = f" ({asked - total} of {asked} rows are in {out} already)" if total < asked else f" into {out}"
-    caches, runs = len([todo for todo in todos if todo.rows]), sum(len(todo.runs) for todo in todos)
-    scored = f", {total} rows," if total > runs else ""
-    return f"{runs} runs in {batches} batches over {caches} cache{'s' * (caches > 1)} on {device}{scored}{found}"
+    runs = 0
+    for part in planned:
+        specs = part.specs
+        runs += len(specs)
+        for members in groups(specs):
+            first = specs[members[0]]
+            size = group_size(first.head, part.cache, first.shots, device)
+            batches += -(-len(members) // size)
+    caches = sum(1 for part in planned if part.rows)
+    line = f"{runs} runs in {batches} batches over {caches} {'cache' if caches == 1 else 'caches'}"
+    line += f" on {device}"
+    if total > runs:
+        line += f", {total} rows,"
+    if total < asked:
+        return f"{line} ({asked - total} of {asked} rows are in {out} already)"
+    return f"{line} into {out}"
 
 
-def _rows(todos: list[_Todo], device: torch.device) -> Iterator[list[dict]]:
+def _rows(planned: Sequence[PlannedCache], device: torch.device) -> Iterator[list[dict]]:
     """Rows with their keys, a list as soon as a group is done."""
-    for todo in todos:
-        keys = {(spec, at.path): key for key, (spec, _, at) in todo.rows.items()}
-        scored = {at.path: at for _, _, at in todo.rows.values()}
-        if not keys:
+    for part in planned:
+        if not part.rows:
             continue
-        for results in run(todo.cache, [*todo.runs], device):
+        keys = {(row.spec, row.target.path): key for key, row in part.rows.items()}
+        targets = {row.target.path: row.target for row in part.rows.values()}
+        for results in run(part.cache, part.specs, device):
+            yield _keyed_rows(results, part.cache, list(targets.values()), keys, device)
+
+
+def _keyed_rows(
+    results: Sequence[Result],
+    source: FeatureCache,
+    targets: Sequence[FeatureCache],
+    keys: Mapping[tuple[TrainSpec, Path], str],
+    device: torch.device,
+) -> list[dict]:
+    """The rows of one group on every target that they are asked for on."""
+    found = []
+    for target in targets:
+        wanted = [result for result in results if (result.spec, target.path) in keys]
+        if target is source:
+            rows = [result.row() for result in wanted]
+        elif wanted:
+            rows = transfer(wanted, source, target, device)
+        else:
             rows = []
-            for path, at in scored.items():
-                asked = [result for result in results if (result.spec, path) in keys]
-                made = _scored(asked, todo.cache, at, device)
-                rows += [row | {"key": keys[result.spec, path]} for result, row in zip(asked, made, strict=True)]
-            yield rows
-
-
-def _scored(results: Sequence[Result], source: FeatureCache, at: FeatureCache, device: torch.device) -> list[dict]:
-    """The rows of runs over one cache, scored on it or on another one."""
-    if at is source:
-        return [result.row() for result in results]
-    return transfer(results, source, at, device) if results else []
+        for result, row in zip(wanted, rows, strict=True):
+            found.append({**row, "key": keys[result.spec, target.path]})
+    return found

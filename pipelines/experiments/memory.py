@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from cliad.adapters.core.head import Head
+from cliad.cache.encoders.base import is_out_of_memory
 from cliad.cache.file.read import FeatureCache
 
 Done = TypeVar("Done")
@@ -21,47 +22,67 @@ def free_memory(device: torch.device) -> int | None:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 2
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 // 2 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        kilobytes = {line.split()[0]: int(line.split()[1]) for line in lines}
+        return kilobytes["MemAvailable:"] * 1024 // 2
+    except (OSError, KeyError, ValueError, IndexError):
         return None
 
 
 def group_size(head: Head, cache: FeatureCache, shots: int, device: torch.device) -> int:
     """How many runs of a head are trained at once on a device; results do not depend on it."""
-    most, free = (CUDA_GROUP if device.type == "cuda" else CPU_GROUP), free_memory(device)
-    return most if free is None else max(1, min(most, free // _bytes_per_run(head, cache, shots)))
+    most = CUDA_GROUP if device.type == "cuda" else CPU_GROUP
+    free = free_memory(device)
+    if free is None:
+        return most
+    return max(1, min(most, free // _bytes_per_run(head, cache, shots)))
 
 
 def _bytes_per_run(head: Head, cache: FeatureCache, shots: int) -> int:
-    """A generous guess: parameters with gradient and optimiser state, the support, one minibatch forth and back, test logits."""
-    n_class, dim = len(cache.classnames), cache.dim
+    """A generous guess of the memory that one more run of a group takes."""
+    n_class = len(cache.classnames)
+    dim = cache.dim
     n = shots * n_class
-    plan = head.plan(n, n_class)
-    parameters = (n_class + dim) * dim + (n * dim if head.per_class else 0)
-    step = (plan.batch or n) * (8 * dim + 4 * n_class) if plan.steps else 10 * n_class * dim
-    return 4 * (6 * parameters + n * (3 * dim + 2 * n_class) + step + 2 * len(cache.split("test")) * n_class)
+    plan = head.plan(n, shots)
+    # Parameters, with their gradient and what the optimiser keeps: at most six copies.
+    parameters = (n_class + dim) * dim
+    if head.per_class:
+        parameters += n * dim
+    # One minibatch, forward and backward; a closed form works on classes instead.
+    step = 10 * n_class * dim
+    if plan.steps:
+        step = (plan.batch or n) * (8 * dim + 4 * n_class)
+    support = n * (3 * dim + 2 * n_class)
+    test_logits = 2 * len(cache.split("test")) * n_class
+    floats = 6 * parameters + support + step + test_logits
+    return 4 * floats
 
 
-def in_parts(work: Callable[[list[int]], Done], members: Sequence[int], size: int) -> Iterator[tuple[list[int], Done]]:
-    """(part, work(part)) for parts of at most `size` members; where memory runs out a part is done again in halves."""
-    todo = list(members)
-    while todo:
-        part, done = todo[:size], None
-        try:
-            done = work(part)
-        except (RuntimeError, MemoryError) as error:
-            if len(part) == 1 or not is_out_of_memory(error):
-                raise
-        if done is None:  # outside the handler: its traceback held the tensors
+def in_parts(
+    work: Callable[[list[int]], Done], members: Sequence[int], size: int
+) -> Iterator[tuple[list[int], Done]]:
+    """(part, work(part)) for parts of at most `size` members.
+
+    Where memory runs out a part is done again in halves.
+    """
+    left = list(members)
+    while left:
+        part = left[:size]
+        done = _unless_out_of_memory(work, part)
+        if done is None:
             size = len(part) // 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         else:
-            todo = todo[size:]
+            left = left[size:]
             yield part, done
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that there is no memory left, on a device or on the host."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+def _unless_out_of_memory(work: Callable[[list[int]], Done], part: list[int]) -> Done | None:
+    """work(part), or None where memory ran out; when this returns, the failed work's tensors are gone."""
+    try:
+        return work(part)
+    except (RuntimeError, MemoryError) as error:
+        if len(part) == 1 or not is_out_of_memory(error):
+            raise
+        return None

@@ -1,25 +1,43 @@
-"""results.jsonl: one result row a line. Rows are appended whole and synced; a line that a crash tore is cut off."""
+"""results.jsonl: one result row a line.
+
+Rows are appended whole and synced; a last line that a crash left incomplete is cut off.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from cliad.cache.files import hold
+from cliad.errors import CliadError
+
+NEEDED_WORDS = {"dataset", "head", "shots", "seed", "top1"}
 
 
-class RowsError(ValueError):
+class RowsError(CliadError):
     """A results file that cannot be read or written; the message says where and what to do."""
 
 
-def read_rows(path: Path) -> tuple[list[dict], int, int]:
-    """The rows of a results file, how many bytes hold them, and how many bytes of a torn last line follow.
+@dataclass(frozen=True)
+class StoredRows:
+    """The rows of a results file, the bytes that hold them, and those of an incomplete last line."""
+
+    rows: list[dict]
+    size: int
+    incomplete: int
+
+
+def read_rows(path: Path) -> StoredRows:
+    """The rows of a results file.
 
     Raises:
-        RowsError: it cannot be read, or a line (other than a torn last one) is no result row.
+        RowsError: it cannot be read, or a line (other than an incomplete last one) is not a result
+            row.
     """
     try:
         data = Path(path).read_bytes()
@@ -27,76 +45,101 @@ def read_rows(path: Path) -> tuple[list[dict], int, int]:
         raise RowsError(f"cannot read {path}: {error.strerror}") from None
     *lines, last = data.split(b"\n")
     rows = [_row(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
-    if last.strip():
-        try:
-            return [*rows, _row(last, path, len(lines) + 1)], len(data), 0
-        except RowsError:
-            return rows, len(data) - len(last), len(last)
-    return rows, len(data), 0
+    if not last.strip():
+        return StoredRows(rows, len(data), 0)
+    try:
+        rows.append(_row(last, path, len(lines) + 1))
+    except RowsError:
+        return StoredRows(rows, len(data) - len(last), len(last))
+    return StoredRows(rows, len(data), 0)
 
 
 def _row(line: bytes, path: Path, number: int) -> dict:
     try:
         row = json.loads(line)
-        if not isinstance(row, dict) or not {"dataset", "head", "shots", "seed", "top1"} <= row.keys():
-            raise ValueError("it is no result row")
+        if not isinstance(row, dict) or not row.keys() >= NEEDED_WORDS:
+            raise ValueError("it is not a result row")
         return row
     except (ValueError, RecursionError) as error:
-        raise RowsError(f"{path} line {number}: {str(error)[:80]}; mend or delete the line") from None
+        reason = str(error)[:80]
+        raise RowsError(f"{path} line {number}: {reason}; fix or delete the line") from None
 
 
-class Ledger:
-    """A results file that is open for appending: `rows` are those in it."""
+class ResultsFile:
+    """A results file that is open for appending; `rows` are those in it."""
 
-    def __init__(self, path: Path, tell: Callable[[str], None]):
+    def __init__(self, path: Path, log: Callable[[str], None]):
+        stored = StoredRows([], 0, 0)
+        if path.exists():
+            stored = read_rows(path)
         self.path = path
-        self.rows, size, torn = read_rows(path) if path.exists() else ([], 0, 0)
+        self.rows = stored.rows
         try:
-            self.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
-            if torn:
-                tell(f"{path}: the last line is torn (an earlier grid was killed while writing it); {torn} bytes are cut off")
-                os.ftruncate(self.fd, size)
-            elif size and not path.read_bytes().endswith(b"\n"):
-                os.write(self.fd, b"\n")
-            os.fsync(self.fd)
+            self._fd = _open_to_append(path)
+            if stored.incomplete:
+                log(
+                    f"{path}: the last line is incomplete (an earlier grid was killed while"
+                    f" writing it); {stored.incomplete} bytes are cut off"
+                )
+                os.ftruncate(self._fd, stored.size)
+            elif stored.size and not path.read_bytes().endswith(b"\n"):
+                os.write(self._fd, b"\n")
+            os.fsync(self._fd)
         except OSError as error:
-            raise _cannot(path, error) from None
+            raise _cannot_write(path, error) from None
 
     def append(self, rows: Sequence[dict]) -> None:
-        """Add rows: all lines in one write, on the disk when this returns; where that fails the file is as it was."""
-        data = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows).encode()
-        size = os.fstat(self.fd).st_size
+        """Add rows: all lines in one write, on the disk when this returns.
+
+        Raises:
+            RowsError: that failed; the file is as it was.
+        """
+        lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
+        data = "".join(line + "\n" for line in lines).encode()
+        size = os.fstat(self._fd).st_size
         try:
-            written = os.write(self.fd, data)
+            written = os.write(self._fd, data)
             if written < len(data):
-                raise OSError(28, "the disk is full")
-            os.fsync(self.fd)
+                raise OSError(errno.ENOSPC, "the disk is full")
+            os.fsync(self._fd)
         except OSError as error:
-            os.ftruncate(self.fd, size)
-            raise RowsError(f"cannot write {self.path}: {error.strerror}; the same command goes on from what is there") from None
+            os.ftruncate(self._fd, size)
+            raise RowsError(
+                f"cannot write {self.path}: {error.strerror}; the same command goes on from what is there"
+            ) from None
         self.rows += rows
+
+    def close(self) -> None:
+        """Close the file; its rows stay readable here."""
+        os.close(self._fd)
+
+
+def _open_to_append(path: Path) -> int:
+    binary = getattr(os, "O_BINARY", 0)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | binary, 0o644)
 
 
 @contextmanager
-def open_ledger(path: Path, tell: Callable[[str], None]) -> Iterator[Ledger]:
-    """The results file `path` for this process alone; while another one writes it, say who and wait.
+def open_results(path: Path, log: Callable[[str], None]) -> Iterator[ResultsFile]:
+    """The results file `path` for this process alone; while another writes it, say who and wait.
 
     Raises:
-        RowsError: it cannot be made, or what is there is no results file.
+        RowsError: it cannot be made, or what is there is not a results file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(path.parent, os.W_OK):
-            raise PermissionError(13, "the folder may not be written")
+            raise PermissionError(errno.EACCES, "the folder may not be written")
     except OSError as error:
-        raise _cannot(path, error) from None
-    with hold(path, tell):
-        ledger = Ledger(path, tell)
+        raise _cannot_write(path, error) from None
+    with hold(path, log):
+        results = ResultsFile(path, log)
         try:
-            yield ledger
+            yield results
         finally:
-            os.close(ledger.fd)
+            results.close()
 
 
-def _cannot(path: Path, error: OSError) -> RowsError:
-    return RowsError(f"cannot write {path}: {error.strerror or error}; give another file with --out FILE")
+def _cannot_write(path: Path, error: OSError) -> RowsError:
+    reason = error.strerror or error
+    return RowsError(f"cannot write {path}: {reason}; give another file with --out FILE")

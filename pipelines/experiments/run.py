@@ -2,68 +2,140 @@
 
 from __future__ import annotations
 
-import functools
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 
 import torch
 
-from cliad.adapters.core.fit import require
-from cliad.adapters.core.head import Head
+from cliad.adapters.core.classifier import Classifier
+from cliad.adapters.core.fit import Run, require
 from cliad.adapters.core.select import fit_all, fit_selected
 from cliad.cache.file.read import FeatureCache
-from cliad.pipelines.experiments.episode import make_episodes, score_rows
+from cliad.pipelines.experiments.episode import (
+    DrawnEpisode,
+    LabelledRows,
+    make_episodes,
+    score_rows,
+)
 from cliad.pipelines.experiments.memory import group_size, in_parts
-from cliad.pipelines.experiments.score import Result, _scored, _zero_shot, versions
-from cliad.pipelines.experiments.spec import TrainSpec, make_head
+from cliad.pipelines.experiments.score import Result, Timing, score_runs, zero_shot_top1
+from cliad.pipelines.experiments.spec import TrainSpec
+from cliad.pipelines.fewshot.draw import DrawRequest
 
 
-def run(cache: FeatureCache, specs: Sequence[TrainSpec], device: torch.device, largest: int | None = None) -> Iterator[list[Result]]:
-    """Results of specs over one cache, a list as soon as its group is done; `largest` runs train at once, None: what memory allows.
+def run(
+    cache: FeatureCache,
+    specs: Sequence[TrainSpec],
+    device: torch.device,
+    largest: int | None = None,
+) -> Iterator[list[Result]]:
+    """Results of specs over one cache, a list as soon as its group is done.
 
+    Args:
+        cache: the cache that all specs are of.
+        specs: the runs.
+        device: where heads are trained.
+        largest: how many runs train at once; None: what memory allows.
     Raises:
-        HeadError, DrawError, CacheError: see the parts.
+        HeadError: the cache lacks what a head needs.
+        DrawError: too few images for a draw.
+        CacheError: a drawn image could not be read, or there is no test split.
     """
-    heads = [make_head(spec.head, dict(spec.hyper)) for spec in specs]
-    asked = list(dict.fromkeys((spec.shots, spec.seed, spec.protocol) for spec in specs))
-    needs = frozenset().union(*(head.needs | head.likes for head in heads))
-    drawn = dict(zip(asked, make_episodes(cache, asked, device, needs=needs), strict=True))
-    episodes = [drawn[spec.shots, spec.seed, spec.protocol] for spec in specs]
-    for head in set(heads):
-        require(head, episodes[0].episode)
-    test = functools.cache(lambda pre_projection: score_rows(cache, "test", device, pre_projection=pre_projection))
-    zero_shot = _zero_shot(cache, episodes[0], test(False))
-    runs = [(head, drawn.episode) for head, drawn in zip(heads, episodes, strict=True)]
-
-    def fit_part(members: list[int]) -> list[Result]:
-        started = time.perf_counter()
-        part, spec = [runs[i] for i in members], specs[members[0]]
-        fitted = fit_selected(part, dict(spec.hyper), len(part)) if spec.select == "val" else fit_all(part)
-        _synchronise(device)
-        seconds = (time.perf_counter() - started) / len(members)
-        shared = {"zero_shot_top1": zero_shot, "train_seconds": seconds, "group_size": len(members)}
-        shared |= {"device": str(device), "versions": versions()}
-        values = _scored(fitted, [episodes[i] for i in members], test("pre_projection" in part[0][0].needs), cache)
-        return [Result(specs[i], of | shared, c) for i, of, c in zip(members, values, fitted, strict=True)]
-
-    for members in groups(cache, specs, heads):
-        size = largest or group_size(heads[members[0]], cache, specs[members[0]].shots, device)
-        for _, results in in_parts(fit_part, members, size):
+    experiment = _Experiment(cache, specs, device)
+    for members in groups(specs):
+        first = specs[members[0]]
+        size = largest or group_size(first.head, cache, first.shots, device)
+        for _, results in in_parts(experiment.results_of, members, size):
             yield results
 
 
-def groups(cache: FeatureCache, specs: Sequence[TrainSpec], heads: Sequence[Head]) -> list[list[int]]:
-    """Positions of the specs of one cache that can train together: one head, shapes, plan and way of selecting; all else differs."""
-    found = defaultdict(list)
-    for i, (spec, head) in enumerate(zip(specs, heads, strict=True)):
-        static = tuple((f.name, getattr(head, f.name)) for f in fields(head) if f.name not in head.vary)
-        way = frozenset(dict(spec.hyper)) if spec.select == "val" else None
-        found[spec.head, static, spec.shots, way].append(i)  # equal shots: equal plans, and no padding
+def groups(specs: Sequence[TrainSpec]) -> list[list[int]]:
+    """Positions of the specs of one cache that can train together, a list for each group.
+
+    They have one kind of head, equal shapes, one plan and one way of selecting.
+    """
+    found: dict[Hashable, list[int]] = defaultdict(list)
+    for position, spec in enumerate(specs):
+        head = spec.head
+        fixed = tuple(
+            (name, getattr(head, name)) for name in _field_names(head) if name not in head.vary
+        )
+        searched = spec.given if spec.select == "val" else None
+        # Equal shots mean equal plans, and no padding.
+        found[type(head), fixed, spec.shots, searched].append(position)
     return list(found.values())
 
 
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _field_names(head) -> list[str]:
+    return [spec.name for spec in fields(head)]
+
+
+def request_of(spec: TrainSpec) -> DrawRequest:
+    """The few-shot draw of a run."""
+    return DrawRequest(spec.shots, spec.seed, spec.protocol)
+
+
+@dataclass
+class _Experiment:
+    """Specs over one cache with all that their training and scoring needs, loaded once."""
+
+    cache: FeatureCache
+    specs: Sequence[TrainSpec]
+    device: torch.device
+    drawn: dict[DrawRequest, DrawnEpisode] = field(init=False)
+    zero_shot: float | None = field(init=False)
+    _test_rows: dict[bool, LabelledRows] = field(init=False, default_factory=dict)
+
+    def __post_init__(self):
+        requests = list(dict.fromkeys(request_of(spec) for spec in self.specs))
+        needs: set[str] = set()
+        for spec in self.specs:
+            needs |= spec.head.needs | spec.head.likes
+        episodes = make_episodes(self.cache, requests, self.device, needs=needs)
+        self.drawn = dict(zip(requests, episodes, strict=True))
+        for head in {spec.head for spec in self.specs}:
+            require(head, episodes[0].episode)
+        first = self.drawn[request_of(self.specs[0])]
+        self.zero_shot = zero_shot_top1(self.cache, first, self.test_rows(pre_projection=False))
+
+    def test_rows(self, *, pre_projection: bool) -> LabelledRows:
+        """The test split as a head takes it; read once."""
+        if pre_projection not in self._test_rows:
+            rows = score_rows(self.cache, "test", self.device, pre_projection=pre_projection)
+            self._test_rows[pre_projection] = rows
+        return self._test_rows[pre_projection]
+
+    def results_of(self, members: list[int]) -> list[Result]:
+        """Train and score the specs at these positions, all of one group."""
+        specs = [self.specs[position] for position in members]
+        drawn = [self.drawn[request_of(spec)] for spec in specs]
+        runs = [Run(spec.head, one.episode) for spec, one in zip(specs, drawn, strict=True)]
+        started = time.perf_counter()
+        fitted = self._fit(runs, specs[0])
+        seconds = (time.perf_counter() - started) / len(members)
+        timing = Timing(seconds, len(members), str(self.device))
+        test = self.test_rows(pre_projection="pre_projection" in specs[0].head.needs)
+        scores = score_runs(fitted, [one.episode for one in drawn], test)
+        return [
+            Result(
+                spec=spec,
+                test=of_run,
+                zero_shot_top1=self.zero_shot,
+                draw=one,
+                fingerprint=self.cache.fingerprint,
+                timing=timing,
+                classifier=classifier,
+            )
+            for spec, of_run, one, classifier in zip(specs, scores, drawn, fitted, strict=True)
+        ]
+
+    def _fit(self, runs: Sequence[Run], spec: TrainSpec) -> list[Classifier]:
+        if spec.select == "val":
+            fitted = fit_selected(runs, spec.given, len(runs))
+        else:
+            fitted = fit_all(runs)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return fitted

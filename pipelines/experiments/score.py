@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -16,71 +16,171 @@ from cliad.adapters.core.fit import stack
 from cliad.adapters.core.metrics import calibration, fit_temperature, metrics, reliability
 from cliad.adapters.core.select import fit_all
 from cliad.cache.file.read import FeatureCache
-from cliad.pipelines.experiments.episode import DrawnEpisode
+from cliad.pipelines.experiments.episode import DrawnEpisode, LabelledRows
 from cliad.pipelines.experiments.spec import TrainSpec
+
+SCORED_FLOATS = (
+    2**24
+)  # about the most logits and features held at once while test images are scored
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a classifier does on labelled images; each None where its logits are not finite.
+
+    Fractions from 0 to 1, nats, and for `reliability` [items, mean confidence, accuracy] per bin.
+    """
+
+    top1: float | None = None
+    top5: float | None = None
+    mean_class: float | None = None
+    ece: float | None = None
+    nll: float | None = None
+    reliability: list[list[float]] | None = None
+
+    def json(self) -> dict:
+        """The words of a result row."""
+        return {spec.name: getattr(self, spec.name) for spec in fields(self)}
+
+
+def score(logits: Tensor, y: Tensor) -> Scores:
+    """The scores of finite logits (n, n_class) on labels y (n,)."""
+    return Scores(**metrics(logits, y), reliability=reliability(logits, y))
+
+
+def is_finite(logits: Tensor) -> bool:
+    """Whether all logits are numbers: a head whose training diverged gives others."""
+    return bool(torch.isfinite(logits).all())
+
+
+@dataclass(frozen=True)
+class TestScores:
+    """The scores of one run on its test split, and its calibration once divided by a temperature.
+
+    The temperature comes from validation; it and what depends on it are None without validation.
+    """
+
+    __test__ = False  # not a class of tests, whatever pytest thinks of its name
+
+    scores: Scores
+    diverged: bool
+    temperature: float | None = None
+    ece_t: float | None = None
+    nll_t: float | None = None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What training cost and where it ran: seconds per run, and how many runs trained together."""
+
+    train_seconds: float
+    group_size: int
+    device: str
 
 
 @dataclass(frozen=True)
 class Result:
-    """One run: its spec, the numbers, and the classifier (kept for saving; not part of the row)."""
+    """One run: its spec, its numbers, and the classifier (kept for saving; not part of the row)."""
 
     spec: TrainSpec
-    values: Mapping
+    test: TestScores
+    zero_shot_top1: float | None
+    draw: DrawnEpisode = field(repr=False, compare=False)
+    fingerprint: str
+    timing: Timing
     classifier: Classifier = field(repr=False, compare=False)
 
+    @property
+    def hyper(self) -> dict[str, object]:
+        """Every hyper-parameter of the fitted head, chosen ones included."""
+        head = self.classifier.head
+        return {spec.name: getattr(head, spec.name) for spec in fields(head)}
+
     def row(self, run: str | None = None) -> dict:
-        """One JSON line, in DESIGN.md's words."""
-        return self.spec.json() | dict(self.values) | {"run": run}
+        """One JSON line; `run` is the run folder, where the head was saved."""
+        hyper = self.hyper
+        return {
+            **self.spec.json(),
+            **self.test.scores.json(),
+            "ece_t": self.test.ece_t,
+            "nll_t": self.test.nll_t,
+            "temperature": self.test.temperature,
+            "diverged": self.test.diverged,
+            "alpha": hyper.get("alpha"),
+            "found": hyper,
+            "index_hash": self.draw.index_hash,
+            "fingerprint": self.fingerprint,
+            "val_per_class": self.draw.val_per_class,
+            "zero_shot_top1": self.zero_shot_top1,
+            "train_seconds": self.timing.train_seconds,
+            "group_size": self.timing.group_size,
+            "device": self.timing.device,
+            "versions": versions(),
+            "run": run,
+        }
 
 
-def _zero_shot(cache: FeatureCache, drawn: DrawnEpisode, test: tuple) -> float | None:
+def zero_shot_top1(cache: FeatureCache, drawn: DrawnEpisode, test: LabelledRows) -> float | None:
+    """The accuracy of the class texts alone; None for a cache without text."""
     if cache.text is None:
         return None
     (classifier,) = fit_all([(HEADS["zero-shot"](), drawn.episode)])
-    return metrics(classifier.logits(test[0]), test[1])["top1"]
+    return metrics(classifier.logits(test.x), test.y)["top1"]
 
 
-METRICS = ("top1", "top5", "mean_class", "ece", "nll", "ece_t", "nll_t", "temperature")
-SCORED_FLOATS = 2**24  # about the most logits and features held at once while test images are scored
+def score_runs(
+    fitted: Sequence[Classifier],
+    episodes: Sequence[Episode],
+    test: LabelledRows,
+) -> list[TestScores]:
+    """The numbers of each run of a group; as many are scored at once as memory allows."""
+    at_once = 1
+    if can_stack(fitted):
+        n, dim = test.x.shape
+        floats_per_run = n * (dim + episodes[0].n_class)
+        at_once = max(1, SCORED_FLOATS // floats_per_run)
+    scores = []
+    for start in range(0, len(fitted), at_once):
+        part = slice(start, start + at_once)
+        scores += _score_together(fitted[part], episodes[part], test)
+    return scores
 
 
-def _scored(fitted: Sequence[Classifier], episodes: Sequence[DrawnEpisode], test: tuple, cache: FeatureCache) -> list[dict]:
-    """The numbers of each run of a group; as many are scored at once as memory likes."""
-    size = max(1, SCORED_FLOATS // (len(test[0]) * (cache.dim + len(cache.classnames)))) if can_stack(fitted) else 1
-    parts = [(fitted[i : i + size], episodes[i : i + size]) for i in range(0, len(fitted), size)]
-    return [values for part in parts for values in _values(*part, test, cache)]
-
-
-def _values(fitted: Sequence[Classifier], episodes: Sequence[DrawnEpisode], test: tuple, cache: FeatureCache) -> list[dict]:
-    """The numbers of some runs: scores on test, the temperature from validation, and what identifies them."""
-    logits, temperature = logits_of(fitted, test[0]), _temperatures(fitted, [drawn.episode for drawn in episodes])
-    return [_row_values(*each, test[1], cache) for each in zip(fitted, episodes, logits, temperature, strict=True)]
+def _score_together(
+    fitted: Sequence[Classifier], episodes: Sequence[Episode], test: LabelledRows
+) -> list[TestScores]:
+    logits = logits_of(fitted, test.x)  # (n_run, n, n_class)
+    temperatures = _temperatures(fitted, episodes)
+    return [
+        _score_run(classifier, of_run, temperature, test.y)
+        for classifier, of_run, temperature in zip(fitted, logits, temperatures, strict=True)
+    ]
 
 
 def _temperatures(fitted: Sequence[Classifier], episodes: Sequence[Episode]) -> list[float | None]:
     """The temperature of each run, from its own validation items; None where it has none."""
     if not all(len(episode.val_index) for episode in episodes):
         return [None] * len(fitted)
-    val = [replace(episode, index=episode.val_index, y=episode.val_y) for episode in episodes]
-    support, _ = stack(val, inputs(fitted[0].head, episodes[0]))
-    return fit_temperature(logits_of(fitted, support.x), support.y, support.mask).tolist()
+    validation = [
+        replace(episode, index=episode.val_index, y=episode.val_y) for episode in episodes
+    ]
+    support, _ = stack(validation, inputs(fitted[0].head, episodes[0]))
+    logits = logits_of(fitted, support.x)  # (n_run, n_val, n_class)
+    return fit_temperature(logits, support.y, support.mask).tolist()
 
 
-def _row_values(
-    classifier: Classifier, drawn: DrawnEpisode, logits: Tensor, temperature: float | None, y: Tensor, cache: FeatureCache
-) -> dict:
-    head, scores = classifier.head, {}
-    diverged = classifier.diverged or not bool(torch.isfinite(logits).all())
-    if not diverged:
-        scores = metrics(logits, y) | {"temperature": temperature, "reliability": reliability(logits, y)}
-    if not diverged and temperature:
-        scores |= {f"{name}_t": value for name, value in calibration(logits / temperature, y).items()}
-    found = {spec.name: getattr(head, spec.name) for spec in fields(head)}
-    identity = {"index_hash": drawn.index_hash, "fingerprint": cache.fingerprint, "val_per_class": drawn.val_per_class}
-    return (
-        dict.fromkeys((*METRICS, "reliability")) | scores | {"diverged": diverged, "alpha": found.get("alpha"), "found": found} | identity
-    )
+def _score_run(
+    classifier: Classifier, logits: Tensor, temperature: float | None, y: Tensor
+) -> TestScores:
+    if classifier.diverged or not is_finite(logits):
+        return TestScores(Scores(), diverged=True)
+    scores = score(logits, y)
+    if not temperature:
+        return TestScores(scores, diverged=False)
+    tempered = calibration(logits / temperature, y)
+    return TestScores(scores, False, temperature, tempered["ece"], tempered["nll"])
 
 
 def versions() -> dict[str, str]:
+    """The versions of what decides the numbers, recorded in each row."""
     return {name: importlib.metadata.version(name) for name in ("cliad", "torch", "numpy")}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cliad.cache import folder as cache_folder
 from cliad.cache.file.read import FeatureCache
+from cliad.cache.folder import cache_dir
 from cliad.pipelines.experiments.episode import pick_device
-from cliad.pipelines.experiments.find_cache import find_cache
+from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
 from cliad.pipelines.experiments.run import run
 from cliad.pipelines.experiments.score import Result
 from cliad.pipelines.experiments.spec import make_head, spec_of
-from cliad.pipelines.fewshot.draw import check_asked
+from cliad.pipelines.fewshot.draw import check_request
 
 
 def train(
@@ -22,32 +22,44 @@ def train(
     encoder: str | None = None,
     prompts: str | None = None,
     head: str = "clip-adapter",
+    hyper: Mapping[str, object] = {},
     shots: int = 16,
     seed: int = 1,
     protocol: str = "coop",
     select: str | None = None,
-    hyper: Mapping[str, object] = {},
     device: str = "auto",
-    tell: Callable[[str], None] = lambda message: None,
+    log: Callable[[str], None] = lambda message: None,
 ) -> tuple[Result, FeatureCache]:
     """One run: the verb `cliad train`.
 
     Args:
         folder: the cache folder; None: $CLIAD_CACHE or the user's cache folder.
-        dataset, encoder, prompts: which cache; by default the one written last, or the bundled digits.
-        head: a name of `cliad heads`; hyper: its hyper-parameters by name, such as {"alpha": 0.2}.
+        dataset, encoder, prompts: which cache; by default the one written last, or the bundled
+            digits.
+        head: a name of `cliad heads`.
+        hyper: its hyper-parameters by name, such as {"alpha": 0.2}.
         shots, seed, protocol: the few-shot draw; shots are images per class.
         select: "fixed" hyper-parameters or chosen on "val"; None: the head's published way.
         device: auto, cpu, cuda, cuda:1, mps.
+        log: takes messages for the user.
     Returns:
-        The result (`.row()`: accuracies as fractions, seconds; `.classifier`) and the cache it is of.
+        The result (`.row()`: accuracies as fractions, seconds; `.classifier`) and the cache that it
+        is of.
     Raises:
         SpecError, HeadError, DrawError, CacheError: what is wrong and what to do, in one line.
     """
-    folder = cache_folder.cache_dir(folder)
     made = make_head(head, hyper)
-    check_asked(shots, protocol)
-    cache = find_cache(folder, dataset, encoder, prompts, tell)
-    spec = spec_of(cache, head, made, shots=shots, seed=seed, protocol=protocol, select=select, given=hyper)
-    (result,) = next(run(cache, [spec], pick_device(device)))
+    check_request(shots, protocol)
+    cache = find_cache(CacheChoice(cache_dir(folder), dataset, encoder, prompts), log)
+    spec = spec_of(
+        cache,
+        made,
+        given=hyper,
+        shots=shots,
+        seed=seed,
+        protocol=protocol,
+        select=select,
+    )
+    (results,) = run(cache, [spec], pick_device(device))
+    (result,) = results
     return result, cache

@@ -1,88 +1,142 @@
-"""Few-shot protocols: which images are support and which are validation. Plain Python on labels, no tensors, no cache."""
+"""Few-shot protocols: which images are support and which are validation.
+
+Plain Python on labels: no tensors, no cache.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from cliad.errors import CliadError
 
-class DrawError(ValueError):
-    """A protocol cannot draw what is asked; the message names the class and what to do."""
+
+class DrawError(CliadError):
+    """A protocol cannot draw what was asked for; the message names the class and what to do."""
+
+
+@dataclass(frozen=True)
+class DrawRequest:
+    """Which few-shot draw: `shots` images per class, the seed, the protocol's name."""
+
+    shots: int
+    seed: int
+    protocol: str = "coop"
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Rows of the training split (support) and of `val_split` (validation), in the order drawn."""
+    """Rows of the training split (support) and of `val_split` (validation), in the order drawn.
+
+    `val_split` is "val", or "train" where there is no validation split.
+    """
 
     train: list[int]
     val: list[int]
-    val_split: str  # "val", or "train" where there is no validation split
+    val_split: str
     val_per_class: dict[int, int] = field(repr=False)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """`val_shots(shots)` validation images per class, None: all there are; `val_first`: drawn before the support."""
+    """How many validation images a protocol draws per class, and when.
+
+    most_val: an upper limit beside `shots`; None: no limit but `shots`.
+    whole_val: the validation images are all that there are.
+    val_first: validation is drawn before the support.
+    """
 
     meaning: str
-    val_shots: Callable[[int], int | None]
+    most_val: int | None = None
+    whole_val: bool = False
     val_first: bool = False
+
+    def val_shots(self, shots: int) -> int | None:
+        """Validation images per class; None: all that there are."""
+        if self.whole_val:
+            return None
+        if self.most_val is None:
+            return shots
+        return min(shots, self.most_val)
 
 
 PROTOCOLS = {
-    "coop": Protocol("CoOp: the support, then min(shots, 4) validation images per class", lambda shots: min(shots, 4)),
-    "tip": Protocol("Tip-Adapter: CoOp's support, the whole validation split", lambda shots: None),
-    "lp++": Protocol("LP++: CoOp's support, then as many validation images per class as shots", lambda shots: shots),
+    "coop": Protocol(
+        "CoOp: the support, then min(shots, 4) validation images per class",
+        most_val=4,
+    ),
+    "tip": Protocol(
+        "Tip-Adapter: CoOp's support, the whole validation split",
+        whole_val=True,
+    ),
+    "lp++": Protocol(
+        "LP++: CoOp's support, then as many validation images per class as shots",
+    ),
     "clip-lora": Protocol(
-        "CLIP-LoRA: min(shots, 4) validation images per class first, then the support", lambda shots: min(shots, 4), True
+        "CLIP-LoRA: min(shots, 4) validation images per class first, then the support",
+        most_val=4,
+        val_first=True,
     ),
 }
 
 
-def check_asked(shots: int, protocol: str) -> None:
+def check_request(shots: int, protocol: str) -> None:
     """DrawError where there is no such protocol or number of shots, whatever the data."""
     if protocol not in PROTOCOLS:
-        raise DrawError(f"there is no protocol '{protocol}'; choose one of {', '.join(PROTOCOLS)}")
+        known = ", ".join(PROTOCOLS)
+        raise DrawError(f"there is no protocol '{protocol}'; choose one of {known}")
     if shots < 1:
         raise DrawError(f"shots is the number of images per class, at least 1; got {shots}")
 
 
 def draw(
-    train: Sequence[int], val: Sequence[int] | None, *, shots: int, seed: int, protocol: str = "coop", names: Sequence[str] = ()
+    train: Sequence[int],
+    val: Sequence[int] | None,
+    *,
+    shots: int,
+    seed: int,
+    protocol: str = "coop",
+    names: Sequence[str] = (),
 ) -> Draw:
-    """Draw a few-shot episode from the labels of the training and the validation split, both in the split file's order.
+    """Draw a few-shot episode from the labels of the training and the validation split.
 
-    One `random.Random(seed)`, classes in order of first appearance, items in list order. Without a validation split its images
-    are training images that the support does not use.
+    Labels stand in the split file's order. One `random.Random(seed)`, classes in order of first
+    appearance, items in list order. Without a validation split, validation images are training
+    images that the support does not use.
 
     Args:
         train, val: labels; val is None (or empty) where there is no such split.
         shots: support images per class.
+        seed: of the draw.
+        protocol: a name of PROTOCOLS.
         names: class names, for messages.
     Raises:
         DrawError: unknown protocol, or a class with too few training images.
     """
-    check_asked(shots, protocol)
-    rule, generator = PROTOCOLS[protocol], random.Random(seed)
-    support_of = lambda taken: _support(train, taken, shots, generator, names)
-    val_of = lambda taken: _validation(val if val else train, taken if not val else set(), rule.val_shots(shots), generator)
+    check_request(shots, protocol)
+    rule = PROTOCOLS[protocol]
+    val_shots = rule.val_shots(shots)
+    generator = random.Random(seed)
+    val_labels = val if val else train
+    shared = not val
     if rule.val_first:
-        chosen = val_of(set())
-        support = support_of(set() if val else set(chosen))
+        chosen = _validation(val_labels, set(), val_shots, generator)
+        taken = set(chosen) if shared else set()
+        support = _support(train, taken, shots, generator, names)
     else:
-        support = support_of(set())
-        chosen = val_of(set(support))
-    labels = val if val else train
-    count = Counter(labels[row] for row in chosen)
-    per_class = {c: count[c] for c in sorted(set(train))}
-    return Draw(support, chosen, "val" if val else "train", per_class)
+        support = _support(train, set(), shots, generator, names)
+        taken = set(support) if shared else set()
+        chosen = _validation(val_labels, taken, val_shots, generator)
+    count = Counter(val_labels[row] for row in chosen)
+    per_class = {label: count[label] for label in sorted(set(train))}
+    return Draw(support, chosen, "train" if shared else "val", per_class)
 
 
 def rows_by_class(labels: Sequence[int], taken: set[int]) -> dict[int, list[int]]:
-    """Rows per class, classes in order of first appearance, rows already taken left out."""
+    """Rows per class, classes in order of first appearance; rows already taken are left out."""
     rows: dict[int, list[int]] = {label: [] for label in labels}
     for row, label in enumerate(labels):
         if row not in taken:
@@ -90,30 +144,63 @@ def rows_by_class(labels: Sequence[int], taken: set[int]) -> dict[int, list[int]
     return rows
 
 
-def _support(labels: Sequence[int], taken: set[int], shots: int, generator: random.Random, names: Sequence[str]) -> list[int]:
+def _support(
+    labels: Sequence[int],
+    taken: set[int],
+    shots: int,
+    generator: random.Random,
+    names: Sequence[str],
+) -> list[int]:
+    """`shots` rows of each class."""
     by_class = rows_by_class(labels, taken)
+    most = min((len(rows) for rows in by_class.values()), default=0)
     for label, rows in by_class.items():
         if len(rows) < shots:
             name = f"'{names[label]}'" if label < len(names) else label
-            least = min(map(len, by_class.values()))
             raise DrawError(
-                f"class {name} has {len(rows)} training images, {shots} shots are asked; {least} shots is the most for all classes"
+                f"class {name} has {len(rows)} training images, {shots} shots were asked for;"
+                f" at most {most} shots are possible for every class"
             )
-    return [row for rows in by_class.values() for row in generator.sample(rows, shots)]
-
-
-def _validation(labels: Sequence[int], taken: set[int], shots: int | None, generator: random.Random) -> list[int]:
     chosen = []
-    for rows in rows_by_class(labels, taken).values():
-        chosen += rows if shots is None or len(rows) < shots else generator.sample(rows, shots)
+    for rows in by_class.values():
+        chosen += generator.sample(rows, shots)
     return chosen
 
 
-def index_hash(drawn: Draw, train: tuple[Sequence[int], Sequence[str]], val: tuple[Sequence[int], Sequence[str]] | None) -> str:
-    """16 hex digits of the sha256 of the sorted lines `split:label:path`, support and validation; train, val: (labels, paths)."""
-    sources = {"train": train, "val": val}
-    lines = []
-    for role, split, rows in (("train", "train", drawn.train), ("val", drawn.val_split, drawn.val)):
-        labels, paths = sources[split]
-        lines += [f"{role}:{labels[row]}:{paths[row] or row}" for row in rows]
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
+def _validation(
+    labels: Sequence[int], taken: set[int], shots: int | None, generator: random.Random
+) -> list[int]:
+    """At most `shots` rows of each class, all of a class that has fewer; all rows for None."""
+    chosen = []
+    for rows in rows_by_class(labels, taken).values():
+        if shots is None or len(rows) < shots:
+            chosen += rows
+        else:
+            chosen += generator.sample(rows, shots)
+    return chosen
+
+
+LabelsAndPaths = tuple[Sequence[int], Sequence[str] | Mapping[int, str]]
+
+
+def index_hash(drawn: Draw, train: LabelsAndPaths, val: LabelsAndPaths | None) -> str:
+    """16 hex digits that name the drawn images, support and validation.
+
+    They begin the sha256 of the sorted lines `role:label:path`, where the role is `train` or
+    `val` and an image without a path has its row number.
+
+    Args:
+        drawn: the draw.
+        train, val: the labels of each split's rows, and their paths by row.
+    """
+    lines = _lines("train", drawn.train, train)
+    val_source = train if drawn.val_split == "train" else val
+    if drawn.val and val_source is not None:
+        lines += _lines("val", drawn.val, val_source)
+    text = "\n".join(sorted(lines))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _lines(role: str, rows: Sequence[int], source: LabelsAndPaths) -> list[str]:
+    labels, paths = source
+    return [f"{role}:{labels[row]}:{paths[row] or row}" for row in rows]

@@ -49,7 +49,9 @@ def across(study: Study) -> Iterator[Across]:
             names = sorted({name for of in sets for name in of})
             average = [None] if len(names) > 1 and all(of == names for of in sets) else []
             for dataset in [*average, *names]:
-                blocks = [block for block in family if dataset is None or dataset in study.datasets(block)]
+                blocks = [
+                    block for block in family if dataset is None or dataset in study.datasets(block)
+                ]
                 if len(blocks) > 1:
                     yield _across(study, word, blocks, dataset)
 
@@ -57,28 +59,49 @@ def across(study: Study) -> Iterator[Across]:
 def _across(study: Study, word: str, blocks: Sequence[Block], dataset: str | None) -> Across:
     shots = sorted({n for block in blocks for n in study.shots(block)})
     zeros = {block: study.zero_shot(block, dataset) for block in blocks}
-    level = {block: [None if zero is None else Summary(zero, None, None, 1)] * len(shots) for block, zero in zeros.items()}
+    level = {
+        block: [None if zero is None else Summary(zero, None, None, 1)] * len(shots)
+        for block, zero in zeros.items()
+    }
     lines = _lines("zero-shot", "–", word, level)
     for method in _shared(study, blocks, dataset):
         cells = {block: [study.cell(block, dataset, method, n) for n in shots] for block in blocks}
         lines += _lines(method.label, method.selected_on, word, cells)
-    rest = ", ".join(f"{name} {getattr(blocks[0], name)}" for name in ("encoder", "prompts", "protocol") if name != word)
+    rest = ", ".join(
+        f"{name} {getattr(blocks[0], name)}"
+        for name in ("encoder", "prompts", "protocol")
+        if name != word
+    )
     rest += f", trained on {blocks[0].source}" * bool(blocks[0].source)
     where = dataset or f"average over {len(study.datasets(blocks[0]))} data sets"
     return Across(f"Accuracy by {WORDS[word]}: {where} ({rest})", WORDS[word], shots, lines)
 
 
-def _lines(head: str, selected_on: str, word: str, cells: dict[Block, list[Summary | None]]) -> list[Line]:
+def _lines(
+    head: str, selected_on: str, word: str, cells: dict[Block, list[Summary | None]]
+) -> list[Line]:
     """Lines of one head, without those that are empty."""
     kept = {block: line for block, line in cells.items() if any(line)}
-    best = [best_of(column) if len(kept) > 1 else None for column in zip(*kept.values(), strict=True)]
-    return [Line(head, selected_on, getattr(block, word), line, [i == at for at in best]) for i, (block, line) in enumerate(kept.items())]
+    best = [
+        best_of(column) if len(kept) > 1 else None for column in zip(*kept.values(), strict=True)
+    ]
+    return [
+        Line(head, selected_on, getattr(block, word), line, [i == at for at in best])
+        for i, (block, line) in enumerate(kept.items())
+    ]
 
 
 def _shared(study: Study, blocks: Sequence[Block], dataset: str | None) -> list[Method]:
     """One method for each head and way of selecting that several blocks have: in the most blocks, then nearest to the defaults."""
-    have = lambda block, method: any(study.cell(block, dataset, method, n) for n in study.shots(block))
-    count = Counter(method for block in blocks for method in study.methods(block) if method.head != "zero-shot" and have(block, method))
+    have = lambda block, method: any(
+        study.cell(block, dataset, method, n) for n in study.shots(block)
+    )
+    count = Counter(
+        method
+        for block in blocks
+        for method in study.methods(block)
+        if method.head != "zero-shot" and have(block, method)
+    )
     first: dict[tuple[str, str], Method] = {}
     for method in sorted(count, key=lambda m: (-count[m], m.distance, m.sort_key())):
         if count[method] > 1:

@@ -127,10 +127,19 @@ def section(name: str, title: str, *parts: str) -> str:
     return f'<section id="{name}"><h2>{title}</h2>\n{body}</section>\n' if body else ""
 
 
-def html_table(head: Sequence[str], lines: Sequence[Sequence[str]], *, caption: str = "", names: int = 1, kind: str = "") -> str:
+def html_table(
+    head: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    *,
+    caption: str = "",
+    names: int = 1,
+    kind: str = "",
+) -> str:
     """A table of ready HTML cells, the first `names` columns text; it scrolls in itself where it is too wide."""
     cell = lambda i, text: f"<td>{text}</td>" if i else f'<th scope="row">{text}</th>'
-    rows = "".join(f"<tr>{''.join(cell(i, text) for i, text in enumerate(line))}</tr>\n" for line in lines)
+    rows = "".join(
+        f"<tr>{''.join(cell(i, text) for i, text in enumerate(line))}</tr>\n" for line in lines
+    )
     heads = "".join(f'<th scope="col">{text}</th>' for text in head)
     caption = f"<caption>{caption}</caption>" if caption else ""
     kind += " wide" * (len(head) > MOST_COLUMNS)
@@ -142,7 +151,9 @@ def percent(cell: Summary | None, *, interval: bool = False) -> str:
     if cell is None:
         return "–"
     spread = cell.half if interval else cell.std
-    return f"{100 * cell.mean:.1f}" + ("" if spread is None else f"<small> ±\u00a0{100 * spread:.1f}</small>")
+    return f"{100 * cell.mean:.1f}" + (
+        "" if spread is None else f"<small> ±\u00a0{100 * spread:.1f}</small>"
+    )
 
 
 def figure(title: str, chart: str) -> str:
@@ -150,12 +161,24 @@ def figure(title: str, chart: str) -> str:
 
 
 def legend(names: Sequence[str], first: int = 0, dashed: int | None = None) -> str:
-    key = lambda i: f'<span class="key color-{i % N_COLOUR}{" special" if i == dashed else ""}"></span>'
+    key = lambda i: (
+        f'<span class="key color-{i % N_COLOUR}{" special" if i == dashed else ""}"></span>'
+    )
     return f'<p class="legend">{"".join(f"<span>{key(i)}{escape(name)}</span> " for i, name in enumerate(names, first))}</p>'
 
 
-def panel_group(title: str, names: Sequence[str], panels: Sequence[str], dashed: int | None = None) -> str:
+def panel_group(
+    title: str, names: Sequence[str], panels: Sequence[str], dashed: int | None = None
+) -> str:
     """Panels of one kind with their legend; many of them fold away."""
     shown, hidden = panels[:MOST_CHARTS], panels[MOST_CHARTS:]
-    rest = f"<details><summary>{len(hidden)} more</summary><div class=panels>{''.join(hidden)}</div></details>" if hidden else ""
-    return f"<h3>{title}</h3>{legend(names, dashed=dashed)}<div class=panels>{''.join(shown)}</div>{rest}" if panels else ""
+    rest = (
+        f"<details><summary>{len(hidden)} more</summary><div class=panels>{''.join(hidden)}</div></details>"
+        if hidden
+        else ""
+    )
+    return (
+        f"<h3>{title}</h3>{legend(names, dashed=dashed)}<div class=panels>{''.join(shown)}</div>{rest}"
+        if panels
+        else ""
+    )

@@ -45,16 +45,27 @@ class Method:
     @property
     def distance(self) -> int:
         """How many hyper-parameters are not the head's own default."""
-        default = HEADS[self.head]() if self.head in HEADS else None  # made, since a preset fills in what is not given
+        default = (
+            HEADS[self.head]() if self.head in HEADS else None
+        )  # made, since a preset fills in what is not given
         return sum(getattr(default, name, None) != value for name, value in self.setting)
 
     def sort_key(self) -> tuple:
         order = list(HEADS).index(self.head) if self.head in HEADS else len(HEADS)
-        return order, self.head, [(name, size_of(value)) for name, value in self.setting], self.selected_on
+        return (
+            order,
+            self.head,
+            [(name, size_of(value)) for name, value in self.setting],
+            self.selected_on,
+        )
 
 
 def show(value) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) and not isinstance(value, bool) else str(value)
+    return (
+        f"{value:g}"
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        else str(value)
+    )
 
 
 def show_shots(n: int) -> str:
@@ -85,11 +96,16 @@ class Study:
         for row in self.rows:
             for name, value in _setting(row).items():
                 seen[row["head"]][name].add(value)
-        return {head: sorted(name for name, of in names.items() if len(of) > 1) for head, names in seen.items()}
+        return {
+            head: sorted(name for name, of in names.items() if len(of) > 1)
+            for head, names in seen.items()
+        }
 
     def method(self, row: dict) -> Method:
         setting = _setting(row)
-        kept = tuple((name, setting[name]) for name in self.varying.get(row["head"], []) if name in setting)
+        kept = tuple(
+            (name, setting[name]) for name in self.varying.get(row["head"], []) if name in setting
+        )
         return Method(row["head"], row["selected_on"], kept)
 
     @cached_property
@@ -129,7 +145,10 @@ class Study:
 
     def average(self, block: Block, method: Method, shots: int) -> Summary | None:
         """The same over the mean of all data sets of a block, seed by seed; None where a data set or a seed is missing."""
-        per_set = [{row["seed"]: row["top1"] for row in self.cells.get((block, name, method, shots), [])} for name in self.datasets(block)]
+        per_set = [
+            {row["seed"]: row["top1"] for row in self.cells.get((block, name, method, shots), [])}
+            for name in self.datasets(block)
+        ]
         seeds = set(per_set[0])
         if not seeds or any(set(of) != seeds or None in of.values() for of in per_set):
             return None
@@ -140,7 +159,12 @@ class Study:
         if dataset is None:
             each = [self.zero_shot(block, name) for name in self.datasets(block)]
             return None if None in each else statistics.fmean(each)
-        values = [row.get("zero_shot_top1") for key, rows in self.cells.items() if key[:2] == (block, dataset) for row in rows]
+        values = [
+            row.get("zero_shot_top1")
+            for key, rows in self.cells.items()
+            if key[:2] == (block, dataset)
+            for row in rows
+        ]
         return next((value for value in values if value is not None), None)
 
 
@@ -150,10 +174,26 @@ def block_of(row: dict) -> Block:
 
 def _setting(row: dict) -> dict[str, object]:
     """The hyper-parameters that were set, not found: all of them, or where validation chose, those that the user gave."""
-    return dict(row["hyper"]) if row["selected_on"] == "val" else dict(row.get("found") or row["hyper"])
+    return (
+        dict(row["hyper"])
+        if row["selected_on"] == "val"
+        else dict(row.get("found") or row["hyper"])
+    )
 
 
-WORDS = ("dataset", "encoder", "prompts", "head", "shots", "seed", "protocol", "selected_on", "hyper", "fingerprint", "top1")
+WORDS = (
+    "dataset",
+    "encoder",
+    "prompts",
+    "head",
+    "shots",
+    "seed",
+    "protocol",
+    "selected_on",
+    "hyper",
+    "fingerprint",
+    "top1",
+)
 
 
 def study_of(rows: Iterable[dict]) -> Study:
@@ -172,7 +212,9 @@ def study_of(rows: Iterable[dict]) -> Study:
         last[key] = row
     kept, notes = list(last.values()), []
     if len(kept) < total:
-        notes.append(f"{total - len(kept)} rows repeat a run that stands further down; the last one counts.")
+        notes.append(
+            f"{total - len(kept)} rows repeat a run that stands further down; the last one counts."
+        )
     prints = defaultdict(set)
     for row in kept:
         prints[row["dataset"], block_of(row)].add(row["fingerprint"])
@@ -180,7 +222,9 @@ def study_of(rows: Iterable[dict]) -> Study:
         if len(prints[row["dataset"], block_of(row)]) > 1:
             row["dataset"] = f"{row['dataset']} ({row['fingerprint']})"
     if any(len(of) > 1 for of in prints.values()):
-        notes.append("A data set with several caches stands once for each, with the cache's fingerprint.")
+        notes.append(
+            "A data set with several caches stands once for each, with the cache's fingerprint."
+        )
     study = Study(kept, notes)
     return Study(kept, notes + _notes(study))
 
@@ -189,7 +233,11 @@ def _named(row: dict) -> dict:
     if not row.get("test_dataset"):
         return row | {"source": ""}
     prints = f"{row['fingerprint']} -> {row.get('test_fingerprint')}"
-    return row | {"dataset": f"{row['dataset']} -> {row['test_dataset']}", "source": row["dataset"], "fingerprint": prints}
+    return row | {
+        "dataset": f"{row['dataset']} -> {row['test_dataset']}",
+        "source": row["dataset"],
+        "fingerprint": prints,
+    }
 
 
 def _notes(study: Study) -> list[str]:
@@ -198,12 +246,20 @@ def _notes(study: Study) -> list[str]:
         notes.append(
             "A -> B: trained on A, scored on the test split of B; such rows stand in tables of their own, outside the average of all others."
         )
-    for word, what in (("protocol", "protocols"), ("encoder", "encoders"), ("prompts", "prompt sets")):
+    for word, what in (
+        ("protocol", "protocols"),
+        ("encoder", "encoders"),
+        ("prompts", "prompt sets"),
+    ):
         values = sorted({row[word] for row in study.rows})
         if len(values) > 1:
-            notes.append(f"The rows are of {len(values)} {what} ({', '.join(values)}): each has tables and curves of its own.")
+            notes.append(
+                f"The rows are of {len(values)} {what} ({', '.join(values)}): each has tables and curves of its own."
+            )
     if len({row["selected_on"] for row in study.rows}) > 1:
-        notes.append("Some runs use fixed hyper-parameters, others chose them on validation images: they stand in lines of their own.")
+        notes.append(
+            "Some runs use fixed hyper-parameters, others chose them on validation images: they stand in lines of their own."
+        )
     diverged = sum(bool(row.get("diverged")) or row["top1"] is None for row in study.rows)
     if diverged:
         notes.append(f"{diverged} runs diverged; a cell with one of them shows no mean.")
@@ -220,7 +276,11 @@ def _seed_counts(study: Study) -> str:
     counts = sorted({len(rows) for rows in study.cells.values()})
     if counts == [1]:
         return "Each cell is one seed: there is no spread and no interval."
-    return f"Cells have between {counts[0]} and {counts[-1]} seeds." if len(counts) > 1 else f"Each cell is the mean of {counts[0]} seeds."
+    return (
+        f"Cells have between {counts[0]} and {counts[-1]} seeds."
+        if len(counts) > 1
+        else f"Each cell is the mean of {counts[0]} seeds."
+    )
 
 
 def best_of(cells: Sequence[Summary | None]) -> int | None:

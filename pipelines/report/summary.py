@@ -25,14 +25,23 @@ def summary(study: Study) -> str:
                 cells = [study.cell(block, dataset, method, n) for method in methods]
                 best = best_of(cells)
                 line.append(
-                    "–" if best is None else f"<b>{percent(cells[best], interval=True)}</b><br><small>{escape(methods[best].label)}</small>"
+                    "–"
+                    if best is None
+                    else f"<b>{percent(cells[best], interval=True)}</b><br><small>{escape(methods[best].label)}</small>"
                 )
             lines.append(line)
         heads = ["data set", "zero-shot", *map(show_shots, shots)]
         parts.append(html_table(heads, lines, caption=escape(str(block)), kind="best"))
     notes = "".join(f"<li>{escape(note)}</li>" for note in study.notes)
     lead = "<p>The best method for each data set and number of shots: test accuracy in %, mean ± half its 95 % interval over seeds.</p>"
-    return section("summary", "Summary", lead, *parts, _versus(study), f"<ul class=notes>{notes}</ul>" if notes else "")
+    return section(
+        "summary",
+        "Summary",
+        lead,
+        *parts,
+        _versus(study),
+        f"<ul class=notes>{notes}</ul>" if notes else "",
+    )
 
 
 def _versus(study: Study) -> str:
@@ -62,10 +71,20 @@ def across_blocks(study: Study) -> str:
     for found in across(study):
         mark = lambda cell, best: f"<b>{percent(cell)}</b>" if best else percent(cell)
         lines = [
-            [escape(line.head), escape(line.value), escape(line.selected_on), *map(mark, line.cells, line.best)] for line in found.lines
+            [
+                escape(line.head),
+                escape(line.value),
+                escape(line.selected_on),
+                *map(mark, line.cells, line.best),
+            ]
+            for line in found.lines
         ]
         heads = ["head", found.column, "selected on", *map(show_shots, found.shots)]
         parts.append(html_table(heads, lines, caption=escape(found.title), names=3))
     shown, hidden = parts[:MOST_TABLES], parts[MOST_TABLES:]
-    rest = f"<details><summary>{len(hidden)} more</summary>{''.join(hidden)}</details>" if hidden else ""
+    rest = (
+        f"<details><summary>{len(hidden)} more</summary>{''.join(hidden)}</details>"
+        if hidden
+        else ""
+    )
     return section("across", ACROSS_TITLE, f"<p>{ACROSS_LEAD}</p>", *shown, rest) if parts else ""

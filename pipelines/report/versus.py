@@ -24,7 +24,8 @@ class Versus:
     @property
     def names(self) -> str:
         return " over ".join(
-            m.label + ("" if m.selected_on == "fixed" else f" (selected on {m.selected_on})") for m in (self.best, self.other)
+            m.label + ("" if m.selected_on == "fixed" else f" (selected on {m.selected_on})")
+            for m in (self.best, self.other)
         )
 
     @property
@@ -32,7 +33,9 @@ class Versus:
         """The gain in points of accuracy, half its 95 % interval where there is one."""
         if self.gain is None:
             return "–"
-        return f"{100 * self.gain.mean:+.2f}" + ("" if self.gain.half is None else f" ± {100 * self.gain.half:.2f}")
+        return f"{100 * self.gain.mean:+.2f}" + (
+            "" if self.gain.half is None else f" ± {100 * self.gain.half:.2f}"
+        )
 
     @property
     def verdict(self) -> str:
@@ -65,21 +68,36 @@ def versus(study: Study, block: Block, dataset: str | None, shots: int) -> Versu
     return Versus(best, other, _gain(study, block, datasets, best, other, shots))
 
 
-def _gain(study: Study, block: Block, datasets: Sequence[str], a: Method, b: Method, shots: int) -> Summary | None:
+def _gain(
+    study: Study, block: Block, datasets: Sequence[str], a: Method, b: Method, shots: int
+) -> Summary | None:
     """a - b seed by seed, each the mean over the data sets."""
-    ours, theirs = ([_by_draw(study, block, name, one, two, shots) for name in datasets] for one, two in ((a, b), (b, a)))
+    ours, theirs = (
+        [_by_draw(study, block, name, one, two, shots) for name in datasets]
+        for one, two in ((a, b), (b, a))
+    )
     seeds = [{seed for seed, _ in of} for of in ours]
-    same = all(x.keys() == y.keys() for x, y in zip(ours, theirs, strict=True)) and all(of == seeds[0] for of in seeds)
+    same = all(x.keys() == y.keys() for x, y in zip(ours, theirs, strict=True)) and all(
+        of == seeds[0] for of in seeds
+    )
     if not same or any(None in of.values() for of in [*ours, *theirs]):
         return None
-    mean = lambda sets: [statistics.fmean(v for of in sets for (at, _), v in of.items() if at == seed) for seed in sorted(seeds[0])]
+    mean = lambda sets: [
+        statistics.fmean(v for of in sets for (at, _), v in of.items() if at == seed)
+        for seed in sorted(seeds[0])
+    ]
     return paired(mean(ours), mean(theirs))
 
 
-def _by_draw(study: Study, block: Block, dataset: str, method: Method, beside: Method, shots: int) -> dict[tuple, float | None]:
+def _by_draw(
+    study: Study, block: Block, dataset: str, method: Method, beside: Method, shots: int
+) -> dict[tuple, float | None]:
     """Accuracy by seed and drawn images. Zero-shot needs no run of its own: each row bears it."""
     word, run = ("zero_shot_top1", beside) if method == ZERO_SHOT else ("top1", method)
-    return {(row["seed"], row.get("index_hash")): row.get(word) for row in study.cells[block, dataset, run, shots]}
+    return {
+        (row["seed"], row.get("index_hash")): row.get(word)
+        for row in study.cells[block, dataset, run, shots]
+    }
 
 
 VersusTable = dict[str, list[Versus | None]]  # by data set: one for each number of shots
@@ -96,7 +114,10 @@ def _table(study: Study, block: Block) -> VersusTable:
     titles: dict[str, str | None] = {name: name for name in datasets}
     if len(datasets) > 1:
         titles[f"Average over {len(datasets)} data sets"] = None
-    lines = {title: [versus(study, block, name, n) for n in study.shots(block)] for title, name in titles.items()}
+    lines = {
+        title: [versus(study, block, name, n) for n in study.shots(block)]
+        for title, name in titles.items()
+    }
     return {title: line for title, line in lines.items() if any(line)}
 
 
@@ -110,10 +131,24 @@ VERSUS_LEAD = (
 def caution(found: Mapping[Block, VersusTable]) -> str:
     """What the intervals cannot say."""
     text = "The two were picked by these very numbers, which flatters the best one a little"
-    text += "; intervals are over seeds, not over data sets." if any(len(table) > 1 for table in found.values()) else "."
-    counts = [one.gain.n for table in found.values() for line in table.values() for one in line if one and one.gain]
+    text += (
+        "; intervals are over seeds, not over data sets."
+        if any(len(table) > 1 for table in found.values())
+        else "."
+    )
+    counts = [
+        one.gain.n
+        for table in found.values()
+        for line in table.values()
+        for one in line
+        if one and one.gain
+    ]
     if counts and (n := min(counts)) < 10:
         deviations = t_quantile(n - 1) / math.sqrt(n) if n > 1 else None
-        wide = f"with {n} seeds half of it is {deviations:.1f} standard deviations" if deviations else "with one seed there is none"
+        wide = (
+            f"with {n} seeds half of it is {deviations:.1f} standard deviations"
+            if deviations
+            else "with one seed there is none"
+        )
         text += f" Few seeds make a wide interval: {wide}, with 10 it would be 0.7."
     return text

@@ -37,12 +37,28 @@ def card(about: Mapping, row: Mapping) -> str:
 
 
 def _figures(row: Mapping) -> list[str]:
-    shown = {"top1": "accuracy", "zero_shot_top1": "accuracy of zero-shot CLIP", "top5": "top-5 accuracy"}
-    shown |= {"mean_class": "mean accuracy over classes", "ece": "calibration error (ECE)", "ece_t": "calibration error at the temperature"}
-    lines = [f"| {text} | {100 * row[name]:.1f} % |" for name, text in shown.items() if row.get(name) is not None]
+    shown = {
+        "top1": "accuracy",
+        "zero_shot_top1": "accuracy of zero-shot CLIP",
+        "top5": "top-5 accuracy",
+    }
+    shown |= {
+        "mean_class": "mean accuracy over classes",
+        "ece": "calibration error (ECE)",
+        "ece_t": "calibration error at the temperature",
+    }
+    lines = [
+        f"| {text} | {100 * row[name]:.1f} % |"
+        for name, text in shown.items()
+        if row.get(name) is not None
+    ]
     if row.get("temperature") is not None:
         lines.append(f"| temperature | {row['temperature']:.3f} |")
-    return ["| figure | value |", "| --- | --- |", *lines] if lines else ["The training diverged: there are no figures."]
+    return (
+        ["| figure | value |", "| --- | --- |", *lines]
+        if lines
+        else ["The training diverged: there are no figures."]
+    )
 
 
 def _plain(text: str) -> str:

@@ -24,12 +24,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cliad.adapters.core.classifier import hypers
+from cliad.errors import CliadError
 from cliad.pipelines.runs.predict import Run, load
 
 LARGEST = 1.8e9  # bytes of weights that fit into one ONNX file; more go to a second file beside it
 
 
-class ExportError(ValueError):
+class ExportError(CliadError):
     """A run that cannot be written in the form asked; the message says why and what can be done."""
 
 
@@ -65,32 +66,59 @@ def export_run(
     if with_encoder and format != "onnx":
         raise ExportError(f"--with-encoder is for --format onnx; {format} holds the head alone")
     if out.is_dir() or (out.exists() and not force):
-        raise ExportError(f"{out} exists; give another --out PATH{'' if out.is_dir() else ', or --force to replace it'}")
+        raise ExportError(
+            f"{out} exists; give another --out PATH{'' if out.is_dir() else ', or --force to replace it'}"
+        )
     if with_encoder and loaded.about["parts"] != ["features"]:
-        raise ExportError(f"{loaded.about['head']} takes features before the projection too; export it without --with-encoder")
-    tower = loaded.encoder(model=model, pretrained=pretrained, device="cpu") if with_encoder else None
+        raise ExportError(
+            f"{loaded.about['head']} takes features before the projection too; export it without --with-encoder"
+        )
+    tower = (
+        loaded.encoder(model=model, pretrained=pretrained, device="cpu") if with_encoder else None
+    )
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         new = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
-            _onnx(loaded, new / out.name, tower) if format == "onnx" else FORMATS[format](loaded, new / out.name)
+            _onnx(loaded, new / out.name, tower) if format == "onnx" else FORMATS[format](
+                loaded, new / out.name
+            )
             written = sorted(new.iterdir(), reverse=True)
             for file in written:
                 os.replace(file, out.with_name(file.name))
         finally:
             shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
-        raise ExportError(f"cannot write {out}: {error.strerror or error}; give another --out PATH") from None
+        raise ExportError(
+            f"cannot write {out}: {error.strerror or error}; give another --out PATH"
+        ) from None
     return sorted(out.with_name(file.name) for file in written)
 
 
 def _facts(run: Run) -> dict[str, str]:
     """What a file says of itself, as text."""
     about = run.about
-    facts = {name: about[name] for name in ("classnames", "head", "hyper", "encoder", "encoder_id", "fingerprint", "logit_scale")}
+    facts = {
+        name: about[name]
+        for name in (
+            "classnames",
+            "head",
+            "hyper",
+            "encoder",
+            "encoder_id",
+            "fingerprint",
+            "logit_scale",
+        )
+    }
     recipe = about["image_recipe"].get("encoder")
-    facts |= {"temperature": about["temperature"], "preprocess": recipe.get("preprocess") if isinstance(recipe, dict) else None}
-    return {f"cliad.{name}": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for name, value in facts.items()}
+    facts |= {
+        "temperature": about["temperature"],
+        "preprocess": recipe.get("preprocess") if isinstance(recipe, dict) else None,
+    }
+    return {
+        f"cliad.{name}": value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in facts.items()
+    }
 
 
 def _safetensors(run: Run, path: Path) -> None:
@@ -99,15 +127,29 @@ def _safetensors(run: Run, path: Path) -> None:
     tensors = {f"p.{key}": value for key, value in run.classifier.p.items()} | {
         f"c.{key}": value for key, value in run.classifier.c.items()
     }
-    save_file({key: value.contiguous() for key, value in tensors.items()}, path, metadata=_facts(run) | {"run.json": json.dumps(run.about)})
+    save_file(
+        {key: value.contiguous() for key, value in tensors.items()},
+        path,
+        metadata=_facts(run) | {"run.json": json.dumps(run.about)},
+    )
 
 
 def _npz(run: Run, path: Path) -> None:
     weights, bias = linear_form(run)
     scale = float(run.about["logit_scale"])
-    arrays = {"text": weights / scale, "bias": bias, "logit_scale": np.array(scale), "classnames": np.array(run.classnames, dtype=str)}
-    arrays |= {"temperature": np.array(run.about["temperature"] or 1.0), "fingerprint": np.array(run.about["fingerprint"])}
-    arrays["input"] = np.array("raw" if "raw" in run.classifier.head.needs and not run.about["unit_rows"] else "unit")
+    arrays = {
+        "text": weights / scale,
+        "bias": bias,
+        "logit_scale": np.array(scale),
+        "classnames": np.array(run.classnames, dtype=str),
+    }
+    arrays |= {
+        "temperature": np.array(run.about["temperature"] or 1.0),
+        "fingerprint": np.array(run.about["fingerprint"]),
+    }
+    arrays["input"] = np.array(
+        "raw" if "raw" in run.classifier.head.needs and not run.about["unit_rows"] else "unit"
+    )
     with open(path, "wb") as stream:
         np.savez(stream, **arrays)
 
@@ -124,7 +166,9 @@ def linear_form(run: Run) -> tuple[np.ndarray, np.ndarray]:
     weights, bias = (above - below).T / 2, ((above + below) / 2).mean(dim=0)
     x = F.normalize(torch.randn(64, dim, generator=torch.Generator().manual_seed(0)), dim=-1)
     given, linear = ask(x), x.double() @ weights.T + bias
-    if not torch.isfinite(given).all() or (given - linear).abs().max() > 1e-4 * given.abs().max().clamp(min=1):
+    if not torch.isfinite(given).all() or (
+        given - linear
+    ).abs().max() > 1e-4 * given.abs().max().clamp(min=1):
         raise ExportError(
             f"{run.about['head']} is not linear in the image feature, so it has no class weights; use --format onnx or safetensors"
         )
@@ -152,7 +196,10 @@ class _Whole(nn.Module):
         x = x.to(getattr(torch, self.run.about["dtype"])).float()
         head = self.run.classifier.head
         x = x if "raw" in head.needs and not self.run.about["unit_rows"] else F.normalize(x, dim=-1)
-        p, c, h = ({name: getattr(self, f"{kind}_{name}") for name in tensors} for kind, tensors in self.parts.items())
+        p, c, h = (
+            {name: getattr(self, f"{kind}_{name}") for name in tensors}
+            for kind, tensors in self.parts.items()
+        )
         logits = head.logits(p, c, h, x[None])[0]
         return logits, (logits / (self.run.about["temperature"] or 1)).softmax(dim=-1)
 
@@ -163,33 +210,50 @@ def _onnx(run: Run, path: Path, encoder=None) -> None:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ExportError(f"writing ONNX needs {error.name}, which is not installed; run: pip install 'cliad[onnx]'") from None
+        raise ExportError(
+            f"writing ONNX needs {error.name}, which is not installed; run: pip install 'cliad[onnx]'"
+        ) from None
     module = _Whole(run, None if encoder is None else encoder.image_tower()).eval()
     generator = torch.Generator().manual_seed(0)
     if encoder is None:
-        draw: Callable[[int], Tensor] = lambda n: torch.randn(n, run.about["width"], generator=generator)
+        draw: Callable[[int], Tensor] = lambda n: torch.randn(
+            n, run.about["width"], generator=generator
+        )
     else:
         size = tuple(encoder.preprocess_size)
-        draw = lambda n: torch.randint(0, 256, (n, 3, *size), generator=generator, dtype=torch.uint8)
+        draw = lambda n: torch.randint(
+            0, 256, (n, 3, *size), generator=generator, dtype=torch.uint8
+        )
     name = "features" if encoder is None else "pixels"
     with warnings.catch_warnings(), torch.no_grad(), _no_log():
         warnings.simplefilter("ignore")  # the exporter's own, about itself
         shapes = ({0: torch.export.Dim("n")},)
-        options = {"input_names": [name], "output_names": ["logits", "probabilities"], "dynamic_shapes": shapes, "verbose": False}
+        options = {
+            "input_names": [name],
+            "output_names": ["logits", "probabilities"],
+            "dynamic_shapes": shapes,
+            "verbose": False,
+        }
         try:
             program = torch.onnx.export(module, (draw(2),), dynamo=True, **options)
         except Exception as error:  # the exporter raises its own kinds, of many modules
             reason = " ".join(str(error).split())[:160]
-            raise ExportError(f"{run.about['head']} cannot be written as ONNX by this torch ({reason}); use --format safetensors") from None
+            raise ExportError(
+                f"{run.about['head']} cannot be written as ONNX by this torch ({reason}); use --format safetensors"
+            ) from None
     program.model.metadata_props.update(_facts(run))
-    program.save(str(path), external_data=sum(x.nbytes for x in module.state_dict().values()) > LARGEST)
+    program.save(
+        str(path), external_data=sum(x.nbytes for x in module.state_dict().values()) > LARGEST
+    )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for n in (1, 3):
         x = draw(n)
         with torch.no_grad():
             there, here = session.run(None, {name: x.numpy()})[1], module(x)[1].numpy()
         if not np.allclose(there, here, atol=2e-3):
-            raise ExportError(f"ONNX Runtime and PyTorch disagree by {abs(there - here).max():.3g} in a probability; nothing was written")
+            raise ExportError(
+                f"ONNX Runtime and PyTorch disagree by {abs(there - here).max():.3g} in a probability; nothing was written"
+            )
 
 
 @contextmanager

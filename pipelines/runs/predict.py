@@ -16,12 +16,13 @@ from cliad.adapters.core.classifier import Classifier
 from cliad.cache.datasets.base import image_files, open_image
 from cliad.cache.encoders.base import Encoder, choose_device
 from cliad.cache.extract.reading import PLAIN, Job, Loader, default_workers
+from cliad.errors import CliadError
 from cliad.pipelines.runs import run_folder
 
 BATCH = 32
 
 
-class PredictError(ValueError):
+class PredictError(CliadError):
     """A run and an encoder, or a run and features, that do not go together; the message says why."""
 
 
@@ -36,7 +37,10 @@ class Prediction:
     def json(self) -> dict:
         if self.error is not None:
             return {"path": self.path, "error": self.error}
-        return {"path": self.path, "top": [{"class": name, "probability": p} for name, p in self.top]}
+        return {
+            "path": self.path,
+            "top": [{"class": name, "probability": p} for name, p in self.top],
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +65,17 @@ class Run:
         """
         x = torch.as_tensor(x)
         if x.ndim != 2 or x.shape[1] != self.about["width"]:
-            raise PredictError(f"{self.folder} takes features (n, {self.about['width']}), however: {tuple(x.shape)}")
+            raise PredictError(
+                f"{self.folder} takes features (n, {self.about['width']}), however: {tuple(x.shape)}"
+            )
         x = x.to(getattr(torch, self.about["dtype"])).float()
-        logits = self.classifier.logits(torch.nn.functional.normalize(x, dim=-1) if self.about["unit_rows"] else x)
+        logits = self.classifier.logits(
+            torch.nn.functional.normalize(x, dim=-1) if self.about["unit_rows"] else x
+        )
         if not torch.isfinite(logits).all():
-            raise PredictError(f"{self.folder} gives logits that are not finite (its training diverged, or the features are broken)")
+            raise PredictError(
+                f"{self.folder} gives logits that are not finite (its training diverged, or the features are broken)"
+            )
         return logits
 
     def probabilities(self, x: Tensor | np.ndarray) -> Tensor:
@@ -78,7 +88,7 @@ class Run:
         model: str | None = None,
         pretrained: str | None = None,
         device: str = "auto",
-        tell: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ) -> Encoder:
         """The encoder that made the run's features, or the one given, checked by its hashes.
 
@@ -101,7 +111,7 @@ class Run:
             options |= {"squeeze": _preprocess(wanted).get("resize_mode") == "squash"}
             options |= {"quick_gelu": wanted.get("activation") == "QuickGELU"}
         if missing := weights.to_fetch(*weights.full_name(name, tag)):
-            tell(f"fetching the weights of {weights.shown_name(name, tag)} from {missing.where}")
+            log(f"fetching the weights of {weights.shown_name(name, tag)} from {missing.where}")
         encoder = clip.load(name, tag, **options)
         _check_encoder(encoder, wanted, self.about)
         return encoder
@@ -119,15 +129,29 @@ class Run:
         paths = find_images(images)
         encoder = encoder or self.encoder()
         starts = range(0, len(paths), batch)
-        jobs = [Job("", start, stop, {PLAIN: range(start, stop)}, True) for start in starts if (stop := min(start + batch, len(paths)))]
+        jobs = [
+            Job("", start, stop, {PLAIN: range(start, stop)}, True)
+            for start in starts
+            if (stop := min(start + batch, len(paths)))
+        ]
         read = lambda _, row, crops: [encoder.preprocess(open_image(Path(paths[row])))]
-        for part in Loader(jobs, read, shape=(3, *encoder.preprocess_size), workers=workers or default_workers()):
+        for part in Loader(
+            jobs, read, shape=(3, *encoder.preprocess_size), workers=workers or default_workers()
+        ):
             problems, rows = dict(part.problems), range(part.job.start, part.job.stop)
             good = [row for row in rows if row not in problems]
-            x = self.features(encoder, part.images[PLAIN][[row - part.job.start for row in good]]) if good else None
+            x = (
+                self.features(encoder, part.images[PLAIN][[row - part.job.start for row in good]])
+                if good
+                else None
+            )
             found = dict(zip(good, self.top(x, top) if good else [], strict=True))
             for row in rows:
-                yield Prediction(paths[row], error=problems[row]) if row in problems else Prediction(paths[row], found[row])
+                yield (
+                    Prediction(paths[row], error=problems[row])
+                    if row in problems
+                    else Prediction(paths[row], found[row])
+                )
 
     def features(self, encoder: Encoder, images: Tensor) -> Tensor:
         """What the head takes (n, width), on the CPU, of preprocessed images (n, 3, height, width)."""
@@ -161,7 +185,7 @@ def predict(
     device: str = "auto",
     batch: int = BATCH,
     workers: int | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Prediction]:
     """Classify images with a saved run; the verb `cliad predict`.
 
@@ -180,10 +204,14 @@ def predict(
     if top < 1:
         raise PredictError(f"top is the number of classes per image, at least 1; got {top}")
     if batch < 1:
-        raise PredictError(f"batch is the number of images per encoder call, at least 1; got {batch}")
+        raise PredictError(
+            f"batch is the number of images per encoder call, at least 1; got {batch}"
+        )
     loaded = load(run)
-    encoder = loaded.encoder(model=model, pretrained=pretrained, device=device, tell=tell)
-    tell(f"{loaded.folder}: {loaded.about['head']}, {len(loaded.classnames)} classes; {encoder.name} on {encoder.device}")
+    encoder = loaded.encoder(model=model, pretrained=pretrained, device=device, log=log)
+    log(
+        f"{loaded.folder}: {loaded.about['head']}, {len(loaded.classnames)} classes; {encoder.name} on {encoder.device}"
+    )
     return loaded.predict(images, top=top, encoder=encoder, batch=batch, workers=workers)
 
 
@@ -198,7 +226,9 @@ def _files(image: str) -> list[str]:
         return [str(path / file) for file in image_files(path)] or [image]
     if path.exists() or not glob.has_magic(image):
         return [image]
-    return sorted(file for file in glob.glob(image, recursive=True) if Path(file).is_file()) or [image]
+    return sorted(file for file in glob.glob(image, recursive=True) if Path(file).is_file()) or [
+        image
+    ]
 
 
 def _preprocess(recipe: Mapping) -> Mapping:
@@ -209,14 +239,20 @@ def _preprocess(recipe: Mapping) -> Mapping:
 def _origin(recipe: Mapping, pretrained: str | None) -> tuple[str, str | None]:
     """Model and weights as run.json names them. A run folder may come from anywhere: it never names a file to load."""
     model, tag = recipe.get("model"), recipe.get("pretrained")
-    if not (isinstance(model, str) and isinstance(tag, str)) or not re.fullmatch(r"[\w.@-]+|hf-hub:[\w.@-]+/[\w.@-]+", model):
+    if not (isinstance(model, str) and isinstance(tag, str)) or not re.fullmatch(
+        r"[\w.@-]+|hf-hub:[\w.@-]+/[\w.@-]+", model
+    ):
         raise PredictError(
             f"run.json names no encoder that can be loaded by name ({model!r:.60}); give --model NAME and --pretrained TAG|FILE"
         )
     if pretrained is None and tag == "file":
-        raise PredictError(f"the weights of this run's encoder {model} were a file; give it with --pretrained FILE")
+        raise PredictError(
+            f"the weights of this run's encoder {model} were a file; give it with --pretrained FILE"
+        )
     if pretrained is None and not re.fullmatch(r"[\w.-]*", tag):
-        raise PredictError(f"run.json names weights {tag!r:.60}, which is no tag; give --pretrained TAG|FILE")
+        raise PredictError(
+            f"run.json names weights {tag!r:.60}, which is no tag; give --pretrained TAG|FILE"
+        )
     return model, pretrained or tag or None
 
 
@@ -236,7 +272,9 @@ def _check_encoder(encoder: Encoder, wanted: Mapping | None, about: Mapping) -> 
                 " give the right encoder with --model NAME --pretrained TAG|FILE"
             )
     if wanted and encoder.encoder_id != about["encoder_id"]:
-        raise PredictError(f"{encoder.name} is encoder {encoder.encoder_id}, this run was trained with {about['encoder_id']}")
+        raise PredictError(
+            f"{encoder.name} is encoder {encoder.encoder_id}, this run was trained with {about['encoder_id']}"
+        )
 
 
 def _short(value) -> str:

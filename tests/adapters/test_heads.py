@@ -136,7 +136,7 @@ def test_fixed_values_never_look_at_validation(name):
 @EVERY
 def test_a_run_that_selects_its_best_step_does_look_at_validation(name):
     head, episode, x = patient(name), HARD.episode(4, seed=5), HARD.scored_on(HEADS[name])[0]
-    if head.plan(len(episode.index), episode.n_class).keep != "best":
+    if head.plan(len(episode.index), episode.shots).keep != "best":
         pytest.skip(f"{name} keeps its last step")
     last = fitted(head, episode).logits(x)
     best, misled = (fit([(head, one)], validate=True)[0] for one in (episode, poisoned(episode)))

@@ -207,7 +207,7 @@ def test_hyper_parameters_are_as_published(name):
 
 @EVERY
 def test_the_plan_is_as_published(name):
-    assert asdict(HEADS[name]().plan(1600, 100)) == PUBLISHED[name].plan
+    assert asdict(HEADS[name]().plan(1600, 16)) == PUBLISHED[name].plan
 
 
 @EVERY
@@ -229,7 +229,7 @@ def test_the_paper_preset_is_coops_recipe():
     head = ClipAdapter(preset="paper")
     assert (head.lr, head.weight_decay, head.batch) == (2e-3, 5e-4, 32)
     expected = DASSL | {"optimiser": "sgd", "per_epoch": 50, "warmup": 50, "batch": 32}
-    assert asdict(head.plan(1600, 100)) == expected | {"steps": 200 * 50}
+    assert asdict(head.plan(1600, 16)) == expected | {"steps": 200 * 50}
     assert (ClipAdapter(preset="paper", lr=0.1).lr, ClipAdapter(lr=0.1).lr) == (0.1, 0.1)
 
 
@@ -253,19 +253,19 @@ def test_the_paper_preset_is_coops_recipe():
     ],
 )
 def test_clip_adapters_epochs_follow_the_shots(preset, n, epochs):
-    plan = ClipAdapter(preset=preset).plan(n, 10)
+    plan = ClipAdapter(preset=preset).plan(n, n / 10)
     assert plan.steps / plan.per_epoch == epochs
 
 
 def test_epochs_that_are_given_are_kept():
-    assert ClipAdapter(preset="paper", epochs=7).plan(32, 2).steps == 7
-    assert ClipAdapter(epochs=7).plan(32, 2).steps == 7
-    assert TaskRes(epochs=7).plan(32, 2).steps == 7
+    assert ClipAdapter(preset="paper", epochs=7).plan(32, 16).steps == 7
+    assert ClipAdapter(epochs=7).plan(32, 16).steps == 7
+    assert TaskRes(epochs=7).plan(32, 16).steps == 7
 
 
 @pytest.mark.parametrize("n, epochs", [(10, 100), (40, 100), (41, 200), (80, 200), (160, 200)])
 def test_taskres_trains_100_epochs_up_to_4_shots_and_200_above(n, epochs):
-    plan = TaskRes().plan(n, 10)
+    plan = TaskRes().plan(n, n / 10)
     assert plan.steps / plan.per_epoch == epochs
 
 

@@ -47,17 +47,30 @@ def test_the_activation_follows_the_tag(published):
     for tag, activation in (("quick", "QuickGELU"), ("plain", "GELU")):
         with warnings.catch_warnings(record=True) as caught:
             encoder = clip.load("toy-clip", tag, device=CPU)
-        assert not caught and encoder.image_recipe["activation"] == encoder.text_recipe["activation"] == activation
+        assert (
+            not caught
+            and encoder.image_recipe["activation"]
+            == encoder.text_recipe["activation"]
+            == activation
+        )
         assert any(isinstance(m, QuickGELU) for m in encoder.model.modules()) == (tag == "quick")
 
 
 def test_every_published_quickgelu_tag_is_asked_for_with_quickgelu(monkeypatch):
     asked = {}
-    monkeypatch.setattr(weights, "_create", lambda model, tag, force_quick_gelu=False: asked.update({(model, tag): force_quick_gelu}))
+    monkeypatch.setattr(
+        weights,
+        "_create",
+        lambda model, tag, force_quick_gelu=False: asked.update({(model, tag): force_quick_gelu}),
+    )
     for model, tag in open_clip.list_pretrained():
         weights._build(model, tag, None)
         assert asked[model, tag] == bool(open_clip.get_pretrained_cfg(model, tag).get("quick_gelu"))
-    assert asked["ViT-B-32", "openai"] and asked["RN50", "openai"] and not asked["ViT-B-32", "laion2b_s34b_b79k"]
+    assert (
+        asked["ViT-B-32", "openai"]
+        and asked["RN50", "openai"]
+        and not asked["ViT-B-32", "laion2b_s34b_b79k"]
+    )
 
 
 def test_a_mismatch_that_open_clip_only_warns_of_is_an_error(published):
@@ -68,24 +81,40 @@ def test_a_mismatch_that_open_clip_only_warns_of_is_an_error(published):
 def test_a_file_must_be_told_its_activation_where_both_exist(published):
     with pytest.raises(EncoderError, match="--quick-gelu"):
         clip.load("toy-clip", published, device=CPU)
-    ids = {clip.load("toy-clip", published, device=CPU, quick_gelu=quick).encoder_id for quick in (True, False)}
+    ids = {
+        clip.load("toy-clip", published, device=CPU, quick_gelu=quick).encoder_id
+        for quick in (True, False)
+    }
     assert len(ids) == 2
 
 
 def test_it_is_an_encoder_with_raw_features(file):
     encoder = clip.load("toy-clip", file, device=CPU)
-    assert isinstance(encoder, Encoder) and encoder.name == "toy-clip/toy-clip-0" and encoder.dim == 24
+    assert (
+        isinstance(encoder, Encoder) and encoder.name == "toy-clip/toy-clip-0" and encoder.dim == 24
+    )
     assert encoder.encode_texts(["one", "two", "three"]).shape == (3, 24)
     assert encoder.encode_texts(["one"], pre_projection=True).shape == (1, 32)
 
 
-@pytest.mark.parametrize("vision", [toy_clip.VISION, {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}])
+@pytest.mark.parametrize(
+    "vision",
+    [toy_clip.VISION, {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}],
+)
 def test_parts_agree_with_the_features(folder, vision):
     name = toy_clip.register(folder, f"toy-{type(vision['layers']).__name__}", vision_cfg=vision)
     encoder = clip.load(name, str(toy_clip.weights(folder, name)), device=CPU)
-    batch = torch.randint(0, 256, (3, 3, vision["image_size"], vision["image_size"]), dtype=torch.uint8, generator=torch.Generator())
+    batch = torch.randint(
+        0,
+        256,
+        (3, 3, vision["image_size"], vision["image_size"]),
+        dtype=torch.uint8,
+        generator=torch.Generator(),
+    )
     parts = encoder.encode_parts(batch, ["features", "pre_projection", "tokens"])
-    torch.testing.assert_close(parts["features"], encoder.encode_images(batch), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        parts["features"], encoder.encode_images(batch), rtol=1e-4, atol=1e-5
+    )
     assert {name: x.shape[1:] for name, x in parts.items()} == encoder.parts
     assert encoder.parts["tokens"][1] == encoder.dim and torch.isfinite(parts["tokens"]).all()
 
@@ -95,14 +124,20 @@ def test_ids_follow_the_weights_of_their_own_tower(folder, file):
     state["visual.class_embedding"] += 1
     toy_clip.save_file(state, spoiled)
     one, two = (clip.load("toy-clip", str(path), device=CPU) for path in (file, spoiled))
-    assert one.image_recipe["weights"] != two.image_recipe["weights"] and one.encoder_id != two.encoder_id
+    assert (
+        one.image_recipe["weights"] != two.image_recipe["weights"]
+        and one.encoder_id != two.encoder_id
+    )
     assert one.text_recipe == two.text_recipe
 
 
 def test_moving_the_file_keeps_the_ids(folder, file):
     moved = folder / "renamed.safetensors"
     moved.write_bytes(Path(file).read_bytes())
-    assert clip.load("toy-clip", str(moved), device=CPU).image_recipe == clip.load("toy-clip", file, device=CPU).image_recipe
+    assert (
+        clip.load("toy-clip", str(moved), device=CPU).image_recipe
+        == clip.load("toy-clip", file, device=CPU).image_recipe
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +198,10 @@ def holder(state):
 
 def openai_archive(folder, name, **changes):
     """A TorchScript archive as OpenAI publishes them: half precision, heads of width 64."""
-    towers = {"vision_cfg": toy_clip.VISION | {"head_width": 64}, "text_cfg": toy_clip.TEXT | {"width": 64, "heads": 1}} | changes
+    towers = {
+        "vision_cfg": toy_clip.VISION | {"head_width": 64},
+        "text_cfg": toy_clip.TEXT | {"width": 64, "heads": 1},
+    } | changes
     toy_clip.register(folder, name, **towers)
     model = open_clip.create_model(name, force_quick_gelu=True).eval()
     with warnings.catch_warnings():
@@ -178,22 +216,32 @@ def test_openai_archives_are_read_with_quickgelu(folder):
     assert encoder.image_recipe["activation"] == "QuickGELU"
     image = torch.randn(2, 3, 32, 32, generator=torch.Generator())
     with torch.no_grad():
-        torch.testing.assert_close(encoder.encode_images(image), model.float().encode_image(image), rtol=0, atol=0.02)
+        torch.testing.assert_close(
+            encoder.encode_images(image), model.float().encode_image(image), rtol=0, atol=0.02
+        )
     openai_archive(folder, "toy-wider", embed_dim=48)
     with pytest.raises(EncoderError, match="archive of another model than toy-wider"):
         clip.load("toy-wider", path, device=CPU)
 
 
 def test_a_state_dict_of_torch_is_read_without_running_code(folder, file):
-    torch.save({"state_dict": {f"module.{name}": x for name, x in load_file(file).items()}}, folder / "saved.pt")
-    assert clip.load("toy-clip", str(folder / "saved.pt"), device=CPU).encoder_id == clip.load("toy-clip", file, device=CPU).encoder_id
+    torch.save(
+        {"state_dict": {f"module.{name}": x for name, x in load_file(file).items()}},
+        folder / "saved.pt",
+    )
+    assert (
+        clip.load("toy-clip", str(folder / "saved.pt"), device=CPU).encoder_id
+        == clip.load("toy-clip", file, device=CPU).encoder_id
+    )
     torch.save({"state_dict": print}, folder / "code.pt")
     with pytest.raises(EncoderError, match="does not hold the weights"):
         clip.load("toy-clip", str(folder / "code.pt"), device=CPU)
 
 
 def test_squeeze_changes_the_preprocessing_and_the_recipe(file):
-    plain, squeezed = (clip.load("toy-clip", file, device=CPU, squeeze=squeeze) for squeeze in (False, True))
+    plain, squeezed = (
+        clip.load("toy-clip", file, device=CPU, squeeze=squeeze) for squeeze in (False, True)
+    )
     image = Image.new("RGB", (64, 32), "white")
     image.paste("black", (0, 0, 8, 32))
     assert plain.preprocess(image).min() > 250 and squeezed.preprocess(image).min() == 0
@@ -207,10 +255,17 @@ def offline(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "model, tag, tried", [("ViT-B-32", "openai", "timm/vit_base_patch32_clip_224.openai"), ("hf-hub:someone/model", None, "someone/model")]
+    "model, tag, tried",
+    [
+        ("ViT-B-32", "openai", "timm/vit_base_patch32_clip_224.openai"),
+        ("hf-hub:someone/model", None, "someone/model"),
+    ],
 )
 def test_no_weights_and_no_network_is_one_line(offline, capfd, model, tag, tried):
-    with pytest.raises(EncoderError, match=rf"no weights for {model}.*tried {tried} on the Hugging Face hub.*--pretrained FILE") as error:
+    with pytest.raises(
+        EncoderError,
+        match=rf"no weights for {model}.*tried {tried} on the Hugging Face hub.*--pretrained FILE",
+    ) as error:
         clip.load(model, tag, device=CPU)
     assert "\n" not in str(error.value) and capfd.readouterr() == ("", "")
 
@@ -218,10 +273,13 @@ def test_no_weights_and_no_network_is_one_line(offline, capfd, model, tag, tried
 def test_what_must_be_fetched_is_told_with_its_size(offline, file):
     missing = weights.to_fetch("ViT-B-32", "openai")
     assert missing.where.startswith("timm/vit_base") and 600 < missing.megabytes < 610
-    assert weights.to_fetch("RN50", "yfcc15m") and weights.to_fetch("hf-hub:someone/model", "").megabytes == 0
+    assert (
+        weights.to_fetch("RN50", "yfcc15m")
+        and weights.to_fetch("hf-hub:someone/model", "").megabytes == 0
+    )
     assert weights.to_fetch("toy-clip", file) is None and weights.to_fetch("tiny", "") is None
     with pytest.raises(EncoderError, match="leave out --no-download"):
-        EncoderChoice("RN50").load("dtd", CPU, half=False, fetch=False, tell=print)
+        EncoderChoice("RN50").load("dtd", CPU, half=False, fetch=False, log=print)
 
 
 # --------------------------------------------------------------- what the network sees, in numbers

@@ -65,7 +65,11 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bytes(task, whole, 
         assert now >= marked
         marked = now
     path = path_of(start(task, tmp_path))
-    assert kills >= 3 and path.read_bytes() == whole.read_bytes() and not list(tmp_path.glob("*/*.part"))
+    assert (
+        kills >= 3
+        and path.read_bytes() == whole.read_bytes()
+        and not list(tmp_path.glob("*/*.part"))
+    )
     assert problems(open_cache(path)) == []
 
 
@@ -85,7 +89,9 @@ def small_disk(tmp_path):
     """A file system of 4 MB, where one may be mounted."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True
+    ).returncode:
         pytest.skip("no right to mount a small file system here")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)

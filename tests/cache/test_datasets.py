@@ -13,15 +13,35 @@ from cliad.cache.datasets import DATASETS, find_dataset
 from cliad.cache.datasets.base import DatasetError, open_image
 
 MADE = {name: getattr(layouts, name) for name in DATASETS if name != "digits"}
-WITH_OFFICIAL = ["dtd", "food101", "sun397", "oxford_pets", "oxford_flowers", "stanford_cars", "ucf101"]
-SMALL = {"dtd": ["banded", "dotted"], "eurosat": ["Annual Crop Land", "Sea or Lake"], "caltech101": ["face", "airplane"]}
-SMALL |= {"food101": ["apple pie", "waffles"], "sun397": ["abbey", "indoor apse"], "oxford_pets": ["abyssinian", "american bulldog"]}
+WITH_OFFICIAL = [
+    "dtd",
+    "food101",
+    "sun397",
+    "oxford_pets",
+    "oxford_flowers",
+    "stanford_cars",
+    "ucf101",
+]
+SMALL = {
+    "dtd": ["banded", "dotted"],
+    "eurosat": ["Annual Crop Land", "Sea or Lake"],
+    "caltech101": ["face", "airplane"],
+}
+SMALL |= {
+    "food101": ["apple pie", "waffles"],
+    "sun397": ["abbey", "indoor apse"],
+    "oxford_pets": ["abyssinian", "american bulldog"],
+}
 SMALL |= {
     "stanford_cars": ["2012 Acura RL Sedan", "2008 Audi RS 4"],
     "ucf101": ["Apply Eye Makeup", "Archery"],
     "imagenet": ["tench", "goldfish"],
 }
-SMALL |= {"oxford_flowers": ["pink primrose", "sweet pea"], "fgvc_aircraft": ["707-320", "DC-10"], "cifar100": ["apple", "aquarium fish"]}
+SMALL |= {
+    "oxford_flowers": ["pink primrose", "sweet pea"],
+    "fgvc_aircraft": ["707-320", "DC-10"],
+    "cifar100": ["apple", "aquarium fish"],
+}
 SMALL |= {"imagenet_a": ["stingray", "goldfinch"], "imagenet_r": ["goldfish", "great white shark"]}
 
 
@@ -31,7 +51,9 @@ def test_the_real_layout_is_read(name, tmp_path):
     listing = find_dataset(name).read(tmp_path, "field")
     rows = [row for split in listing.splits.values() for row in split]
     assert set(listing.splits) == set(find_dataset(name).counts) and all(listing.splits.values())
-    assert len(set(rows)) == len(rows) and {y for _, y in rows} <= set(range(len(listing.classnames)))
+    assert len(set(rows)) == len(rows) and {y for _, y in rows} <= set(
+        range(len(listing.classnames))
+    )
     assert all(listing.open(path).mode == "RGB" for path, _ in rows)
     assert name not in SMALL or listing.classnames == SMALL[name]
 
@@ -42,13 +64,20 @@ def test_official_splits_are_read(name, tmp_path):
     field, own = (find_dataset(name).read(tmp_path, split) for split in ("field", "official"))
     assert own.classnames == field.classnames and {"train", "test"} <= set(own.splits)
     names = {path: field.classnames[y] for rows in field.splits.values() for path, y in rows}
-    assert all(names[path] == own.classnames[y] for rows in own.splits.values() for path, y in rows if path in names)
+    assert all(
+        names[path] == own.classnames[y]
+        for rows in own.splits.values()
+        for path, y in rows
+        if path in names
+    )
 
 
 def test_imagenetv2_labels_are_folder_numbers(tmp_path):
     layouts.imagenetv2(tmp_path)
     listing = find_dataset("imagenetv2").read(tmp_path, "field")
-    assert [y for _, y in listing.splits["test"]] == [0, 1, 10, 999] and listing.classnames[999] == "toilet paper"
+    assert [y for _, y in listing.splits["test"]] == [0, 1, 10, 999] and listing.classnames[
+        999
+    ] == "toilet paper"
 
 
 @pytest.mark.parametrize("folder", ["Caltech101", "caltech_101", "CALTECH-101"])
@@ -67,7 +96,10 @@ def test_the_split_file_may_lie_in_a_folder_of_its_own(tmp_path):
 
 
 def test_aliases_of_names():
-    assert find_dataset("FGVC") is DATASETS["fgvc_aircraft"] and find_dataset("oxford-pets") is DATASETS["oxford_pets"]
+    assert (
+        find_dataset("FGVC") is DATASETS["fgvc_aircraft"]
+        and find_dataset("oxford-pets") is DATASETS["oxford_pets"]
+    )
 
 
 def spoil_split(data, change):
@@ -81,11 +113,22 @@ def spoil_split(data, change):
     [
         (lambda d: None, "has no folder dtd/"),
         (lambda d: (d / "dtd").mkdir(), "has no folder images/"),
-        (lambda d: (layouts.dtd(d), (d / "dtd" / "split_zhou_DescribableTextures.json").unlink()), "cliad data download dtd"),
+        (
+            lambda d: (
+                layouts.dtd(d),
+                (d / "dtd" / "split_zhou_DescribableTextures.json").unlink(),
+            ),
+            "cliad data download dtd",
+        ),
         (lambda d: spoil_split(d, lambda s: "{"), "is no split file"),
         (lambda d: spoil_split(d, lambda s: json.dumps({"train": []})), "is no split file"),
         (lambda d: spoil_split(d, lambda s: json.dumps(s).replace(", 1, ", ", 7, ")), "with gaps"),
-        (lambda d: spoil_split(d, lambda s: json.dumps(s).replace('0, "banded"', '0, "striped"', 1)), "has two names"),
+        (
+            lambda d: spoil_split(
+                d, lambda s: json.dumps(s).replace('0, "banded"', '0, "striped"', 1)
+            ),
+            "has two names",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_folder_is_one_line(tmp_path, make, message):
@@ -96,7 +139,10 @@ def test_what_is_wrong_with_a_folder_is_one_line(tmp_path, make, message):
 
 
 def test_no_data_folder_is_one_line(tmp_path):
-    for data, message in ((None, r"--data DIR or \$CLIAD_DATA"), (tmp_path / "gone", "there is no data folder")):
+    for data, message in (
+        (None, r"--data DIR or \$CLIAD_DATA"),
+        (tmp_path / "gone", "there is no data folder"),
+    ):
         with pytest.raises(DatasetError, match=message):
             find_dataset("dtd").read(data, "field")
     layouts.caltech101(tmp_path)
@@ -106,7 +152,9 @@ def test_no_data_folder_is_one_line(tmp_path):
 
 def test_a_cifar_file_with_code_in_it_is_refused(tmp_path):
     layouts.cifar10(tmp_path)
-    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(pickle.dumps({"labels": pickle.Unpickler}))
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(
+        pickle.dumps({"labels": pickle.Unpickler})
+    )
     with pytest.raises(DatasetError, match="is no CIFAR batch"):
         find_dataset("cifar10").read(tmp_path, "field")
 
@@ -124,19 +172,36 @@ def test_cifar_as_class_folders(tmp_path):
 def test_a_folder_without_splits_is_split_the_same_everywhere(tmp_path):
     layouts.class_folders(tmp_path / "birds", ["jay", "owl"], 10, "jpg")
     one, two = (find_dataset(f"folder:{tmp_path / 'birds'}").read(None, "field") for _ in range(2))
-    assert one.splits == two.splits and {part: len(rows) for part, rows in one.splits.items()} == {"train": 10, "val": 4, "test": 6}
-    assert one.splits["train"][:2] == [("jay/jay_3.jpg", 0), ("jay/jay_9.jpg", 0)]  # a change here would change users' splits
+    assert one.splits == two.splits and {part: len(rows) for part, rows in one.splits.items()} == {
+        "train": 10,
+        "val": 4,
+        "test": 6,
+    }
+    assert one.splits["train"][:2] == [
+        ("jay/jay_3.jpg", 0),
+        ("jay/jay_9.jpg", 0),
+    ]  # a change here would change users' splits
     assert find_dataset("folder:birds").read(tmp_path, "field").splits == one.splits
 
 
 def test_a_folder_with_splits_and_settings(tmp_path):
     for part, count in (("Train", 3), ("valid", 2), ("test", 1)):
         layouts.class_folders(tmp_path / part, ["n1", "n2"], count, "png")
-    (tmp_path / "cliad.toml").write_text('templates = ["a photo of a {}, a bird."]\n[classnames]\nn1 = "blue_jay"\n')
+    (tmp_path / "cliad.toml").write_text(
+        'templates = ["a photo of a {}, a bird."]\n[classnames]\nn1 = "blue_jay"\n'
+    )
     listing = find_dataset(f"folder:{tmp_path}").read(None, "field")
-    assert {part: len(rows) for part, rows in listing.splits.items()} == {"train": 6, "val": 4, "test": 2}
-    assert listing.classnames == ["blue jay", "n2"] and listing.templates == ("a photo of a {}, a bird.",)
-    assert listing.splits["train"][0][0] == "Train/n1/n1_0.png" and listing.open("Train/n1/n1_0.png")
+    assert {part: len(rows) for part, rows in listing.splits.items()} == {
+        "train": 6,
+        "val": 4,
+        "test": 2,
+    }
+    assert listing.classnames == ["blue jay", "n2"] and listing.templates == (
+        "a photo of a {}, a bird.",
+    )
+    assert listing.splits["train"][0][0] == "Train/n1/n1_0.png" and listing.open(
+        "Train/n1/n1_0.png"
+    )
 
 
 def test_other_images_of_the_same_names_are_another_data_set(tmp_path):
@@ -148,10 +213,20 @@ def test_other_images_of_the_same_names_are_another_data_set(tmp_path):
 
 def test_a_list_with_names_numbers_and_splits(tmp_path):
     layouts.class_folders(tmp_path, ["a", "b"], 4, "jpg")
-    rows = [(f"{c}/{c}_{i}.jpg", k, ("train", "test")[i > 2], {"a": "jay", "b": "owl"}[c]) for k, c in enumerate("ab") for i in range(4)]
-    layouts.lines(tmp_path / "list.csv", "path,label,split,classname", *(",".join(map(str, row)) for row in rows))
+    rows = [
+        (f"{c}/{c}_{i}.jpg", k, ("train", "test")[i > 2], {"a": "jay", "b": "owl"}[c])
+        for k, c in enumerate("ab")
+        for i in range(4)
+    ]
+    layouts.lines(
+        tmp_path / "list.csv",
+        "path,label,split,classname",
+        *(",".join(map(str, row)) for row in rows),
+    )
     listing = find_dataset(f"csv:{tmp_path / 'list.csv'}").read(None, "field")
-    assert listing.classnames == ["jay", "owl"] and [len(rows) for rows in listing.splits.values()] == [6, 2]
+    assert listing.classnames == ["jay", "owl"] and [
+        len(rows) for rows in listing.splits.values()
+    ] == [6, 2]
     layouts.lines(tmp_path / "names.csv", "path;label", *(f"{row[0]};{row[3]}" for row in rows))
     named = find_dataset(f"csv:{tmp_path / 'names.csv'}").read(None, "field")
     assert named.classnames == ["jay", "owl"] and set(named.splits) == {"train", "val", "test"}
@@ -204,23 +279,48 @@ def test_wrong_settings_are_one_line(tmp_path, content, message):
 
 
 def test_shards_with_numbers_and_split_words(tmp_path):
-    layouts.shards(tmp_path, {"train-0000.tar": [("s0", 0), ("s1", 1)], "train-0001.tar": [("s2", 1)], "test-0000.tar": [("s0", 0)]})
+    layouts.shards(
+        tmp_path,
+        {
+            "train-0000.tar": [("s0", 0), ("s1", 1)],
+            "train-0001.tar": [("s2", 1)],
+            "test-0000.tar": [("s0", 0)],
+        },
+    )
     layouts.lines(tmp_path / "classnames.txt", "jay", "owl")
     layouts.lines(tmp_path / "zeroshot_classification_templates.txt", "a photo of a {c}, a bird.")
     for pattern in (tmp_path, tmp_path / "{train,test}-{0000..0001}.tar"):
         listing = find_dataset(f"wds:{pattern}").read(None, "field")
-        assert listing.splits["train"] == [("train-0000.tar/s0", 0), ("train-0000.tar/s1", 1), ("train-0001.tar/s2", 1)]
-        assert listing.classnames == ["jay", "owl"] and listing.templates == ("a photo of a {c}, a bird.",)
-        assert np.array_equal(np.asarray(listing.open("train-0000.tar/s1")), np.asarray(layouts.picture(1)))
+        assert listing.splits["train"] == [
+            ("train-0000.tar/s0", 0),
+            ("train-0000.tar/s1", 1),
+            ("train-0001.tar/s2", 1),
+        ]
+        assert listing.classnames == ["jay", "owl"] and listing.templates == (
+            "a photo of a {c}, a bird.",
+        )
+        assert np.array_equal(
+            np.asarray(listing.open("train-0000.tar/s1")), np.asarray(layouts.picture(1))
+        )
 
 
 def test_shards_in_folders_with_names_for_classes(tmp_path):
-    layouts.shards(tmp_path, {"train/0.tar": [("a", "owl"), ("b", "jay")], "test/0.tar": [("a", "jay")]}, "label")
+    layouts.shards(
+        tmp_path,
+        {"train/0.tar": [("a", "owl"), ("b", "jay")], "test/0.tar": [("a", "jay")]},
+        "label",
+    )
     listing = find_dataset(f"wds:{tmp_path}").read(None, "field")
-    assert listing.splits["train"] == [("train/0.tar/a", 1), ("train/0.tar/b", 0)] and listing.classnames == ["jay", "owl"]
+    assert listing.splits["train"] == [
+        ("train/0.tar/a", 1),
+        ("train/0.tar/b", 0),
+    ] and listing.classnames == ["jay", "owl"]
 
 
-@pytest.mark.parametrize("pattern, message", [("none-{0..3}.tar", "names no shards"), ("http://a/b.tar", "is not on this machine")])
+@pytest.mark.parametrize(
+    "pattern, message",
+    [("none-{0..3}.tar", "names no shards"), ("http://a/b.tar", "is not on this machine")],
+)
 def test_wrong_shards_are_one_line(tmp_path, pattern, message):
     with pytest.raises(DatasetError, match=message):
         find_dataset(f"wds:{pattern}").read(tmp_path, "field")
@@ -254,7 +354,9 @@ def test_digits_is_what_its_card_says():
 
 def test_a_digit_class_is_cut_in_writing_order():
     splits = find_dataset("digits").read(None, "field").splits
-    threes = {name: [int(path) for path, label in rows if label == 3] for name, rows in splits.items()}
+    threes = {
+        name: [int(path) for path, label in rows if label == 3] for name, rows in splits.items()
+    }
     assert max(threes["train"]) < min(threes["val"]) and max(threes["val"]) < min(threes["test"])
 
 

@@ -72,9 +72,11 @@ def md5(content):
 
 
 def get(site, folder, name="a.bin", checksum=True, lines=None, states=None):
-    remote = Remote(site.url + name, name, md5(site.files[name]) if checksum is True else checksum or "")
-    tell, progress = (x.append if x is not None else lambda _: None for x in (lines, states))
-    return fetch(remote, folder, tell=tell, progress=progress)
+    remote = Remote(
+        site.url + name, name, md5(site.files[name]) if checksum is True else checksum or ""
+    )
+    log, progress = (x.append if x is not None else lambda _: None for x in (lines, states))
+    return fetch(remote, folder, log=log, progress=progress)
 
 
 def test_a_file_comes_whole_with_progress(site, tmp_path):
@@ -87,13 +89,18 @@ def test_a_file_comes_whole_with_progress(site, tmp_path):
 def test_cut_connections_are_continued_where_they_broke(site, tmp_path):
     site.files["a.bin"], site.cut, lines = bytes(range(256)) * 10, 1000, []
     assert get(site, tmp_path, lines=lines).read_bytes() == site.files["a.bin"]
-    assert site.asked == ["a.bin", "a.bin bytes=1000-", "a.bin bytes=2000-"] and "was cut after 1,000 of 2,560 bytes" in lines[0]
+    assert (
+        site.asked == ["a.bin", "a.bin bytes=1000-", "a.bin bytes=2000-"]
+        and "was cut after 1,000 of 2,560 bytes" in lines[0]
+    )
 
 
 def test_an_earlier_run_is_continued(site, tmp_path):
     site.files["a.bin"] = bytes(range(256)) * 10
     (tmp_path / "a.bin.part").write_bytes(site.files["a.bin"][:700])
-    assert get(site, tmp_path).read_bytes() == site.files["a.bin"] and site.asked == ["a.bin bytes=700-"]
+    assert get(site, tmp_path).read_bytes() == site.files["a.bin"] and site.asked == [
+        "a.bin bytes=700-"
+    ]
 
 
 def test_a_part_that_is_whole_already(site, tmp_path):
@@ -110,7 +117,11 @@ def test_a_server_that_cannot_continue_sends_all_again(site, tmp_path):
 
 def test_a_busy_server_is_asked_again(site, tmp_path):
     site.files["a.bin"], site.refuse, lines = b"content", [503, 429], []
-    assert get(site, tmp_path, lines=lines).read_bytes() == b"content" and len(site.asked) == 3 and "503" in lines[0]
+    assert (
+        get(site, tmp_path, lines=lines).read_bytes() == b"content"
+        and len(site.asked) == 3
+        and "503" in lines[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,19 +177,28 @@ def dtd_site(site, tmp_path, monkeypatch):
     site.files[split] = (tmp_path / "made" / "dtd" / split).read_bytes()
     (tmp_path / "made" / "dtd" / split).unlink()
     site.files["dtd.tar.gz"] = packed(tmp_path / "made" / "dtd")
-    remotes = (Remote(site.url + "dtd.tar.gz", "dtd.tar.gz", md5(site.files["dtd.tar.gz"]), 1, True), Remote(site.url + split, split))
-    monkeypatch.setitem(datasets.DATASETS, "dtd", replace(datasets.DATASETS["dtd"], remotes=remotes))
+    remotes = (
+        Remote(site.url + "dtd.tar.gz", "dtd.tar.gz", md5(site.files["dtd.tar.gz"]), 1, True),
+        Remote(site.url + split, split),
+    )
+    monkeypatch.setitem(
+        datasets.DATASETS, "dtd", replace(datasets.DATASETS["dtd"], remotes=remotes)
+    )
     return site
 
 
 def test_a_data_set_is_fetched_unpacked_and_read(dtd_site, tmp_path):
     lines = []
-    assert download("dtd", data=tmp_path / "data", tell=lines.append) == tmp_path / "data"
-    assert lines[0].startswith("dtd: fetching http://127.0.0.1") and "(1 MB)" in lines[0] and "unpacking dtd.tar.gz" in lines
+    assert download("dtd", data=tmp_path / "data", log=lines.append) == tmp_path / "data"
+    assert (
+        lines[0].startswith("dtd: fetching http://127.0.0.1")
+        and "(1 MB)" in lines[0]
+        and "unpacking dtd.tar.gz" in lines
+    )
     listing = datasets.find_dataset("dtd").read(tmp_path / "data", "field")
     assert len(listing.splits["train"]) == 8 and listing.open(listing.splits["train"][0][0])
     before = len(dtd_site.asked)
-    download("dtd", data=tmp_path / "data", tell=lines.append)
+    download("dtd", data=tmp_path / "data", log=lines.append)
     assert len(dtd_site.asked) == before and "everything that can be fetched is in" in lines[-1]
 
 
@@ -189,13 +209,21 @@ def test_extract_fetches_what_is_missing_unless_told_not_to(dtd_site, tmp_path):
     from cliad.pipelines.extract import extract
 
     name = toy_clip.register(tmp_path, "toy-fetch")
-    options = dict(model=name, pretrained=str(toy_clip.weights(tmp_path, name)), cache_folder=tmp_path / "cache", data=tmp_path / "data")
+    options = dict(
+        model=name,
+        pretrained=str(toy_clip.weights(tmp_path, name)),
+        cache_folder=tmp_path / "cache",
+        data=tmp_path / "data",
+    )
     (tmp_path / "data").mkdir()
     with pytest.raises(DatasetMissing, match="cliad data check dtd"):
         extract("dtd", fetch=False, **options)
     assert not dtd_site.asked
     lines = []
-    assert len(open_cache(extract("dtd", tell=lines.append, **options)).split("train")) == 8 and "fetching" in lines[0]
+    assert (
+        len(open_cache(extract("dtd", log=lines.append, **options)).split("train")) == 8
+        and "fetching" in lines[0]
+    )
 
 
 def test_what_can_only_be_fetched_by_hand_is_said(tmp_path):
@@ -207,19 +235,28 @@ def test_archives_in_archives_are_unpacked(tmp_path):
     layouts.caltech101(tmp_path / "made")
     inner = tmp_path / "zipped" / "caltech-101"
     inner.mkdir(parents=True)
-    (inner / "101_ObjectCategories.tar.gz").write_bytes(packed(tmp_path / "made" / "caltech-101" / "101_ObjectCategories"))
+    (inner / "101_ObjectCategories.tar.gz").write_bytes(
+        packed(tmp_path / "made" / "caltech-101" / "101_ObjectCategories")
+    )
     (tmp_path / "caltech-101.zip").write_bytes(packed(inner, "zip"))
     folder = tmp_path / "data" / "caltech-101"
     folder.mkdir(parents=True)
     unpack(tmp_path / "caltech-101.zip", folder)
-    (tmp_path / "made" / "caltech-101" / "split_zhou_Caltech101.json").rename(folder / "split_zhou_Caltech101.json")
-    assert len(datasets.find_dataset("caltech101").read(tmp_path / "data", "field").splits["train"]) == 8
+    (tmp_path / "made" / "caltech-101" / "split_zhou_Caltech101.json").rename(
+        folder / "split_zhou_Caltech101.json"
+    )
+    assert (
+        len(datasets.find_dataset("caltech101").read(tmp_path / "data", "field").splits["train"])
+        == 8
+    )
 
 
 @pytest.mark.parametrize("content", [b"no archive", b"\x1f\x8b\x08 broken"])
 def test_a_broken_archive_is_one_line(tmp_path, content):
     (tmp_path / "a.tar.gz").write_bytes(content)
-    with pytest.raises(DownloadError, match=r"remove it and run the same command again|cannot unpack"):
+    with pytest.raises(
+        DownloadError, match=r"remove it and run the same command again|cannot unpack"
+    ):
         unpack(tmp_path / "a.tar.gz", tmp_path)
 
 

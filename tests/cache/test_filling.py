@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torchvision.transforms import functional as transforms
 
-from cliad.cache import filling
 from cliad.cache.datasets.base import Listing
 from cliad.cache.encoders.base import Encoder, EncoderError
 from cliad.cache.extract.filling import fill
@@ -201,7 +200,7 @@ def test_views_are_made_of_the_rows_they_cover_alone(tmp_path):
 
 @pytest.mark.parametrize("at_once, groups", [(2, [1, 1, 1, 1, 1]), (4, [2, 2, 1]), (100, [5])])
 def test_jobs_hold_at_most_so_many_images_plain_view_first(monkeypatch, at_once, groups):
-    monkeypatch.setattr(filling, "AT_ONCE", at_once)
+    monkeypatch.setattr("cliad.cache.extract.job.AT_ONCE", at_once)
     job = job_of(MeanColour(), view_sets=VIEWS)
     jobs = list(job.jobs([("train", 2, 4)]))
     assert [len(part.crops) for part in jobs] == groups

@@ -28,7 +28,11 @@ def one_thread():
 
 
 def files_of(tmp_path):
-    return sorted(path.name for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock")
+    return sorted(
+        path.name
+        for path in (tmp_path / "cache").rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    )
 
 
 def refused(importer, source, tmp_path, message, **changes):
@@ -43,7 +47,10 @@ def refused(importer, source, tmp_path, message, **changes):
 
 def split_file(tmp_path, names=NAMES, **changes):
     labels = {"train": [0, 1, 2], "val": [0, 1, 2, 2], "test": [0, 0, 1, 1, 2, 2]} | changes
-    content = {split: [[f"{split}/{i}.jpg", y, names[y]] for i, y in enumerate(ys)] for split, ys in labels.items()}
+    content = {
+        split: [[f"{split}/{i}.jpg", y, names[y]] for i, y in enumerate(ys)]
+        for split, ys in labels.items()
+    }
     (tmp_path / "split.json").write_text(json.dumps(content))
     return tmp_path / "split.json"
 
@@ -55,24 +62,49 @@ def text_file(tmp_path, n_class=3, name="text.npz", **arrays):
 
 def test_the_largest_keys_are_train_and_the_split_file_names_val_and_test(tmp_path):
     folder = tip_folder(tmp_path)
-    cache = open_cache(import_tip_adapter(folder, **named(tmp_path, split_file=split_file(tmp_path))))
+    cache = open_cache(
+        import_tip_adapter(folder, **named(tmp_path, split_file=split_file(tmp_path)))
+    )
     train, val = cache.split("train"), cache.split("val")
-    np.testing.assert_array_equal(train.x, torch.load(folder / "keys_2shots.pt", weights_only=True).T.numpy())
-    assert train.y.tolist() == [0, 0, 1, 1, 2, 2] and train.paths([0]) == [""] and val.paths([3]) == ["val/3.jpg"]
+    np.testing.assert_array_equal(
+        train.x, torch.load(folder / "keys_2shots.pt", weights_only=True).T.numpy()
+    )
+    assert (
+        train.y.tolist() == [0, 0, 1, 1, 2, 2]
+        and train.paths([0]) == [""]
+        and val.paths([3]) == ["val/3.jpg"]
+    )
     assert cache.classnames == NAMES and cache.text is None and cache.logit_scale == 100
     assert cache.unit_rows and problems(cache) == [] and cache.path.parent.name == "toy"
 
 
 def test_classes_without_names_are_numbered(tmp_path):
-    cache = open_cache(import_tip_adapter(tip_folder(tmp_path, val_f=None, val_l=None), **named(tmp_path)))
-    assert cache.classnames == ["class 0", "class 1", "class 2"] and cache.split_names == ["train", "test"]
+    cache = open_cache(
+        import_tip_adapter(tip_folder(tmp_path, val_f=None, val_l=None), **named(tmp_path))
+    )
+    assert cache.classnames == ["class 0", "class 1", "class 2"] and cache.split_names == [
+        "train",
+        "test",
+    ]
 
 
 def test_text_for_some_classes_keeps_those_in_its_order(tmp_path):
-    text = text_file(tmp_path, 2, class_index=np.array([2, 0]), prompts=np.array(["a cat", "an ant"]))
-    cache = open_cache(import_tip_adapter(tip_folder(tmp_path), **named(tmp_path, text=text, split_file=split_file(tmp_path))))
-    assert cache.classnames == ["cat", "ant"] and cache.text.shape == (1, 2, DIM) and cache.templates == ["imported 0"]
-    assert cache.split("test").y.tolist() == [1, 1, 0, 0] and cache.split("test").paths([2]) == ["test/4.jpg"]
+    text = text_file(
+        tmp_path, 2, class_index=np.array([2, 0]), prompts=np.array(["a cat", "an ant"])
+    )
+    cache = open_cache(
+        import_tip_adapter(
+            tip_folder(tmp_path), **named(tmp_path, text=text, split_file=split_file(tmp_path))
+        )
+    )
+    assert (
+        cache.classnames == ["cat", "ant"]
+        and cache.text.shape == (1, 2, DIM)
+        and cache.templates == ["imported 0"]
+    )
+    assert cache.split("test").y.tolist() == [1, 1, 0, 0] and cache.split("test").paths([2]) == [
+        "test/4.jpg"
+    ]
     assert cache.text_recipe["prompts"] == ["a cat", "an ant"] and problems(cache) == []
 
 
@@ -98,7 +130,10 @@ def nan_in(row):
         ({"keys_2shots": torch.ones(8, 6, dtype=torch.int64)}, "must be floats"),
         ({"keys_2shots": torch.ones(8)}, "a matrix is asked"),
         ({"keys_1shots": None, "keys_2shots": None}, "no keys_<k>shots.pt"),
-        ({"test_f": torch.full((6, 8), 70000.0)}, "70000, too large for float16; give --dtype float32"),
+        (
+            {"test_f": torch.full((6, 8), 70000.0)},
+            "70000, too large for float16; give --dtype float32",
+        ),
         ({"test_f": {"a": torch.ones(2)}}, "holds a dict, not a tensor"),
         ({"test_f": torch.ones(6, 8).to_sparse()}, "cannot be read"),
     ],
@@ -109,7 +144,9 @@ def test_a_folder_that_does_not_fit_together_is_one_line(tmp_path, changes, mess
 
 def test_bfloat16_and_legacy_files_are_read(tmp_path):
     folder = tip_folder(tmp_path, test_f=torch.tensor(unit(6)).bfloat16())
-    torch.save(torch.tensor([0, 1, 2, 2]), folder / "val_l.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        torch.tensor([0, 1, 2, 2]), folder / "val_l.pt", _use_new_zipfile_serialization=False
+    )
     assert len(open_cache(import_tip_adapter(folder, **named(tmp_path))).split("val")) == 4
 
 
@@ -118,7 +155,10 @@ def test_code_in_a_tensor_file_is_refused_and_not_run(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "ran"),)
 
-    for write in (lambda path: path.write_bytes(pickle.dumps(Code())), lambda path: torch.save(Code(), path)):
+    for write in (
+        lambda path: path.write_bytes(pickle.dumps(Code())),
+        lambda path: torch.save(Code(), path),
+    ):
         folder = tip_folder(tmp_path)
         write(folder / "val_f.pt")
         refused(import_tip_adapter, folder, tmp_path, "cannot be read as a tensor without code")
@@ -137,46 +177,113 @@ def test_a_truncated_tensor_file_is_one_line_at_any_length(tmp_path):
     "changes, message",
     [
         ({"val": [0, 1, 2]}, "lists 3 val images, the features have 4"),
-        ({"test": [0, 0, 1, 2, 1, 2]}, r"test row 3 has label 2, the features say 1 \(2 such rows\)"),
+        (
+            {"test": [0, 0, 1, 2, 1, 2]},
+            r"test row 3 has label 2, the features say 1 \(2 such rows\)",
+        ),
         ({"train": [0, 1, 4], "names": [*NAMES, "dog", "eel"]}, "without gaps"),
     ],
 )
 def test_a_split_file_of_other_images_is_one_line(tmp_path, changes, message):
-    refused(import_tip_adapter, tip_folder(tmp_path), tmp_path, message, split_file=split_file(tmp_path, **changes))
+    refused(
+        import_tip_adapter,
+        tip_folder(tmp_path),
+        tmp_path,
+        message,
+        split_file=split_file(tmp_path, **changes),
+    )
 
 
 def test_a_broken_split_file_is_one_line(tmp_path):
     folder, file = tip_folder(tmp_path), tmp_path / "split.json"
-    for content in ("", "[]", "{", '{"train": 3}', '{"val": [["a.jpg", 0]]}', '{"val": [["a.jpg", "x", "ant"]]}'):
+    for content in (
+        "",
+        "[]",
+        "{",
+        '{"train": 3}',
+        '{"val": [["a.jpg", 0]]}',
+        '{"val": [["a.jpg", "x", "ant"]]}',
+    ):
         file.write_text(content)
-        refused(import_tip_adapter, folder, tmp_path, "cannot be read as a split file", split_file=file)
+        refused(
+            import_tip_adapter, folder, tmp_path, "cannot be read as a split file", split_file=file
+        )
     file.write_text('{"val": [["a.jpg", 0, "ant"], ["b.jpg", 0, "bee"]]}')
-    refused(import_tip_adapter, folder, tmp_path, "label 0 is 'ant' and also 'bee'", split_file=file)
+    refused(
+        import_tip_adapter, folder, tmp_path, "label 0 is 'ant' and also 'bee'", split_file=file
+    )
 
 
 def test_class_names_must_cover_the_labels_and_stand_in_their_order(tmp_path):
     names, folder = tmp_path / "names.txt", tip_folder(tmp_path)
     names.write_text("ant\nbee\n")
-    refused(import_tip_adapter, folder, tmp_path, "2 class names but labels go up to 2", classnames=names)
+    refused(
+        import_tip_adapter,
+        folder,
+        tmp_path,
+        "2 class names but labels go up to 2",
+        classnames=names,
+    )
     names.write_text("ant\n\ncat\n")
     refused(import_tip_adapter, folder, tmp_path, "line 2 is empty", classnames=names)
     names.write_text("ant\ncat\nbee\n")
     text = text_file(tmp_path, class_names=np.array(NAMES))
-    refused(import_tip_adapter, folder, tmp_path, "class 1 is 'bee'.*'cat'.*order differs", classnames=names, text=text)
-    refused(import_tip_adapter, folder, tmp_path, "2 classes but there are 3 class names", classnames=names, text=text_file(tmp_path, 2))
-    refused(import_tip_adapter, folder, tmp_path, "there is no file", classnames=tmp_path / "none.txt")
+    refused(
+        import_tip_adapter,
+        folder,
+        tmp_path,
+        "class 1 is 'bee'.*'cat'.*order differs",
+        classnames=names,
+        text=text,
+    )
+    refused(
+        import_tip_adapter,
+        folder,
+        tmp_path,
+        "2 classes but there are 3 class names",
+        classnames=names,
+        text=text_file(tmp_path, 2),
+    )
+    refused(
+        import_tip_adapter, folder, tmp_path, "there is no file", classnames=tmp_path / "none.txt"
+    )
 
 
 def test_a_logit_scale_that_may_be_a_logarithm_is_asked_about(tmp_path):
     folder, text = tip_folder(tmp_path), text_file(tmp_path, logit_scale=np.float32(4.6052))
-    refused(import_tip_adapter, folder, tmp_path, r"4.6052 looks like a logarithm \(exp of it is 100\)", text=text)
-    refused(import_tip_adapter, folder, tmp_path, "between 0 and 10000", logit_scale=100.0, logit_scale_is="log")
+    refused(
+        import_tip_adapter,
+        folder,
+        tmp_path,
+        r"4.6052 looks like a logarithm \(exp of it is 100\)",
+        text=text,
+    )
+    refused(
+        import_tip_adapter,
+        folder,
+        tmp_path,
+        "between 0 and 10000",
+        logit_scale=100.0,
+        logit_scale_is="log",
+    )
     refused(import_tip_adapter, folder, tmp_path, "between 0 and 10000", logit_scale=float("nan"))
-    refused(import_tip_adapter, folder, tmp_path, "not one of multiplier, log", logit_scale=5.0, logit_scale_is="ln")
+    refused(
+        import_tip_adapter,
+        folder,
+        tmp_path,
+        "not one of multiplier, log",
+        logit_scale=5.0,
+        logit_scale_is="ln",
+    )
     path = import_tip_adapter(folder, **named(tmp_path, logit_scale=4.6052, logit_scale_is="log"))
     assert open_cache(path).logit_scale == pytest.approx(100, abs=0.01)
     assert (
-        open_cache(import_tip_adapter(folder, **named(tmp_path, dataset="b", logit_scale=5, logit_scale_is="multiplier"))).logit_scale == 5
+        open_cache(
+            import_tip_adapter(
+                folder, **named(tmp_path, dataset="b", logit_scale=5, logit_scale_is="multiplier")
+            )
+        ).logit_scale
+        == 5
     )
 
 
@@ -205,11 +312,20 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_npz_arrays_become_a_cache(tmp_path):
-    file = npz_file(tmp_path, templates=np.array(["a {}.", "the {}."]), test_paths=np.array([f"ü/{i}.jpg" for i in range(9)]))
+    file = npz_file(
+        tmp_path,
+        templates=np.array(["a {}.", "the {}."]),
+        test_paths=np.array([f"ü/{i}.jpg" for i in range(9)]),
+    )
     cache = open_cache(import_npz(file, **named(tmp_path, dtype="float32")))
     np.testing.assert_array_equal(cache.split("train").x, 3 * unit(6, 6))
     np.testing.assert_array_equal(cache.text, np.stack([unit(3, 8), unit(3, 9)]))
-    assert not cache.unit_rows and cache.logit_scale == 50 and cache.classnames == NAMES and cache.templates == ["a {}.", "the {}."]
+    assert (
+        not cache.unit_rows
+        and cache.logit_scale == 50
+        and cache.classnames == NAMES
+        and cache.templates == ["a {}.", "the {}."]
+    )
     assert cache.split("test").paths([8]) == ["ü/8.jpg"] and problems(cache) == []
 
 
@@ -218,7 +334,10 @@ def test_unreadable_rows_keep_their_place(tmp_path):
     x[4] = np.nan
     file = npz_file(tmp_path, train_x=x, train_status=np.array([1, 1, 1, 1, 2, 1]))
     cache = open_cache(import_npz(file, **named(tmp_path)))
-    assert cache.split("train").readable.tolist() == [True] * 4 + [False, True] and problems(cache) == []
+    assert (
+        cache.split("train").readable.tolist() == [True] * 4 + [False, True]
+        and problems(cache) == []
+    )
 
 
 @pytest.mark.parametrize(
@@ -240,7 +359,10 @@ def test_unreadable_rows_keep_their_place(tmp_path):
         ({"train_y": np.array([3, 0, 0, 0, 0, 0])}, "3 class names but labels go up to 3"),
         ({"train_paths": np.array(["a"])}, "6 labels but 1 paths"),
         ({"train_status": np.zeros(6, int)}, "must hold 1"),
-        ({"train_y": np.array([0, "b", None, 1, 1, 1], dtype=object)}, "cannot be read as an npz file"),
+        (
+            {"train_y": np.array([0, "b", None, 1, 1, 1], dtype=object)},
+            "cannot be read as an npz file",
+        ),
         ({"classnames": np.array(["a", None, "c"], dtype=object)}, "np.array.names, dtype=str"),
         ({"classnames": np.arange(3)}, "must be strings"),
         ({"classnames": np.array(["a", "b\0c", "d"])}, "zero bytes"),
@@ -263,7 +385,13 @@ def test_arrays_that_do_not_fit_are_one_line(tmp_path, changes, message):
 def test_files_that_are_no_npz_are_one_line(tmp_path):
     file = tmp_path / "x.npz"
     whole = npz_file(tmp_path).read_bytes()
-    for content in (b"", b"PK", pickle.dumps({"train_x": 1}), b"\x93NUMPY", *(whole[: i * len(whole) // 9] for i in range(9))):
+    for content in (
+        b"",
+        b"PK",
+        pickle.dumps({"train_x": 1}),
+        b"\x93NUMPY",
+        *(whole[: i * len(whole) // 9] for i in range(9)),
+    ):
         file.write_bytes(content)
         refused(import_npz, file, tmp_path, "x.npz")
     np.savez(file)
@@ -311,26 +439,47 @@ def test_a_killed_import_run_again_gives_the_same_bytes(tmp_path, seconds):
 # ------------------------------------------------------------------------------------------------------- clip-retrieval
 
 
-PATHS = [f"/data/{name}/{i}.jpg" for i, name in enumerate(["bee", "ant", "bee", "ant", "cat", "cat"])]
+PATHS = [
+    f"/data/{name}/{i}.jpg" for i, name in enumerate(["bee", "ant", "bee", "ant", "cat", "cat"])
+]
 
 
 def test_the_folders_of_images_are_classes_and_shards_are_joined_in_order(tmp_path):
     folder = retrieval_folder(tmp_path / "in", {"image_path": PATHS}, shards=(1,) * 6)
     cache = open_cache(import_clip_retrieval(folder, **named(tmp_path)))
-    assert cache.classnames == NAMES and cache.split("train").y.tolist() == [1, 0, 1, 0, 2, 2] and cache.split_names == ["train"]
+    assert (
+        cache.classnames == NAMES
+        and cache.split("train").y.tolist() == [1, 0, 1, 0, 2, 2]
+        and cache.split_names == ["train"]
+    )
     np.testing.assert_array_equal(cache.split("train").x, unit(6, 1).astype(np.float16))
     assert cache.split("train").paths() == PATHS and problems(cache) == []
 
 
 def test_a_split_column_and_subfolders_make_splits(tmp_path):
-    columns = {"label": [0, 1, 2, 0, 1, 2], "split": ["test", "train", "validation", "train", "train", "test"]}
-    cache = open_cache(import_clip_retrieval(retrieval_folder(tmp_path / "in", columns), **named(tmp_path)))
-    assert {name: cache.split(name).y.tolist() for name in cache.split_names} == {"train": [1, 0, 1], "val": [2], "test": [0, 2]}
+    columns = {
+        "label": [0, 1, 2, 0, 1, 2],
+        "split": ["test", "train", "validation", "train", "train", "test"],
+    }
+    cache = open_cache(
+        import_clip_retrieval(retrieval_folder(tmp_path / "in", columns), **named(tmp_path))
+    )
+    assert {name: cache.split(name).y.tolist() for name in cache.split_names} == {
+        "train": [1, 0, 1],
+        "val": [2],
+        "test": [0, 2],
+    }
     np.testing.assert_array_equal(cache.split("test").x, unit(6, 1).astype(np.float16)[[0, 5]])
     for split in ("train", "test"):
-        retrieval_folder(tmp_path / "parts" / split, {"caption": ["bee", "ant", "bee", "ant", "ant", "bee"]})
+        retrieval_folder(
+            tmp_path / "parts" / split, {"caption": ["bee", "ant", "bee", "ant", "ant", "bee"]}
+        )
     cache = open_cache(import_clip_retrieval(tmp_path / "parts", **named(tmp_path, dataset="b")))
-    assert cache.split_names == ["train", "test"] and cache.classnames == ["ant", "bee"] and cache.split("test").y[:2].tolist() == [1, 0]
+    assert (
+        cache.split_names == ["train", "test"]
+        and cache.classnames == ["ant", "bee"]
+        and cache.split("test").y[:2].tolist() == [1, 0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -345,12 +494,21 @@ def test_a_split_column_and_subfolders_make_splits(tmp_path):
     ],
 )
 def test_metadata_that_gives_no_classes_is_one_line(tmp_path, columns, options, message):
-    refused(import_clip_retrieval, retrieval_folder(tmp_path / "in", columns), tmp_path, message, **options)
+    refused(
+        import_clip_retrieval,
+        retrieval_folder(tmp_path / "in", columns),
+        tmp_path,
+        message,
+        **options,
+    )
 
 
 def test_broken_clip_retrieval_folders_are_one_line(tmp_path):
     folder = retrieval_folder(tmp_path / "in", {"label": [0, 1, 1, 0, 1, 1]}, shards=(4, 2))
-    for name, content in (("metadata/metadata_1.parquet", b"PAR1"), ("img_emb/img_emb_1.npy", b"\x93NUMPY")):
+    for name, content in (
+        ("metadata/metadata_1.parquet", b"PAR1"),
+        ("img_emb/img_emb_1.npy", b"\x93NUMPY"),
+    ):
         before = (folder / name).read_bytes()
         (folder / name).write_bytes(content)
         refused(import_clip_retrieval, folder, tmp_path, "cannot be read")
@@ -525,14 +683,27 @@ def test_folders_may_be_written_as_windows_does(tmp_path):
 # ----------------------------------------------------------------------------------------------------- features of old
 
 
-@pytest.mark.skipif("CLIAD_SHARED" not in os.environ, reason="CLIAD_SHARED names no folder of real features")
+@pytest.mark.skipif(
+    "CLIAD_SHARED" not in os.environ, reason="CLIAD_SHARED names no folder of real features"
+)
 def test_real_features(tmp_path):
     shared = Path(os.environ["CLIAD_SHARED"])
-    folders, text = shared / "features" / "tip-adapter-caches", shared / "features" / "caltech101_text_vitb32.npz"
+    folders, text = (
+        shared / "features" / "tip-adapter-caches",
+        shared / "features" / "caltech101_text_vitb32.npz",
+    )
     cache = open_cache(import_tip_adapter(folders / "caltech101", **named(tmp_path, text=text)))
-    test, w = cache.split("test"), cache.text[0] / np.linalg.norm(cache.text[0], axis=1, keepdims=True)
+    test, w = (
+        cache.split("test"),
+        cache.text[0] / np.linalg.norm(cache.text[0], axis=1, keepdims=True),
+    )
     assert len(cache.classnames) == 65 and len(test) == 1866 and cache.unit_rows
     assert round(float(((test.rows(unit=True) @ w.T).argmax(1) == test.y).mean()), 3) == 0.951
     refused(import_tip_adapter, folders / "dtd", tmp_path / "dtd", "widths differ")
-    pets = import_tip_adapter(folders / "oxford_pets", **named(tmp_path, split_file=shared / "splits" / "split_zhou_OxfordPets.json"))
-    assert len(open_cache(pets).classnames) == 37 and open_cache(pets).split("test").paths([0]) == ["Abyssinian_201.jpg"]
+    pets = import_tip_adapter(
+        folders / "oxford_pets",
+        **named(tmp_path, split_file=shared / "splits" / "split_zhou_OxfordPets.json"),
+    )
+    assert len(open_cache(pets).classnames) == 37 and open_cache(pets).split("test").paths([0]) == [
+        "Abyssinian_201.jpg"
+    ]

@@ -12,10 +12,15 @@ from cliad.cache import prompts
 
 @pytest.mark.parametrize("template", ["a photo of a {}.", "a photo of a {c}."])
 def test_both_ways_of_writing_a_template(template):
-    assert prompts.from_templates([template], ["sea lake", "7"]).texts == [["a photo of a sea lake.", "a photo of a 7."]]
+    assert prompts.from_templates([template], ["sea lake", "7"]).texts == [
+        ["a photo of a sea lake.", "a photo of a 7."]
+    ]
 
 
-@pytest.mark.parametrize("templates, message", [(["a photo."], "no single place"), (["{} {}"], "no single place"), ([], "no templates")])
+@pytest.mark.parametrize(
+    "templates, message",
+    [(["a photo."], "no single place"), (["{} {}"], "no single place"), ([], "no templates")],
+)
 def test_wrong_templates_are_one_line(templates, message):
     with pytest.raises(prompts.PromptError, match=message):
         prompts.check_templates(templates)
@@ -105,7 +110,11 @@ def test_descriptions_may_differ_in_number(tmp_path):
     said = prompts.from_descriptions(file, ["river", "sea lake"])
     assert said.texts == [["It flows.", "It is wet."], [None, "It is blue."]]
     features = said.embed(lambda lines: np.array([[len(line), 1] for line in lines], float))
-    assert features.shape == (2, 2, 2) and features[1, 0].tolist() == [0, 0] and features[1, 1].tolist() == [11, 1]
+    assert (
+        features.shape == (2, 2, 2)
+        and features[1, 0].tolist() == [0, 0]
+        and features[1, 1].tolist() == [11, 1]
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,13 @@ def shares(views, size=(64, 48), n=400):
 def test_a_view_depends_on_seed_path_and_number_alone():
     one, other_seed = ViewSet(3, (0.5, 1)), ViewSet(3, (0.5, 1), seed=2)
     assert one.show((64, 48), "a.jpg", 1) == ViewSet(9, (0.5, 1)).show((64, 48), "a.jpg", 1)
-    assert one.show((64, 48), "a.jpg", 1) == ((1, 2, 40, 42), False)  # a change here would change users' views
-    shown = {one.show((64, 48), path, v) for path in ("a.jpg", "b.jpg") for v in range(3)} | {other_seed.show((64, 48), "a.jpg", 1)}
+    assert one.show((64, 48), "a.jpg", 1) == (
+        (1, 2, 40, 42),
+        False,
+    )  # a change here would change users' views
+    shown = {one.show((64, 48), path, v) for path in ("a.jpg", "b.jpg") for v in range(3)} | {
+        other_seed.show((64, 48), "a.jpg", 1)
+    }
     assert len(shown) == 7
 
 
@@ -43,7 +48,11 @@ def test_very_long_images_have_views_too():
 
 
 def test_names_say_the_scale():
-    assert [views.name for views in (ViewSet(1, (0.5, 1.0)), ViewSet(1, (0.08, 1)), FLIPPED)] == ["crop-0.5-1", "crop-0.08-1", "flip"]
+    assert [views.name for views in (ViewSet(1, (0.5, 1.0)), ViewSet(1, (0.08, 1)), FLIPPED)] == [
+        "crop-0.5-1",
+        "crop-0.08-1",
+        "flip",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +72,9 @@ def test_wrong_views_are_one_line(make, message):
 
 
 def test_draws_as_they_are_written():
-    assert parse_draws("coop:1,16:1,2,3") == ("coop", [1, 16], [1, 2, 3]) and parse_scale("0.08:1") == (0.08, 1.0)
+    assert parse_draws("coop:1,16:1,2,3") == ("coop", [1, 16], [1, 2, 3]) and parse_scale(
+        "0.08:1"
+    ) == (0.08, 1.0)
 
 
 # --------------------------------------------------------------------------- boxes, in numbers

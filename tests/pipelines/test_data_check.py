@@ -18,7 +18,10 @@ def test_counts_and_classes_are_compared_with_what_they_should_be(dtd):
     found = data_check("dtd", data=dtd)
     assert found.root == dtd / "dtd" / "images" and not found.ok
     assert found.splits[0] == SplitCheck("train", 8, 2820, 0, 0)
-    assert "train lists 8 images, it should list 2,820" in found.problems and "there are 2 classes, there should be 47" in found.problems
+    assert (
+        "train lists 8 images, it should list 2,820" in found.problems
+        and "there are 2 classes, there should be 47" in found.problems
+    )
     assert found.per_class["test"] == {"banded": 3, "dotted": 3}
 
 
@@ -27,7 +30,9 @@ def test_missing_and_unreadable_images_are_named(dtd):
     (images / "banded" / "banded_0001.jpg").unlink()
     (images / "banded" / "banded_0002.jpg").write_bytes(b"no picture")
     found = data_check("dtd", data=dtd)
-    assert (found.splits[0].missing, found.splits[0].unreadable) == (1, 1) and found.per_class["train"]["banded"] == 2
+    assert (found.splits[0].missing, found.splits[0].unreadable) == (1, 1) and found.per_class[
+        "train"
+    ]["banded"] == 2
     assert "banded/banded_0001.jpg: missing" in found.problems and any(
         line.startswith("banded/banded_0002.jpg: Unid") for line in found.problems
     )
@@ -37,7 +42,9 @@ def test_missing_and_unreadable_images_are_named(dtd):
 
 def test_a_data_set_that_is_not_there_says_where_to_get_it(tmp_path):
     found = data_check("dtd", data=tmp_path)
-    assert "has no folder dtd/" in found.problems[0] and any("dtd-r1.0.1.tar.gz -> " in line for line in found.advice)
+    assert "has no folder dtd/" in found.problems[0] and any(
+        "dtd-r1.0.1.tar.gz -> " in line for line in found.advice
+    )
     assert any("image-net.org" in line for line in data_check("imagenet", data=tmp_path).advice)
 
 
@@ -50,20 +57,38 @@ def test_digits_is_whole_and_own_folders_can_be_checked(tmp_path):
     assert data_check("digits").ok and sum(data_check("digits").per_class["train"].values()) == 898
     layouts.class_folders(tmp_path, ["a", "b"], 4, "png")
     states = []
-    assert data_check(f"folder:{tmp_path}", progress=lambda *state: states.append(state)).ok and states[-1] == (8, 8)
+    assert data_check(
+        f"folder:{tmp_path}", progress=lambda *state: states.append(state)
+    ).ok and states[-1] == (8, 8)
 
 
 def test_the_list_of_data_sets_says_what_is_there(dtd, tmp_path):
     rows = {row.name: row for row in list_datasets(tmp_path / "caches", dtd)}
-    assert set(rows) == set(datasets.DATASETS) and rows["dtd"].on_disk == str(dtd / "dtd") and rows["food101"].on_disk is None
-    assert rows["digits"].on_disk == "bundled" and rows["imagenet"].images == 1331167 and not rows["dtd"].cached
+    assert (
+        set(rows) == set(datasets.DATASETS)
+        and rows["dtd"].on_disk == str(dtd / "dtd")
+        and rows["food101"].on_disk is None
+    )
+    assert (
+        rows["digits"].on_disk == "bundled"
+        and rows["imagenet"].images == 1331167
+        and not rows["dtd"].cached
+    )
 
 
 def test_the_list_of_models():
     rows = {row.name: row for row in list_models()}
-    assert rows["tiny"].default == "bundled" and rows["ViT-B-32"].default == "openai" and "laion2b_s34b_b79k" in rows["ViT-B-32"].pretrained
-    assert {row.name for row in list_models("siglip2")} < set(rows) and [row.name for row in list_models("RN50x64")] == [
+    assert (
+        rows["tiny"].default == "bundled"
+        and rows["ViT-B-32"].default == "openai"
+        and "laion2b_s34b_b79k" in rows["ViT-B-32"].pretrained
+    )
+    assert {row.name for row in list_models("siglip2")} < set(rows) and [
+        row.name for row in list_models("RN50x64")
+    ] == [
         "RN50x64",
         "RN50x64-quickgelu",
     ]
-    assert all(any("metaclip" in tag for tag in row.pretrained) for row in list_models("metaclip-400m"))
+    assert all(
+        any("metaclip" in tag for tag in row.pretrained) for row in list_models("metaclip-400m")
+    )

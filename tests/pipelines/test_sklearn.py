@@ -18,16 +18,26 @@ from cliad.adapters import HEADS
 from cliad.pipelines.experiments.train import train
 from cliad.pipelines.sklearn_api import CLASSIFIERS
 
-MAY_FAIL = {"check_non_transformer_estimators_n_iter"}  # max_iter is a bound; our L-BFGS, many runs at once, counts no run's steps
+MAY_FAIL = {
+    "check_non_transformer_estimators_n_iter"
+}  # max_iter is a bound; our L-BFGS, many runs at once, counts no run's steps
 
 
-CHECKED = ("ZeroShotClassifier", "LinearProbeClassifier", "ClipAdapterClassifier", "TipAdapterClassifier", "GdaClassifier")
+CHECKED = (
+    "ZeroShotClassifier",
+    "LinearProbeClassifier",
+    "ClipAdapterClassifier",
+    "TipAdapterClassifier",
+    "GdaClassifier",
+)
 
 
 @pytest.mark.parametrize("name", [name for name in CHECKED if name in CLASSIFIERS])
 def test_scikit_learns_own_checks_pass(name):
     found = check_estimator(CLASSIFIERS[name](), on_fail=None, on_skip=None)
-    failed = {check["check_name"]: check["exception"] for check in found if check["status"] == "failed"}
+    failed = {
+        check["check_name"]: check["exception"] for check in found if check["status"] == "failed"
+    }
     assert set(failed) <= MAY_FAIL, failed
     assert len(found) > 40
 
@@ -46,16 +56,25 @@ def test_every_head_is_a_classifier(name):
     classifier = CLASSIFIERS[name](text=text, classnames=names).fit(x, y)
     assert classifier.score(x, y) > 0.9 and list(classifier.classes_) == sorted(names)
     p = classifier.predict_proba(x)
-    assert p.shape == (80, 4) and np.allclose(p.sum(axis=1), 1) and (classifier.classes_[p.argmax(axis=1)] == classifier.predict(x)).all()
+    assert (
+        p.shape == (80, 4)
+        and np.allclose(p.sum(axis=1), 1)
+        and (classifier.classes_[p.argmax(axis=1)] == classifier.predict(x)).all()
+    )
     assert classifier.decision_function(x).shape == (80, 4)
     again = pickle.loads(pickle.dumps(classifier))
-    assert (again.predict_proba(x) == p).all() and (clone(classifier).fit(x, y).predict_proba(x) == p).all()
+    assert (again.predict_proba(x) == p).all() and (
+        clone(classifier).fit(x, y).predict_proba(x) == p
+    ).all()
     assert name in cliad.CLASSIFIERS and getattr(cliad, name) is CLASSIFIERS[name]
 
 
 def test_parameters_are_the_hyper_parameters_of_the_head():
     signature = inspect.signature(cliad.ClipAdapterClassifier)
-    assert signature.parameters["alpha"].default == HEADS["clip-adapter"]().alpha and "text" in signature.parameters
+    assert (
+        signature.parameters["alpha"].default == HEADS["clip-adapter"]().alpha
+        and "text" in signature.parameters
+    )
     assert "weight of the adapted image feature" in cliad.ClipAdapterClassifier.__doc__
     assert repr(cliad.ClipAdapterClassifier(alpha=0.6)) == "ClipAdapterClassifier(alpha=0.6)"
 
@@ -63,7 +82,9 @@ def test_parameters_are_the_hyper_parameters_of_the_head():
 def test_it_is_the_head_that_train_trains(toy):
     result, cache = train(folder=toy, shots=4, hyper={"alpha": 0.6})
     x, y = cache.split("train").rows(), np.array(cache.split("train").y)
-    classifier = cliad.ClipAdapterClassifier(alpha=0.6, shots=4, text=cache.text, logit_scale=cache.logit_scale).fit(x, y)
+    classifier = cliad.ClipAdapterClassifier(
+        alpha=0.6, shots=4, text=cache.text, logit_scale=cache.logit_scale
+    ).fit(x, y)
     test = cache.split("test")
     assert classifier.score(test.rows(), test.y) == pytest.approx(result.row()["top1"])
 
@@ -71,7 +92,9 @@ def test_it_is_the_head_that_train_trains(toy):
 def test_text_is_given_to_the_constructor_or_to_fit_or_is_the_class_means():
     x, y, text, names = world()
     given = cliad.ZeroShotClassifier(text=text, classnames=names).fit(x, y).predict_proba(x)
-    assert (cliad.ZeroShotClassifier().fit(x, y, text=text, classnames=names).predict_proba(x) == given).all()
+    assert (
+        cliad.ZeroShotClassifier().fit(x, y, text=text, classnames=names).predict_proba(x) == given
+    ).all()
     in_order = np.argsort(names)
     assert (cliad.ZeroShotClassifier(text=text[in_order]).fit(x, y).predict_proba(x) == given).all()
     assert cliad.ZeroShotClassifier().fit(x, y).score(x, y) > 0.9  # class means
@@ -86,11 +109,18 @@ def test_classes_without_examples_are_classes_where_text_names_them():
 
 def test_it_works_in_a_search_and_a_pipeline():
     x, y, text, names = world()
-    search = GridSearchCV(cliad.ClipAdapterClassifier(text=text, classnames=names, epochs=5), {"alpha": np.array([0.0, 0.6])}, cv=3).fit(
-        x, y
-    )
+    search = GridSearchCV(
+        cliad.ClipAdapterClassifier(text=text, classnames=names, epochs=5),
+        {"alpha": np.array([0.0, 0.6])},
+        cv=3,
+    ).fit(x, y)
     assert search.best_score_ > 0.9
-    assert cross_val_score(make_pipeline(Normalizer(), cliad.ClipAdapterClassifier(epochs=5, shots=4)), x, y, cv=3).min() > 0.8
+    assert (
+        cross_val_score(
+            make_pipeline(Normalizer(), cliad.ClipAdapterClassifier(epochs=5, shots=4)), x, y, cv=3
+        ).min()
+        > 0.8
+    )
 
 
 @pytest.mark.parametrize(

@@ -54,8 +54,19 @@ DIGIT_TEMPLATES = (  # the ones to use: trained on, and used for validation
     "a picture of the number {}.",
     "a blurry photo of the digit {}.",
 )
-MORE_DIGIT_TEMPLATES = ("a photo of a {}.", "the number {}", 'a drawing of the digit "{}".', "{}", "a {} written by hand.")
-LETTER_TEMPLATES = ('a photo of the letter "{}".', "a picture of the letter {}.", "a handwritten letter {}.", "the letter {}")
+MORE_DIGIT_TEMPLATES = (
+    "a photo of a {}.",
+    "the number {}",
+    'a drawing of the digit "{}".',
+    "{}",
+    "a {} written by hand.",
+)
+LETTER_TEMPLATES = (
+    'a photo of the letter "{}".',
+    "a picture of the letter {}.",
+    "a handwritten letter {}.",
+    "the letter {}",
+)
 WORD_TEMPLATES = ('a photo of the word "{}".', "a picture of the word {}.", "the word {}")
 
 # A content is what an image shows, ("digit", "3"), ("letter", "b"), ("word", "three"). The tokenizer lowercases, so B is b.
@@ -70,7 +81,11 @@ def captions(content: tuple[str, str]) -> list[str]:
         return [t.format(name) for t in LETTER_TEMPLATES]
     if kind == "word":
         return [t.format(name) for t in WORD_TEMPLATES]
-    return [t.format(n) for t in DIGIT_TEMPLATES + MORE_DIGIT_TEMPLATES for n in (name, DIGIT_NAMES[int(name)])]
+    return [
+        t.format(n)
+        for t in DIGIT_TEMPLATES + MORE_DIGIT_TEMPLATES
+        for n in (name, DIGIT_NAMES[int(name)])
+    ]
 
 
 # --- Fonts ------------------------------------------------------------------------------------------------------
@@ -113,7 +128,9 @@ def fit(picture: Image.Image, rng: random.Random) -> np.ndarray:
     scale = (MASK - 8) / max(width, ink.height)
     size = max(2, round(width * scale)), max(2, round(ink.height * scale))
     frame = Image.new("L", (MASK, MASK))
-    frame.paste(ink.resize(size, Image.Resampling.BOX), ((MASK - size[0]) // 2, (MASK - size[1]) // 2))
+    frame.paste(
+        ink.resize(size, Image.Resampling.BOX), ((MASK - size[0]) // 2, (MASK - size[1]) // 2)
+    )
     return np.asarray(frame)
 
 
@@ -130,8 +147,32 @@ def typed(text: str, path: Path, rng: random.Random) -> np.ndarray:
 # downwards. A curve runs through the points; a point given twice is a corner.
 PEN = {
     "0": (
-        (((0.55, 0), (0.2, 0.15), (0.05, 0.5), (0.2, 0.87), (0.5, 1), (0.8, 0.85), (0.95, 0.5), (0.8, 0.13), (0.5, 0)),),
-        (((0.6, 0.08), (0.25, 0.1), (0.05, 0.5), (0.2, 0.9), (0.6, 0.98), (0.9, 0.7), (0.88, 0.3), (0.6, 0), (0.35, 0.06)),),
+        (
+            (
+                (0.55, 0),
+                (0.2, 0.15),
+                (0.05, 0.5),
+                (0.2, 0.87),
+                (0.5, 1),
+                (0.8, 0.85),
+                (0.95, 0.5),
+                (0.8, 0.13),
+                (0.5, 0),
+            ),
+        ),
+        (
+            (
+                (0.6, 0.08),
+                (0.25, 0.1),
+                (0.05, 0.5),
+                (0.2, 0.9),
+                (0.6, 0.98),
+                (0.9, 0.7),
+                (0.88, 0.3),
+                (0.6, 0),
+                (0.35, 0.06),
+            ),
+        ),
     ),
     "1": (
         (((0.5, 0), (0.5, 0.5), (0.5, 1)),),
@@ -140,48 +181,220 @@ PEN = {
         (((0.25, 0.25), (0.55, 0), (0.55, 0), (0.55, 0.5), (0.55, 1)), ((0.2, 1), (0.9, 1))),
     ),
     "2": (
-        (((0.1, 0.25), (0.4, 0), (0.8, 0.08), (0.8, 0.4), (0.45, 0.72), (0.05, 1), (0.05, 1), (0.5, 0.98), (0.95, 1)),),
-        (((0.1, 0.2), (0.45, 0), (0.85, 0.2), (0.7, 0.55), (0.3, 0.95), (0.05, 0.9), (0.2, 0.75), (0.5, 0.9), (0.95, 1)),),
+        (
+            (
+                (0.1, 0.25),
+                (0.4, 0),
+                (0.8, 0.08),
+                (0.8, 0.4),
+                (0.45, 0.72),
+                (0.05, 1),
+                (0.05, 1),
+                (0.5, 0.98),
+                (0.95, 1),
+            ),
+        ),
+        (
+            (
+                (0.1, 0.2),
+                (0.45, 0),
+                (0.85, 0.2),
+                (0.7, 0.55),
+                (0.3, 0.95),
+                (0.05, 0.9),
+                (0.2, 0.75),
+                (0.5, 0.9),
+                (0.95, 1),
+            ),
+        ),
         (((0.05, 0.1), (0.5, 0), (0.85, 0.1), (0.6, 0.5), (0.1, 1), (0.1, 1), (0.9, 0.95)),),
     ),
     "3": (
-        (((0.1, 0.12), (0.5, 0), (0.85, 0.2), (0.7, 0.42), (0.35, 0.48), (0.35, 0.48), (0.8, 0.55), (0.95, 0.78), (0.6, 1), (0.05, 0.9)),),
-        (((0.1, 0), (0.9, 0), (0.9, 0), (0.45, 0.4), (0.45, 0.4), (0.9, 0.6), (0.85, 0.9), (0.4, 1), (0.05, 0.88)),),
-        (((0.1, 0.1), (0.6, 0), (0.85, 0.22), (0.55, 0.45), (0.8, 0.65), (0.75, 0.92), (0.4, 1), (0.05, 0.95)),),
+        (
+            (
+                (0.1, 0.12),
+                (0.5, 0),
+                (0.85, 0.2),
+                (0.7, 0.42),
+                (0.35, 0.48),
+                (0.35, 0.48),
+                (0.8, 0.55),
+                (0.95, 0.78),
+                (0.6, 1),
+                (0.05, 0.9),
+            ),
+        ),
+        (
+            (
+                (0.1, 0),
+                (0.9, 0),
+                (0.9, 0),
+                (0.45, 0.4),
+                (0.45, 0.4),
+                (0.9, 0.6),
+                (0.85, 0.9),
+                (0.4, 1),
+                (0.05, 0.88),
+            ),
+        ),
+        (
+            (
+                (0.1, 0.1),
+                (0.6, 0),
+                (0.85, 0.22),
+                (0.55, 0.45),
+                (0.8, 0.65),
+                (0.75, 0.92),
+                (0.4, 1),
+                (0.05, 0.95),
+            ),
+        ),
     ),
     "4": (
-        (((0.2, 0), (0.15, 0.3), (0.05, 0.6), (0.05, 0.6), (0.5, 0.6), (0.95, 0.6)), ((0.7, 0.25), (0.65, 1))),
-        (((0.7, 0), (0.35, 0.35), (0.0, 0.65), (0.0, 0.65), (0.5, 0.65), (1, 0.65)), ((0.7, 0), (0.7, 0.5), (0.7, 1))),
-        (((0.5, 0), (0.25, 0.35), (0.05, 0.65), (0.05, 0.65), (0.5, 0.62), (0.95, 0.58)), ((0.65, 0.35), (0.5, 1))),
-        (((0.1, 0), (0.1, 0.35), (0.3, 0.5), (0.6, 0.48), (0.85, 0.4)), ((0.85, 0), (0.8, 0.5), (0.75, 1))),
+        (
+            ((0.2, 0), (0.15, 0.3), (0.05, 0.6), (0.05, 0.6), (0.5, 0.6), (0.95, 0.6)),
+            ((0.7, 0.25), (0.65, 1)),
+        ),
+        (
+            ((0.7, 0), (0.35, 0.35), (0.0, 0.65), (0.0, 0.65), (0.5, 0.65), (1, 0.65)),
+            ((0.7, 0), (0.7, 0.5), (0.7, 1)),
+        ),
+        (
+            ((0.5, 0), (0.25, 0.35), (0.05, 0.65), (0.05, 0.65), (0.5, 0.62), (0.95, 0.58)),
+            ((0.65, 0.35), (0.5, 1)),
+        ),
+        (
+            ((0.1, 0), (0.1, 0.35), (0.3, 0.5), (0.6, 0.48), (0.85, 0.4)),
+            ((0.85, 0), (0.8, 0.5), (0.75, 1)),
+        ),
     ),
     "5": (
-        (((0.85, 0), (0.2, 0), (0.2, 0), (0.12, 0.45), (0.12, 0.45), (0.55, 0.38), (0.9, 0.65), (0.65, 0.97), (0.05, 0.95)),),
-        (((0.2, 0.05), (0.15, 0.45), (0.55, 0.4), (0.9, 0.68), (0.6, 1), (0.05, 0.92)), ((0.2, 0.05), (0.9, 0))),
+        (
+            (
+                (0.85, 0),
+                (0.2, 0),
+                (0.2, 0),
+                (0.12, 0.45),
+                (0.12, 0.45),
+                (0.55, 0.38),
+                (0.9, 0.65),
+                (0.65, 0.97),
+                (0.05, 0.95),
+            ),
+        ),
+        (
+            ((0.2, 0.05), (0.15, 0.45), (0.55, 0.4), (0.9, 0.68), (0.6, 1), (0.05, 0.92)),
+            ((0.2, 0.05), (0.9, 0)),
+        ),
         (((0.9, 0), (0.35, 0.05), (0.15, 0.35), (0.6, 0.5), (0.85, 0.75), (0.5, 1), (0.05, 0.95)),),
     ),
     "6": (
-        (((0.75, 0), (0.3, 0.25), (0.05, 0.65), (0.25, 0.97), (0.7, 0.97), (0.9, 0.72), (0.6, 0.52), (0.12, 0.7)),),
-        (((0.6, 0), (0.2, 0.4), (0.1, 0.8), (0.45, 1), (0.85, 0.85), (0.75, 0.6), (0.4, 0.58), (0.12, 0.78)),),
+        (
+            (
+                (0.75, 0),
+                (0.3, 0.25),
+                (0.05, 0.65),
+                (0.25, 0.97),
+                (0.7, 0.97),
+                (0.9, 0.72),
+                (0.6, 0.52),
+                (0.12, 0.7),
+            ),
+        ),
+        (
+            (
+                (0.6, 0),
+                (0.2, 0.4),
+                (0.1, 0.8),
+                (0.45, 1),
+                (0.85, 0.85),
+                (0.75, 0.6),
+                (0.4, 0.58),
+                (0.12, 0.78),
+            ),
+        ),
         (((0.35, 0), (0.15, 0.4), (0.1, 0.85), (0.5, 1), (0.9, 0.82), (0.58, 0.6), (0.12, 0.8)),),
     ),
     "7": (
         (((0.05, 0), (0.5, 0), (0.95, 0), (0.95, 0), (0.65, 0.5), (0.4, 1)),),
-        (((0.05, 0), (0.5, 0), (0.95, 0), (0.95, 0), (0.65, 0.5), (0.45, 1)), ((0.25, 0.52), (0.95, 0.48))),
+        (
+            ((0.05, 0), (0.5, 0), (0.95, 0), (0.95, 0), (0.65, 0.5), (0.45, 1)),
+            ((0.25, 0.52), (0.95, 0.48)),
+        ),
         (((0.05, 0.18), (0.08, 0.02), (0.08, 0.02), (0.95, 0), (0.95, 0), (0.65, 0.45), (0.5, 1)),),
-        (((0.05, 0.1), (0.4, 0.02), (0.9, 0.02), (0.75, 0.4), (0.55, 1)), ((0.3, 0.55), (0.95, 0.5))),
+        (
+            ((0.05, 0.1), (0.4, 0.02), (0.9, 0.02), (0.75, 0.4), (0.55, 1)),
+            ((0.3, 0.55), (0.95, 0.5)),
+        ),
     ),
     "8": (
-        (((0.8, 0.12), (0.45, 0), (0.15, 0.2), (0.5, 0.48), (0.85, 0.75), (0.5, 1), (0.12, 0.78), (0.5, 0.48), (0.85, 0.2), (0.7, 0.05)),),
+        (
+            (
+                (0.8, 0.12),
+                (0.45, 0),
+                (0.15, 0.2),
+                (0.5, 0.48),
+                (0.85, 0.75),
+                (0.5, 1),
+                (0.12, 0.78),
+                (0.5, 0.48),
+                (0.85, 0.2),
+                (0.7, 0.05),
+            ),
+        ),
         (
             ((0.5, 0), (0.2, 0.12), (0.25, 0.38), (0.5, 0.46), (0.78, 0.36), (0.8, 0.12), (0.5, 0)),
-            ((0.5, 0.46), (0.12, 0.62), (0.15, 0.9), (0.5, 1), (0.85, 0.9), (0.88, 0.62), (0.5, 0.46)),
+            (
+                (0.5, 0.46),
+                (0.12, 0.62),
+                (0.15, 0.9),
+                (0.5, 1),
+                (0.85, 0.9),
+                (0.88, 0.62),
+                (0.5, 0.46),
+            ),
         ),
     ),
     "9": (
-        (((0.85, 0.15), (0.5, 0), (0.12, 0.2), (0.2, 0.48), (0.6, 0.48), (0.88, 0.15), (0.88, 0.15), (0.85, 0.6), (0.7, 1)),),
-        (((0.85, 0.1), (0.4, 0), (0.1, 0.25), (0.35, 0.5), (0.85, 0.3), (0.85, 0.1), (0.85, 0.1), (0.85, 0.55), (0.85, 1)),),
-        (((0.85, 0.18), (0.5, 0), (0.12, 0.2), (0.25, 0.48), (0.65, 0.45), (0.88, 0.2), (0.88, 0.7), (0.55, 1), (0.1, 0.92)),),
+        (
+            (
+                (0.85, 0.15),
+                (0.5, 0),
+                (0.12, 0.2),
+                (0.2, 0.48),
+                (0.6, 0.48),
+                (0.88, 0.15),
+                (0.88, 0.15),
+                (0.85, 0.6),
+                (0.7, 1),
+            ),
+        ),
+        (
+            (
+                (0.85, 0.1),
+                (0.4, 0),
+                (0.1, 0.25),
+                (0.35, 0.5),
+                (0.85, 0.3),
+                (0.85, 0.1),
+                (0.85, 0.1),
+                (0.85, 0.55),
+                (0.85, 1),
+            ),
+        ),
+        (
+            (
+                (0.85, 0.18),
+                (0.5, 0),
+                (0.12, 0.2),
+                (0.25, 0.48),
+                (0.65, 0.45),
+                (0.88, 0.2),
+                (0.88, 0.7),
+                (0.55, 1),
+                (0.1, 0.92),
+            ),
+        ),
     ),
 }
 
@@ -193,11 +406,17 @@ def penned(digit: str, rng: random.Random) -> np.ndarray:
     picture = Image.new("L", (2 * side, 2 * side))
     draw = ImageDraw.Draw(picture)
     for stroke in rng.choice(PEN[digit]):
-        moved: dict[tuple[float, float], tuple[float, float]] = {}  # a corner's two points move together
+        moved: dict[
+            tuple[float, float], tuple[float, float]
+        ] = {}  # a corner's two points move together
         for x, y in stroke:
             moved.setdefault((x, y), (x + rng.gauss(0, shake), y + rng.gauss(0, shake)))
         points = np.array([moved[p] for p in stroke]) - 0.5
-        points = points * (squeeze, 1) @ ((math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn)))
+        points = (
+            points
+            * (squeeze, 1)
+            @ ((math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn)))
+        )
         for x, y in smooth(points) * side + side:
             draw.ellipse((x - pen / 2, y - pen / 2, x + pen / 2, y + pen / 2), fill=255)
     return fit(picture, rng)
@@ -217,7 +436,10 @@ class Bank(dict[str, tuple[Tensor, Tensor]]):
 
     def add(self, kind: str, shown: list[tuple[np.ndarray, tuple[str, str]]]) -> None:
         masks, contents = zip(*shown, strict=True)
-        self[kind] = torch.from_numpy(np.stack(masks)), torch.tensor([CONTENTS.index(c) for c in contents])
+        self[kind] = (
+            torch.from_numpy(np.stack(masks)),
+            torch.tensor([CONTENTS.index(c) for c in contents]),
+        )
 
 
 def render_bank(families: list[list[Path]], seed: int, size: float = 1.0) -> Bank:
@@ -225,7 +447,9 @@ def render_bank(families: list[list[Path]], seed: int, size: float = 1.0) -> Ban
     rng = random.Random(seed)
     bank = Bank()
 
-    def in_fonts(pairs: list[tuple[str, tuple[str, str]]], times: float) -> list[tuple[np.ndarray, tuple[str, str]]]:
+    def in_fonts(
+        pairs: list[tuple[str, tuple[str, str]]], times: float
+    ) -> list[tuple[np.ndarray, tuple[str, str]]]:
         return [
             (typed(text, rng.choice(family), rng), content)
             for family in families
@@ -236,7 +460,10 @@ def render_bank(families: list[list[Path]], seed: int, size: float = 1.0) -> Ban
     bank.add("digit", in_fonts([(d, ("digit", d)) for d in string.digits], 12))
     bank.add("letter", in_fonts([(c, ("letter", c.lower())) for c in string.ascii_letters], 3))
     bank.add("word", in_fonts([(w, ("word", w)) for w in WORDS], 5))
-    bank.add("pen", [(penned(d, rng), ("digit", d)) for d in string.digits for _ in range(int(3000 * size))])
+    bank.add(
+        "pen",
+        [(penned(d, rng), ("digit", d)) for d in string.digits for _ in range(int(3000 * size))],
+    )
     return bank
 
 
@@ -254,12 +481,27 @@ def bend(ink: Tensor, side: int, g: torch.Generator) -> Tensor:
     ink = torch.where(uniform(n, 0, 1, g) < 0.3, F.max_pool2d(ink, 3, 1, 1), ink)
     ink = torch.where(uniform(n, 0, 1, g) < 0.2, F.max_pool2d(ink, 3, 1, 1), ink)
     angle = 0.12 * torch.randn(n, generator=g)
-    sx, sy = 1 / (1.2 - 0.5 * torch.rand(2, n, generator=g).square())  # mostly large: 1.2 fills the frame
+    sx, sy = 1 / (
+        1.2 - 0.5 * torch.rand(2, n, generator=g).square()
+    )  # mostly large: 1.2 fills the frame
     shift = 0.08 * torch.randn(2, n, generator=g)
-    theta = torch.stack([sx * angle.cos(), -sx * angle.sin(), shift[0], sy * angle.sin(), sy * angle.cos(), shift[1]])
-    grid = F.affine_grid(theta.T.reshape(n, 2, 3), [n, 1, side, side], align_corners=False)  # (n, side, side, 2)
+    theta = torch.stack(
+        [
+            sx * angle.cos(),
+            -sx * angle.sin(),
+            shift[0],
+            sy * angle.sin(),
+            sy * angle.cos(),
+            shift[1],
+        ]
+    )
+    grid = F.affine_grid(
+        theta.T.reshape(n, 2, 3), [n, 1, side, side], align_corners=False
+    )  # (n, side, side, 2)
     knots = 0.07 * torch.randn(n, 2, 4, 4, generator=g)
-    warp = F.interpolate(knots, (side, side), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    warp = F.interpolate(knots, (side, side), mode="bicubic", align_corners=True).permute(
+        0, 2, 3, 1
+    )
     return F.grid_sample(ink, grid + warp, align_corners=False)
 
 
@@ -267,8 +509,13 @@ def coarsen(ink: Tensor, sides: tuple[int, ...]) -> Tensor:
     """Down to few pixels by area averages and up again (bicubic, as open_clip's preprocessing); one side per slice of the batch."""
     full = ink.shape[-1]
     slices = ink.chunk(len(sides))
-    small = [F.interpolate(s, (k, k), mode="area") if k < full else s for s, k in zip(slices, sides, strict=True)]
-    return torch.cat([F.interpolate(s, (full, full), mode="bicubic", antialias=True) for s in small]).clamp(0, 1)
+    small = [
+        F.interpolate(s, (k, k), mode="area") if k < full else s
+        for s, k in zip(slices, sides, strict=True)
+    ]
+    return torch.cat(
+        [F.interpolate(s, (full, full), mode="bicubic", antialias=True) for s in small]
+    ).clamp(0, 1)
 
 
 def colour(ink: Tensor, plain: float, g: torch.Generator) -> Tensor:
@@ -277,7 +524,10 @@ def colour(ink: Tensor, plain: float, g: torch.Generator) -> Tensor:
     light = torch.rand(n, 3, 1, 1, generator=g)
     dark = light * uniform(n, 0, 0.55, g)  # darker in every channel: always readable
     is_plain = uniform(n, 0, 1, g) < plain
-    light, dark = torch.where(is_plain, 1.0, 0.35 + 0.65 * light), torch.where(is_plain, 0.0, 0.35 * dark + 0.1)
+    light, dark = (
+        torch.where(is_plain, 1.0, 0.35 + 0.65 * light),
+        torch.where(is_plain, 0.0, 0.35 * dark + 0.1),
+    )
     swap = uniform(n, 0, 1, g) < 0.5
     ground, pen = torch.where(swap, light, dark), torch.where(swap, dark, light)
     image = ground + (pen - ground) * ink
@@ -288,7 +538,10 @@ def images(masks: Tensor, sides: tuple[int, ...], plain: float, g: torch.Generat
     """Masks (n, MASK, MASK) uint8 -> normalised images (n, 3, side, side), another picture each time."""
     ink = bend(masks[:, None].float() / 255, 32, g)
     ink = coarsen((ink * uniform(len(ink), 0.7, 1.4, g)).clamp(0, 1), sides)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1)
+        for v in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
     return (colour(ink, plain, g) - mean) / std
 
 
@@ -313,21 +566,28 @@ def contrastive_loss(x: Tensor, text: Tensor, target: Tensor, scale: Tensor) -> 
     x (n, dim) and text (c, dim) are unit rows, text one caption per content in the batch, target (n,) its row."""
     logits = scale * x @ text.T  # (n, c)
     match = F.one_hot(target, len(text)).float()
-    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, (match / match.sum(0)).T))
+    return 0.5 * (
+        F.cross_entropy(logits, target) + F.cross_entropy(logits.T, (match / match.sum(0)).T)
+    )
 
 
 @torch.no_grad()
 def zero_shot_weights(model: torch.nn.Module, tokenizer) -> Tensor:
     """(10, dim): unit class embeddings, the mean of the unit embeddings of DIGIT_TEMPLATES, as everybody does it."""
     text = [tokenizer([t.format(name) for t in DIGIT_TEMPLATES]) for name in DIGIT_NAMES]
-    return torch.stack([F.normalize(model.encode_text(t, normalize=True).mean(0), dim=0) for t in text])
+    return torch.stack(
+        [F.normalize(model.encode_text(t, normalize=True).mean(0), dim=0) for t in text]
+    )
 
 
 @torch.no_grad()
 def accuracy(model: torch.nn.Module, tokenizer, x: Tensor, y: Tensor) -> float:
     """Zero-shot accuracy on digits x (n, 3, s, s)."""
     model.eval()
-    logits = torch.cat([model.encode_image(part) for part in x.split(500)]) @ zero_shot_weights(model, tokenizer).T
+    logits = (
+        torch.cat([model.encode_image(part) for part in x.split(500)])
+        @ zero_shot_weights(model, tokenizer).T
+    )
     model.train()
     return (logits.argmax(1) == y).float().mean().item()
 
@@ -348,7 +608,9 @@ def new_model(seed: int) -> torch.nn.Module:
         return open_clip.create_model("tiny")
 
 
-def make_optimiser(model: torch.nn.Module, steps: int) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+def make_optimiser(
+    model: torch.nn.Module, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
     """AdamW, no decay on gains and biases; 100 steps of warm-up, then a half cosine to zero."""
     params = [p for p in model.parameters() if p.requires_grad]
     groups = [
@@ -391,7 +653,8 @@ def train(bank: Bank, held_out: tuple[Tensor, Tensor], *, seed: int, steps: int,
         if step % 100 == 0 or step == steps:
             score = accuracy(model, tokenizer, *held_out)
             print(
-                f"step {step:5d}  loss {loss:.3f}  scale {scale:.1f}  held-out {score:.4f}  {time.perf_counter() - start:.0f} s", flush=True
+                f"step {step:5d}  loss {loss:.3f}  scale {scale:.1f}  held-out {score:.4f}  {time.perf_counter() - start:.0f} s",
+                flush=True,
             )
             if score > best:
                 best = score
@@ -399,12 +662,17 @@ def train(bank: Bank, held_out: tuple[Tensor, Tensor], *, seed: int, steps: int,
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=CONFIG.with_name("weights.safetensors"))
     parser.add_argument(
-        "--fonts", type=Path, default=Path("/usr/share/fonts"), help="searched for .ttf and .otf (default: where Debian puts them)"
+        "--fonts",
+        type=Path,
+        default=Path("/usr/share/fonts"),
+        help="searched for .ttf and .otf (default: where Debian puts them)",
     )
     args = parser.parse_args()
     torch.set_num_threads(1)  # part of what makes a run repeatable
@@ -418,7 +686,13 @@ def main() -> None:
     print(f"{len(seen)} font families to train on, {len(held_out)} held out", flush=True)
     bank = render_bank(seen, args.seed)
     print({kind: len(y) for kind, (_, y) in bank.items()}, flush=True)
-    train(bank, held_out_digits(held_out, args.seed + 1_000_000), seed=args.seed, steps=args.steps, out=args.out)
+    train(
+        bank,
+        held_out_digits(held_out, args.seed + 1_000_000),
+        seed=args.seed,
+        steps=args.steps,
+        out=args.out,
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+from cliad.errors import CliadError
 from cliad.pipelines.runs import run_folder
 from cliad.pipelines.runs.serve.desk import Desk, DeskError
 from cliad.pipelines.runs.serve.guard import Guard
@@ -24,7 +25,7 @@ UPLOAD_SECONDS = 60
 MOST_CLASSES = 100
 
 
-class ServeError(ValueError):
+class ServeError(CliadError):
     """The page cannot be served; the message says why."""
 
 
@@ -38,7 +39,7 @@ def serve(
     model: str | None = None,
     pretrained: str | None = None,
     device: str = "auto",
-    tell: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Serve the page until interrupted; the verb `cliad serve`.
 
@@ -54,20 +55,37 @@ def serve(
     try:
         import uvicorn
     except ImportError as error:
-        raise ServeError(f"the page needs {error.name}, which is not installed; run: pip install 'cliad[serve]'") from None
-    desk = Desk(run_folder.find_run(run), caches=caches, data=data, model=model, pretrained=pretrained, device=device, tell=tell)
+        raise ServeError(
+            f"the page needs {error.name}, which is not installed; run: pip install 'cliad[serve]'"
+        ) from None
+    desk = Desk(
+        run_folder.find_run(run),
+        caches=caches,
+        data=data,
+        model=model,
+        pretrained=pretrained,
+        device=device,
+        log=log,
+    )
     ready = desk.ready()
     listener = _listen(host, port)
     port = listener.getsockname()[1]
-    tell(f"{ready.run.folder.name}: {ready.run.about['head']} with {ready.encoder.name} on {ready.encoder.device}")
-    tell(f"open http://{f'[{host}]' if ':' in host else host}:{port}/ in a browser; Ctrl-C ends it")
+    log(
+        f"{ready.run.folder.name}: {ready.run.about['head']} with {ready.encoder.name} on {ready.encoder.device}"
+    )
+    log(f"open http://{f'[{host}]' if ':' in host else host}:{port}/ in a browser; Ctrl-C ends it")
     config = uvicorn.Config(
-        make_app(desk, host), log_level="warning", limit_concurrency=64, timeout_keep_alive=5, lifespan="off", ws="none"
+        make_app(desk, host),
+        log_level="warning",
+        limit_concurrency=64,
+        timeout_keep_alive=5,
+        lifespan="off",
+        ws="none",
     )
     try:
         uvicorn.Server(config).run(sockets=[listener])
     except KeyboardInterrupt:
-        tell("ended")
+        log("ended")
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -76,7 +94,9 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ServeError(f"cannot listen on {host}:{port} ({reason}); give another --port, 0 for any") from None
+        raise ServeError(
+            f"cannot listen on {host}:{port} ({reason}); give another --port, 0 for any"
+        ) from None
 
 
 def make_app(desk: Desk, host: str = "127.0.0.1"):
@@ -100,13 +120,19 @@ def make_app(desk: Desk, host: str = "127.0.0.1"):
     async def classify(request: Request) -> Response:
         top = number(request.query_params.get("top", "5"))
         raw = await upload(request)
-        return JSONResponse(await run_in_threadpool(desk.classify, raw, request.query_params.get("run"), top))
+        return JSONResponse(
+            await run_in_threadpool(desk.classify, raw, request.query_params.get("run"), top)
+        )
 
     async def failed(request: Request, error: Exception) -> Response:
         status, said = answer(error)
         return JSONResponse({"error": said}, status)
 
-    routes = [Route("/", page), Route("/api/runs", runs), Route("/api/classify", classify, methods=["POST"])]
+    routes = [
+        Route("/", page),
+        Route("/api/runs", runs),
+        Route("/api/classify", classify, methods=["POST"]),
+    ]
     app = Starlette(routes=routes, exception_handlers={HTTPException: failed, ValueError: failed})
     return Guard(app, host)
 
@@ -114,9 +140,12 @@ def make_app(desk: Desk, host: str = "127.0.0.1"):
 def answer(error: Exception) -> tuple[int, str]:
     """The status and the sentence for what went wrong: ours as they are, the library's in our words, nothing of others."""
     if (status := getattr(error, "status_code", None)) is not None:
-        known = {404: "there is nothing at this address; the page is at /", 405: "this address takes another method"}
+        known = {
+            404: "there is nothing at this address; the page is at /",
+            405: "this address takes another method",
+        }
         return status, known.get(status, str(getattr(error, "detail", "")))
-    if type(error).__module__.startswith("cliad."):
+    if isinstance(error, CliadError):
         return getattr(error, "status", 409), " ".join(str(error).split())
     return 500, "the server failed at this request"
 
@@ -127,8 +156,21 @@ def content_policy(page: str) -> str:
         f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
         for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
     )
-    rules = [f"script-src {inline('script')}", f"style-src {inline('style')}", "img-src data: blob:", "connect-src 'self'"]
-    return "; ".join(["default-src 'none'", *rules, "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'"])
+    rules = [
+        f"script-src {inline('script')}",
+        f"style-src {inline('style')}",
+        "img-src data: blob:",
+        "connect-src 'self'",
+    ]
+    return "; ".join(
+        [
+            "default-src 'none'",
+            *rules,
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        ]
+    )
 
 
 def number(text: str) -> int:
@@ -140,11 +182,23 @@ def number(text: str) -> int:
 
 async def upload(request) -> bytes:
     """The body of a request, an image file as it is."""
-    kind = request.headers.get("content-type", "application/octet-stream").partition(";")[0].strip().lower()
-    if not kind.startswith("image/") and kind not in ("application/octet-stream", "application/x-www-form-urlencoded"):
+    kind = (
+        request.headers.get("content-type", "application/octet-stream")
+        .partition(";")[0]
+        .strip()
+        .lower()
+    )
+    if not kind.startswith("image/") and kind not in (
+        "application/octet-stream",
+        "application/x-www-form-urlencoded",
+    ):
         raise DeskError(f"send the image file itself as the body, not {kind:.40}", 415)
-    too_large = DeskError(f"the file is too large; at most {LARGEST_UPLOAD // 2**20} MB are taken", 413)
-    if (said := request.headers.get("content-length", "0")).isdigit() and int(said[:18]) > LARGEST_UPLOAD:
+    too_large = DeskError(
+        f"the file is too large; at most {LARGEST_UPLOAD // 2**20} MB are taken", 413
+    )
+    if (said := request.headers.get("content-length", "0")).isdigit() and int(
+        said[:18]
+    ) > LARGEST_UPLOAD:
         raise too_large
     body = bytearray()
 

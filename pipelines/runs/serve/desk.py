@@ -23,8 +23,9 @@ from cliad.cache.encoders.base import Encoder
 from cliad.cache.file.layout import CacheError
 from cliad.cache.file.read import FeatureCache, open_cache
 from cliad.cache.folder import cache_dir, cache_path
+from cliad.errors import CliadError
 from cliad.pipelines.experiments.episode import draw_of
-from cliad.pipelines.fewshot.draw import DrawError
+from cliad.pipelines.fewshot.draw import DrawError, DrawRequest
 from cliad.pipelines.runs import run_folder
 from cliad.pipelines.runs.predict import Run
 
@@ -33,7 +34,7 @@ LARGEST_PIXELS = 50_000_000
 NEAREST, THUMBNAIL = 4, 96
 
 
-class DeskError(ValueError):
+class DeskError(CliadError):
     """A request that cannot be answered; `status` is the HTTP status that says so."""
 
     def __init__(self, message: str, status: int):
@@ -55,7 +56,12 @@ class Support:
         values, rows = (self.x @ unit(x)[0]).topk(min(NEAREST, len(self.x)))
         found = zip(values.tolist(), rows.tolist(), strict=True)
         return [
-            {"path": self.paths[i], "class": self.classes[i], "similarity": value, "thumbnail": self._thumbnail(self.paths[i])}
+            {
+                "path": self.paths[i],
+                "class": self.classes[i],
+                "similarity": value,
+                "thumbnail": self._thumbnail(self.paths[i]),
+            }
             for value, i in found
         ]
 
@@ -70,7 +76,9 @@ class Support:
         scale = THUMBNAIL / max(image.size)
         size = tuple(max(1, round(side * scale)) for side in image.size)
         out = io.BytesIO()
-        image.resize(size, Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.NEAREST).save(out, "PNG")
+        image.resize(
+            size, Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.NEAREST
+        ).save(out, "PNG")
         return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
@@ -96,10 +104,15 @@ class Desk:
         model: str | None = None,
         pretrained: str | None = None,
         device: str = "auto",
-        tell: Callable[[str], None] = lambda line: None,
+        log: Callable[[str], None] = lambda line: None,
     ):
         self.first, self.caches, self.data = run.resolve(), cache_dir(caches), data_dir(data)
-        self._encoder: dict = {"model": model, "pretrained": pretrained, "device": device, "tell": tell}
+        self._encoder: dict = {
+            "model": model,
+            "pretrained": pretrained,
+            "device": device,
+            "log": log,
+        }
         self._ready: dict[tuple[Path, int], Ready] = {}
         self._encoders: dict[str, Encoder] = {}
         self._lock = threading.Lock()
@@ -110,7 +123,9 @@ class Desk:
 
     def runs(self) -> list[dict]:
         """What there is to choose from: name, head, dataset, shots, n_class, accuracies as fractions or null."""
-        return [about for name, folder in self._folders().items() if (about := _summary(name, folder))]
+        return [
+            about for name, folder in self._folders().items() if (about := _summary(name, folder))
+        ]
 
     def classify(self, raw: bytes, run: str | None = None, top: int = 5) -> dict:
         """The likeliest classes of an image file, by the run's head and by zero-shot CLIP, and the nearest training shots.
@@ -124,10 +139,17 @@ class Desk:
             ready = self.ready(run)
             x = ready.run.features(ready.encoder, ready.encoder.preprocess(image)[None])
             row, feature = ready.run.top(x, top)[0], x[:, : ready.run.about["dim"]]
-            found = {"run": ready.run.folder.name, "head": ready.run.about["head"], "width": image.width, "height": image.height}
+            found = {
+                "run": ready.run.folder.name,
+                "head": ready.run.about["head"],
+                "width": image.width,
+                "height": image.height,
+            }
             found |= {"top": _pairs(row), "zero_shot": None}
             if ready.zero_shot is not None:
-                p = (ready.run.about["logit_scale"] * unit(feature) @ ready.zero_shot.T).softmax(dim=-1)[0]
+                p = (ready.run.about["logit_scale"] * unit(feature) @ ready.zero_shot.T).softmax(
+                    dim=-1
+                )[0]
                 best = p.topk(min(top, len(p))).indices.tolist()
                 found["zero_shot"] = _pairs([(ready.run.classnames[i], p[i].item()) for i in best])
             return found | {"nearest": ready.support.nearest(feature) if ready.support else []}
@@ -136,17 +158,24 @@ class Desk:
         """A run by its name, ready; the first one where there is no name."""
         folder = self.first if name is None else self._folders().get(name)
         if folder is None:
-            raise DeskError(f"there is no run '{name:.80}'; reload the page to see those there are", 404)
+            raise DeskError(
+                f"there is no run '{name:.80}'; reload the page to see those there are", 404
+            )
         run = Run(folder, *run_folder.load(folder))
         key = folder, (folder / "run.json").stat().st_mtime_ns
         if key not in self._ready:
             cache = self._cache(run)
             encoder = self._encoder_of(run)
-            self._ready[key] = Ready(run, encoder, _zero_shot(run, encoder, cache), self._support(run, cache))
+            self._ready[key] = Ready(
+                run, encoder, _zero_shot(run, encoder, cache), self._support(run, cache)
+            )
         return self._ready[key]
 
     def _encoder_of(self, run: Run) -> Encoder:
-        key = json.dumps([run.about["encoder_id"], run.about["image_recipe"].get("encoder"), run.about["dtype"]], sort_keys=True)
+        key = json.dumps(
+            [run.about["encoder_id"], run.about["image_recipe"].get("encoder"), run.about["dtype"]],
+            sort_keys=True,
+        )
         if key not in self._encoders:
             self._encoders[key] = run.encoder(**self._encoder)
         return self._encoders[key]
@@ -154,7 +183,12 @@ class Desk:
     def _cache(self, run: Run) -> FeatureCache | None:
         """The cache that the run was trained on, where it is on this machine."""
         about = run.about
-        path = cache_path(self.caches, str(about["spec"].get("dataset")), about["encoder"], about["fingerprint"].partition("-")[0])
+        path = cache_path(
+            self.caches,
+            str(about["spec"].get("dataset")),
+            about["encoder"],
+            about["fingerprint"].partition("-")[0],
+        )
         try:
             cache = open_cache(path, about.get("prompts"))
         except CacheError:
@@ -166,7 +200,8 @@ class Desk:
         if cache is None:
             return None
         try:
-            drawn, _ = draw_of(cache, **{name: run.about["spec"][name] for name in ("shots", "seed", "protocol")})
+            spec = run.about["spec"]
+            drawn, _ = draw_of(cache, DrawRequest(spec["shots"], spec["seed"], spec["protocol"]))
         except (DrawError, KeyError, TypeError):
             return None
         split = cache.split("train")
@@ -181,7 +216,9 @@ def read_upload(raw: bytes) -> Image.Image:
     Raises:
         DeskError: not an image of a known kind, damaged, or of too many pixels.
     """
-    too_large = DeskError(f"the image has too many pixels; at most {LARGEST_PIXELS:,} are taken", 413)
+    too_large = DeskError(
+        f"the image has too many pixels; at most {LARGEST_PIXELS:,} are taken", 413
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -190,7 +227,9 @@ def read_upload(raw: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise too_large from None
     except Exception:  # a decoder may raise anything on a bad file
-        raise DeskError(f"this is no image that can be read; send one of {', '.join(FORMATS)}", 415) from None
+        raise DeskError(
+            f"this is no image that can be read; send one of {', '.join(FORMATS)}", 415
+        ) from None
     if width * height > LARGEST_PIXELS:
         raise too_large
     try:
@@ -205,12 +244,27 @@ def _pairs(row: list[tuple[str, float]]) -> list[dict]:
 
 def _summary(name: str, folder: Path) -> dict | None:
     """What the list of runs says of one; None for a folder that is no sound run."""
-    read: Callable[[str], dict] = lambda file: json.loads((folder / file).read_text(encoding="utf-8"))
+    read: Callable[[str], dict] = lambda file: json.loads(
+        (folder / file).read_text(encoding="utf-8")
+    )
     try:
-        about, row = read("run.json"), read("result.json") if (folder / "result.json").is_file() else {}
+        about, row = (
+            read("run.json"),
+            read("result.json") if (folder / "result.json").is_file() else {},
+        )
         spec = about["spec"]
-        summary = {"run": name, "head": about["head"], "dataset": spec["dataset"], "encoder": about["encoder"], "shots": spec["shots"]}
-        return summary | {"n_class": len(about["classnames"]), "top1": row.get("top1"), "zero_shot_top1": row.get("zero_shot_top1")}
+        summary = {
+            "run": name,
+            "head": about["head"],
+            "dataset": spec["dataset"],
+            "encoder": about["encoder"],
+            "shots": spec["shots"],
+        }
+        return summary | {
+            "n_class": len(about["classnames"]),
+            "top1": row.get("top1"),
+            "zero_shot_top1": row.get("zero_shot_top1"),
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
@@ -220,10 +274,15 @@ def _zero_shot(run: Run, encoder: Encoder, cache: FeatureCache | None) -> Tensor
     if cache is not None:
         return None if cache.text is None else class_weights(torch.from_numpy(cache.text))
     try:
-        texts = [[prompts.fill(t, name) for name in run.classnames] for t in prompts.check_templates(run.about["templates"])]
+        texts = [
+            [prompts.fill(t, name) for name in run.classnames]
+            for t in prompts.check_templates(run.about["templates"])
+        ]
     except prompts.PromptError:
         return None
-    return class_weights(torch.stack([encoder.encode_texts(of_template).cpu() for of_template in texts]))
+    return class_weights(
+        torch.stack([encoder.encode_texts(of_template).cpu() for of_template in texts])
+    )
 
 
 def _listing(dataset: str, data: Path | None) -> Listing | None:

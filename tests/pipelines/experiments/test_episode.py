@@ -7,16 +7,24 @@ import pytest
 import torch
 from conftest import toy_cache
 
-from cliad.cache.file.layout import DONE, UNREADABLE, CacheError, Header, SplitLayout, TextSet, Views
+from cliad.cache.file.layout import (
+    DONE,
+    UNREADABLE,
+    CacheError,
+    Header,
+    SplitLayout,
+    TextSet,
+    Views,
+)
 from cliad.cache.file.read import open_cache
 from cliad.cache.file.write import Writer, create
 from cliad.pipelines.experiments.episode import draw_of, make_episodes, pick_device, score_rows
 from cliad.pipelines.experiments.train import train
-from cliad.pipelines.fewshot.draw import draw
+from cliad.pipelines.fewshot.draw import DrawRequest, draw
 
 CPU = pick_device("cpu")
 N_CLASS, DIM, DIM_PRE, N_VIEW = 4, 6, 9, 3
-ASKED = [(2, 1, "coop"), (3, 2, "lp++"), (2, 3, "clip-lora")]
+ASKED = [DrawRequest(2, 1, "coop"), DrawRequest(3, 2, "lp++"), DrawRequest(2, 3, "clip-lora")]
 
 
 class World:
@@ -69,7 +77,8 @@ def test_every_tensor_is_what_indexing_the_arrays_gives(tmp_path):
     world = World(tmp_path / "c.h5")
     made = make_episodes(world.cache, ASKED, CPU, needs={"views", "pre_projection"})
     assert len(made) == 3
-    for one, (shots, seed, protocol) in zip(made, ASKED, strict=True):
+    for one, request in zip(made, ASKED, strict=True):
+        shots, seed, protocol = request.shots, request.seed, request.protocol
         train, val = world.y["train"].tolist(), world.y["val"].tolist()
         drawn = draw(train, val, shots=shots, seed=seed, protocol=protocol)
         episode = one.episode
@@ -92,7 +101,8 @@ def test_episodes_share_one_matrix_of_just_the_rows_in_use(tmp_path):
     made = make_episodes(world.cache, ASKED, CPU)
     assert len({id(one.episode.features) for one in made}) == 1
     rows = {"train": set(), "val": set()}
-    for shots, seed, protocol in ASKED:
+    for request in ASKED:
+        shots, seed, protocol = request.shots, request.seed, request.protocol
         train, val = world.y["train"].tolist(), world.y["val"].tolist()
         drawn = draw(train, val, shots=shots, seed=seed, protocol=protocol)
         rows["train"] |= set(drawn.train)
@@ -105,7 +115,8 @@ def test_episodes_share_one_matrix_of_just_the_rows_in_use(tmp_path):
 def test_without_a_validation_split_its_rows_are_training_rows(tmp_path):
     world = World(tmp_path / "c.h5", val=False)
     made = make_episodes(world.cache, ASKED, CPU, needs={"views", "pre_projection"})
-    for one, (shots, seed, protocol) in zip(made, ASKED, strict=True):
+    for one, request in zip(made, ASKED, strict=True):
+        shots, seed, protocol = request.shots, request.seed, request.protocol
         drawn = draw(world.y["train"].tolist(), None, shots=shots, seed=seed, protocol=protocol)
         episode = one.episode
         np.testing.assert_array_equal(episode.val[0], world.x["train"][drawn.val])
@@ -119,7 +130,11 @@ def test_without_a_validation_split_its_rows_are_training_rows(tmp_path):
 
 def test_val_per_class_is_that_of_the_smallest_class(tmp_path):
     world = World(tmp_path / "c.h5")
-    made = make_episodes(world.cache, [(2, 1, "coop"), (8, 1, "lp++"), (1, 1, "tip")], CPU)
+    made = make_episodes(
+        world.cache,
+        [DrawRequest(2, 1, "coop"), DrawRequest(8, 1, "lp++"), DrawRequest(1, 1, "tip")],
+        CPU,
+    )
     assert [one.val_per_class for one in made] == [1, 1, 1]
     assert [one.n_val for one in made] == [2 + 1 + 2 + 2, 3 + 1 + 8 + 2, 3 + 1 + 8 + 2]
 
@@ -143,7 +158,7 @@ def test_views_of_some_rows_serve_the_draws_that_they_cover(tmp_path):
     drawn = draw(train, None, shots=2, seed=1).train
     bare = [row for row in range(40) if row not in drawn][::2]
     world = World(tmp_path / "some.h5", bare=bare)
-    (one,) = make_episodes(world.cache, [(2, 1, "coop")], CPU, needs={"views"})
+    (one,) = make_episodes(world.cache, [DrawRequest(2, 1, "coop")], CPU, needs={"views"})
     at = [world.covered.tolist().index(row) for row in drawn]
     np.testing.assert_array_equal(one.episode.views[:, one.episode.index], world.views[:, at])
 
@@ -154,8 +169,10 @@ def test_views_that_lack_a_drawn_row_are_refused(tmp_path, which):
     missing = sorted(draw(train, None, shots=2, seed=1).train)[which]
     world = World(tmp_path / "some.h5", bare=[missing])
     with pytest.raises(CacheError, match=r"views/crops of some\.h5 do not cover all drawn images"):
-        make_episodes(world.cache, [(2, 1, "coop")], CPU, needs={"views"})
-    (one,) = make_episodes(world.cache, [(2, 1, "coop")], CPU)  # no head that asks for them
+        make_episodes(world.cache, [DrawRequest(2, 1, "coop")], CPU, needs={"views"})
+    (one,) = make_episodes(
+        world.cache, [DrawRequest(2, 1, "coop")], CPU
+    )  # no head that asks for them
     assert one.episode.views is None
 
 
@@ -165,9 +182,9 @@ def test_a_drawn_row_that_could_not_be_read_is_named(tmp_path, split):
     drawn = draw(whole.y["train"].tolist(), whole.y["val"].tolist(), shots=2, seed=1)
     row = getattr(drawn, split)[1]
     world = World(tmp_path / "bad.h5", unreadable=[(split, row)])
-    said = f"{split} image {split}/{row}.jpg is drawn but could not be read"
+    said = f"{split} image {split}/{row}.jpg was selected for this run but could not be read"
     with pytest.raises(CacheError, match=said) as caught:
-        make_episodes(world.cache, [(2, 1, "coop")], CPU)
+        make_episodes(world.cache, [DrawRequest(2, 1, "coop")], CPU)
     assert "\n" not in str(caught.value)
 
 
@@ -176,7 +193,7 @@ def test_unreadable_rows_that_are_not_drawn_are_no_trouble(tmp_path):
     drawn = draw(whole.y["train"].tolist(), whole.y["val"].tolist(), shots=2, seed=1)
     others = [row for row in range(40) if row not in drawn.train]
     world = World(tmp_path / "bad.h5", unreadable=[("train", row) for row in others])
-    (one,) = make_episodes(world.cache, [(2, 1, "coop")], CPU)
+    (one,) = make_episodes(world.cache, [DrawRequest(2, 1, "coop")], CPU)
     found = one.episode.features[one.episode.index]
     np.testing.assert_array_equal(found, world.x["train"][drawn.train])
 
@@ -201,8 +218,9 @@ def sha256_of_lines(lines):
 def test_the_index_hash_is_that_of_the_rows_drawn(tmp_path, val):
     world = World(tmp_path / "c.h5", val=val)
     made = make_episodes(world.cache, ASKED, CPU)
-    for one, (shots, seed, protocol) in zip(made, ASKED, strict=True):
-        drawn, digest = draw_of(world.cache, shots=shots, seed=seed, protocol=protocol)
+    for one, request in zip(made, ASKED, strict=True):
+        shots, seed, protocol = request.shots, request.seed, request.protocol
+        drawn, digest = draw_of(world.cache, DrawRequest(shots, seed, protocol))
         lines = [f"train:{world.y['train'][row]}:train/{row}.jpg" for row in drawn.train]
         split = "val" if val else "train"
         lines += [f"val:{world.y[split][row]}:{split}/{row}.jpg" for row in drawn.val]
@@ -211,7 +229,7 @@ def test_the_index_hash_is_that_of_the_rows_drawn(tmp_path, val):
 
 def test_the_index_hash_of_the_toy_cache_is_this_literal(tmp_path):
     cache = open_cache(toy_cache(tmp_path))
-    _, digest = draw_of(cache, shots=1, seed=1, protocol="coop")
+    _, digest = draw_of(cache, DrawRequest(1, 1, "coop"))
     assert digest == "ecb3f2ec4849079b"
     assert train(folder=tmp_path, head="zero-shot", shots=1)[0].row()["index_hash"] == digest
 
@@ -220,4 +238,4 @@ def test_a_class_of_too_few_images_is_named_as_the_cache_names_it(tmp_path):
     names = ["ant", "bee", "cat", "dog", "emu"]
     cache = open_cache(toy_cache(tmp_path, n=(3, 8, 12), classnames=names))
     with pytest.raises(ValueError, match="class 'ant' has 3 training images"):
-        draw_of(cache, shots=4, seed=1, protocol="coop")
+        draw_of(cache, DrawRequest(4, 1, "coop"))

@@ -14,7 +14,7 @@ from conftest import toy_cache
 
 from cliad.pipelines.experiments.grid import grid
 from cliad.pipelines.experiments.train import train
-from cliad.pipelines.runs.run_folder import run_folder
+from cliad.pipelines.runs.run_folder import folder_of
 
 FINGERPRINT = "8337ba40-4dd075c3"  # of the toy cache: its file list, encoder and prompts
 
@@ -100,14 +100,14 @@ def test_a_run_folder_is_named_after_its_spec(caches, tmp_path):
         ' "prompts": "default", "protocol": "coop", "seed": 1, "selected_on": "fixed", "shots": 4}'
     )
     key = sha256_of(text)[:8]
-    assert run_folder(tmp_path, result) == tmp_path / "toy-toy-clip-adapter-4shot-seed1-84c92898"
+    assert folder_of(tmp_path, result) == tmp_path / "toy-toy-clip-adapter-4shot-seed1-84c92898"
     assert key == "84c92898"
 
 
 def test_a_run_folder_has_a_name_that_a_file_system_takes(tmp_path):
     toy_cache(tmp_path, dataset="My Pets", encoder="ViT-B/32/openai")
     result, _ = train(folder=tmp_path, head="zero-shot", shots=2, seed=7)
-    found = run_folder(tmp_path / "runs", result)
+    found = folder_of(tmp_path / "runs", result)
     assert found.parent == tmp_path / "runs"
     assert found.name == "my-pets-vit-b-32-openai-zero-shot-2shot-seed7-478fade0"
 

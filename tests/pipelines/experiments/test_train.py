@@ -18,16 +18,23 @@ from cliad.cache.file.layout import CacheError
 from cliad.cache.folder import find
 from cliad.pipelines.experiments.episode import draw_of, make_episodes
 from cliad.pipelines.experiments.run import groups, run
-from cliad.pipelines.experiments.spec import SpecError, make_head, nearest, selects, spec_of
+from cliad.pipelines.experiments.spec import SpecError, make_head, selects, spec_of, unknown
 from cliad.pipelines.experiments.train import train
-from cliad.pipelines.fewshot.draw import DrawError
+from cliad.pipelines.fewshot.draw import DrawError, DrawRequest
 from cliad.pipelines.runs import run_folder
 
 
 def test_a_result_row_says_what_made_it(toy):
     result, cache = train(folder=toy, shots=4, hyper={"alpha": "0.6"})
     row = json.loads(json.dumps(result.row()))
-    assert (row["dataset"], row["encoder"], row["head"], row["shots"], row["seed"], row["alpha"]) == (
+    assert (
+        row["dataset"],
+        row["encoder"],
+        row["head"],
+        row["shots"],
+        row["seed"],
+        row["alpha"],
+    ) == (
         "toy",
         "toy",
         "clip-adapter",
@@ -35,16 +42,34 @@ def test_a_result_row_says_what_made_it(toy):
         1,
         0.6,
     )
-    assert row["selected_on"] == "fixed" and row["protocol"] == "coop" and len(row["index_hash"]) == 16
-    assert row["fingerprint"] == cache.fingerprint and row["val_per_class"] == 4 and row["diverged"] is False and row["run"] is None
-    assert row["top1"] > row["zero_shot_top1"] - 0.05 and row["train_seconds"] > 0 and row["temperature"] > 0
+    assert (
+        row["selected_on"] == "fixed" and row["protocol"] == "coop" and len(row["index_hash"]) == 16
+    )
+    assert (
+        row["fingerprint"] == cache.fingerprint
+        and row["val_per_class"] == 4
+        and row["diverged"] is False
+        and row["run"] is None
+    )
+    assert (
+        row["top1"] > row["zero_shot_top1"] - 0.05
+        and row["train_seconds"] > 0
+        and row["temperature"] > 0
+    )
 
 
 def test_alpha_zero_is_zero_shot_and_seeds_decide(toy):
     zero = train(folder=toy, hyper={"alpha": 0})[0].row()
-    assert zero["top1"] == zero["zero_shot_top1"] == train(folder=toy, head="zero-shot")[0].row()["top1"]
+    assert (
+        zero["top1"]
+        == zero["zero_shot_top1"]
+        == train(folder=toy, head="zero-shot")[0].row()["top1"]
+    )
     same = [train(folder=toy, shots=2, seed=seed)[0].row() for seed in (3, 3, 4)]
-    assert same[0]["index_hash"] == same[1]["index_hash"] != same[2]["index_hash"] and same[0]["nll"] == same[1]["nll"] != same[2]["nll"]
+    assert (
+        same[0]["index_hash"] == same[1]["index_hash"] != same[2]["index_hash"]
+        and same[0]["nll"] == same[1]["nll"] != same[2]["nll"]
+    )
 
 
 def test_selection_on_validation_is_reported(toy):
@@ -52,7 +77,9 @@ def test_selection_on_validation_is_reported(toy):
     assert row["selected_on"] == "val" and row["found"]["C"] > 0 and row["alpha"] is None
     row = train(folder=toy, head="clip-adapter", shots=4, select="val")[0].row()
     assert row["selected_on"] == "val" and row["alpha"] in (0, 0.2, 0.4, 0.6, 0.8, 1)
-    assert train(folder=toy, head="linear-probe", shots=4, hyper={"C": 3})[0].row()["found"]["C"] == 3
+    assert (
+        train(folder=toy, head="linear-probe", shots=4, hyper={"C": 3})[0].row()["found"]["C"] == 3
+    )
 
 
 def test_a_run_folder_comes_back_as_it_was(toy, tmp_path):
@@ -61,8 +88,13 @@ def test_a_run_folder_comes_back_as_it_was(toy, tmp_path):
     classifier, about = run_folder.load(folder)
     x = make_rows(cache)
     assert (classifier.logits(x) == result.classifier.logits(x)).all()
-    assert about["classnames"] == cache.classnames and json.loads((folder / "result.json").read_text())["run"] == "run"
-    assert run_folder.save(result, cache, folder) == folder and sorted(p.name for p in tmp_path.iterdir()) == ["caches", "run"]
+    assert (
+        about["classnames"] == cache.classnames
+        and json.loads((folder / "result.json").read_text())["run"] == "run"
+    )
+    assert run_folder.save(result, cache, folder) == folder and sorted(
+        p.name for p in tmp_path.iterdir()
+    ) == ["caches", "run"]
 
 
 def make_rows(cache):
@@ -98,7 +130,11 @@ def test_save_does_not_replace_what_is_no_run(toy, tmp_path):
         ({"hyper": {"alpha": float("nan")}}, HeadError, "got nan"),
         ({"hyper": {"alpha": "much"}}, SpecError, "alpha is a number; got much"),
         ({"hyper": {"alfa": 1}}, SpecError, "did you mean alpha"),
-        ({"head": "zero-shot", "hyper": {"alpha": 0.5}}, SpecError, "zero-shot has no hyper-parameters"),
+        (
+            {"head": "zero-shot", "hyper": {"alpha": 0.5}},
+            SpecError,
+            "zero-shot has no hyper-parameters",
+        ),
         ({"hyper": {"hidden": "D/0"}}, HeadError, "D/0"),
         ({"hyper": {"epochs": 2.5}}, SpecError, "whole number"),
         ({"shots": 25}, DrawError, "class 'class 0' has 24 training images, 25 shots"),
@@ -137,18 +173,20 @@ def test_types_of_hyper_parameters():
     assert head.final_relu is False and head.epochs == 3 and head.hidden == "8"
 
 
-@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if not head.needs & {"pre_projection", "views"}])
+@pytest.mark.parametrize(
+    "name", [name for name, head in HEADS.items() if not head.needs & {"pre_projection", "views"}]
+)
 @pytest.mark.parametrize("select", ["fixed", "val"])
 def test_runs_scored_together_have_the_numbers_of_each_alone(toy, name, select):
     cache, head = find(toy), make_head(name, {})
     if select == "val" and not selects(head, ()):
         pytest.skip(f"{name} has nothing to select")
-    specs = [spec_of(cache, name, head, shots=2, seed=seed, protocol="coop", select=select, given=()) for seed in (1, 2, 3)]
+    specs = [spec_of(cache, head, shots=2, seed=seed, select=select) for seed in (1, 2, 3)]
     together = [result for results in run(cache, specs, torch.device("cpu")) for result in results]
     alone = [result for spec in specs for (result,) in run(cache, [spec], torch.device("cpu"))]
     for ours, one in zip(sorted(together, key=lambda result: result.spec.seed), alone, strict=True):
-        assert ours.values["found"] == one.values["found"] and ours.values["top1"] == one.values["top1"]
-        assert ours.values["nll"] == pytest.approx(one.values["nll"], rel=1e-3, abs=2e-5)
+        assert ours.hyper == one.hyper and ours.test.scores.top1 == one.test.scores.top1
+        assert ours.test.scores.nll == pytest.approx(one.test.scores.nll, rel=1e-3, abs=2e-5)
 
 
 # ------------------------------------------------------------------------------- numbers, by hand
@@ -225,7 +263,7 @@ def test_every_number_of_a_row_is_that_of_a_plain_loop(hard):
 
 def test_the_temperature_is_scipys_on_the_runs_own_validation_images(hard):
     result, cache = train(folder=hard, shots=4, seed=2, hyper={"alpha": 0.6}, device="cpu")
-    (drawn,) = make_episodes(cache, [(4, 2, "coop")], torch.device("cpu"))
+    (drawn,) = make_episodes(cache, [DrawRequest(4, 2)], torch.device("cpu"))
     x, y = drawn.episode.val
     logits, labels = result.classifier.logits(x).double().numpy(), y.tolist()
 
@@ -293,14 +331,16 @@ def test_what_the_user_gave_is_not_searched(toy):
 def test_clip_lora_without_a_validation_split_never_trains_on_its_validation(tmp_path):
     toy_cache(tmp_path, val=False)
     cache = find(tmp_path)
-    asked = list(itertools.product((1, 4, 16), range(5), ["clip-lora"]))
+    draws = itertools.product((1, 4, 16), range(5))
+    asked = [DrawRequest(shots, seed, "clip-lora") for shots, seed in draws]
     made = make_episodes(cache, asked, torch.device("cpu"))
-    for one, (shots, seed, protocol) in zip(made, asked, strict=True):
+    for one, request in zip(made, asked, strict=True):
         support = set(one.episode.index.tolist())
         validation = set(one.episode.val_index.tolist())
-        assert len(support) == 5 * shots and len(validation) == 5 * min(shots, 4)
+        assert len(support) == 5 * request.shots
+        assert len(validation) == 5 * min(request.shots, 4)
         assert not support & validation
-        drawn, digest = draw_of(cache, shots=shots, seed=seed, protocol=protocol)
+        drawn, digest = draw_of(cache, request)
         assert not set(drawn.train) & set(drawn.val)
         assert one.index_hash == digest
     row = train(folder=tmp_path, shots=4, protocol="clip-lora", hyper={"epochs": 1})[0].row()
@@ -367,8 +407,8 @@ def test_values_are_read_as_the_type_of_their_field():
 
 def test_an_unknown_name_is_told_with_those_there_are():
     said = "there is no head 'gdb', did you mean gda?; known: gda, taskres"
-    assert nearest("head", "gdb", ["gda", "taskres"]) == said
-    assert nearest("head", "xyz", ["gda"]) == "there is no head 'xyz'; known: gda"
+    assert unknown("head", "gdb", ["gda", "taskres"]) == said
+    assert unknown("head", "xyz", ["gda"]) == "there is no head 'xyz'; known: gda"
 
 
 def test_runs_that_differ_in_what_varies_train_together(toy):
@@ -377,7 +417,7 @@ def test_runs_that_differ_in_what_varies_train_together(toy):
     def spec(head="clip-adapter", shots=2, seed=1, select=None, **hyper):
         made = make_head(head, hyper)
         asked = {"shots": shots, "seed": seed, "protocol": "coop", "select": select}
-        return spec_of(cache, head, made, **asked, given=hyper), made
+        return spec_of(cache, made, **asked, given=hyper)
 
     asked = [
         spec(),
@@ -390,18 +430,16 @@ def test_runs_that_differ_in_what_varies_train_together(toy):
         spec(head="tip-adapter", alpha=9, select="val"),
         spec(head="tip-adapter", beta=2, select="val"),
     ]
-    specs = [one for one, _ in asked]
-    heads = [head for _, head in asked]
-    assert groups(cache, specs, heads) == [[0, 1], [2, 5], [3], [4], [6, 7], [8]]
+    assert groups(asked) == [[0, 1], [2, 5], [3], [4], [6, 7], [8]]
 
 
 def test_a_row_says_how_many_runs_were_trained_with_it(toy):
     cache, head = find(toy), make_head("zero-shot", {})
     asked = {"shots": 1, "protocol": "coop", "select": None, "given": ()}
-    specs = [spec_of(cache, "zero-shot", head, seed=seed, **asked) for seed in range(5)]
+    specs = [spec_of(cache, head, seed=seed, **asked) for seed in range(5)]
     parts = list(run(cache, specs, torch.device("cpu"), largest=2))
     assert [len(part) for part in parts] == [2, 2, 1]
     results = list(itertools.chain.from_iterable(parts))
     assert [result.spec for result in results] == specs
-    assert [result.values["group_size"] for result in results] == [2, 2, 2, 2, 1]
-    assert {result.values["device"] for result in results} == {"cpu"}
+    assert [result.timing.group_size for result in results] == [2, 2, 2, 2, 1]
+    assert {result.timing.device for result in results} == {"cpu"}

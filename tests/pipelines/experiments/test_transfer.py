@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import toy_cache
+from conftest import toy_cache, train_and_test_on
 
 from cliad.adapters import HEADS
 from cliad.adapters.core.head import HeadError
@@ -15,7 +15,8 @@ from cliad.pipelines.experiments.base_to_new import base_half, base_to_new, harm
 from cliad.pipelines.experiments.episode import make_episodes, pick_device
 from cliad.pipelines.experiments.spec import SpecError, make_head
 from cliad.pipelines.experiments.train import train
-from cliad.pipelines.experiments.transfer import train_and_transfer, transfer
+from cliad.pipelines.experiments.transfer import transfer
+from cliad.pipelines.fewshot.draw import DrawRequest
 
 CPU = pick_device("cpu")
 
@@ -23,13 +24,23 @@ CPU = pick_device("cpu")
 def test_a_head_is_scored_on_a_shifted_data_set(tmp_path):
     toy_cache(tmp_path, dataset="source", n_class=6)
     toy_cache(tmp_path, dataset="shifted", n_class=6, noise=0.9)
-    result, _, rows = train_and_transfer(
-        folder=tmp_path, dataset="source", test=["shifted", "source"], head="taskres", shots=4, device="cpu"
+    result, _, rows = train_and_test_on(
+        ["shifted", "source"], folder=tmp_path, dataset="source", head="taskres", shots=4
     )
     shifted, same = rows
-    assert (shifted["dataset"], shifted["test_dataset"], same["test_dataset"]) == ("source", "shifted", "source")
-    assert same["top1"] == result.values["top1"] and same["zero_shot_top1"] == result.values["zero_shot_top1"]
-    assert 0.5 < shifted["top1"] <= same["top1"] and shifted["test_fingerprint"] and shifted["ece_t"] is None
+    assert (shifted["dataset"], shifted["test_dataset"], same["test_dataset"]) == (
+        "source",
+        "shifted",
+        "source",
+    )
+    assert (
+        same["top1"] == result.test.scores.top1 and same["zero_shot_top1"] == result.zero_shot_top1
+    )
+    assert (
+        0.5 < shifted["top1"] <= same["top1"]
+        and shifted["test_fingerprint"]
+        and shifted["ece_t"] is None
+    )
 
 
 def test_fewer_classes_are_compared_among_themselves_and_other_ones_need_a_head_that_can(tmp_path):
@@ -37,13 +48,11 @@ def test_fewer_classes_are_compared_among_themselves_and_other_ones_need_a_head_
     toy_cache(tmp_path, dataset="fewer", n_class=3)
     toy_cache(tmp_path, dataset="more", n_class=7)
     ask = {"folder": tmp_path, "dataset": "source", "shots": 2, "device": "cpu"}
-    assert train_and_transfer(**ask, test=["fewer"], head="gda")[2][0]["test_n_class"] == 3
-    assert train_and_transfer(**ask, test=["more"], head="clip-adapter")[2][0]["top1"] > 0.3
+    assert train_and_test_on(["fewer"], **ask, head="gda")[2][0]["test_n_class"] == 3
+    assert train_and_test_on(["more"], **ask, head="clip-adapter")[2][0]["top1"] > 0.3
     with pytest.raises(SpecError, match="2 classes that source lacks, such as 'class 5'") as caught:
-        train_and_transfer(**ask, test=["more"], head="gda")
+        train_and_test_on(["more"], **ask, head="gda")
     assert "\n" not in str(caught.value)
-    mapped = {"class 5": "class 0", "class 6": "class 1"}
-    assert train_and_transfer(**ask, test=["more"], head="gda", class_map=mapped)[2][0]["top1"] is not None
 
 
 def test_classes_of_one_name_are_matched_in_their_order(tmp_path):
@@ -51,8 +60,11 @@ def test_classes_of_one_name_are_matched_in_their_order(tmp_path):
     toy_cache(tmp_path, dataset="source", classnames=names)
     toy_cache(tmp_path, dataset="same", classnames=names)
     ask = {"folder": tmp_path, "dataset": "source", "head": "gda", "shots": 4, "device": "cpu"}
-    result, _, (same,) = train_and_transfer(**ask, test=["same"])
-    assert same["top1"] == result.values["top1"] > 0.9 and same["reliability"] == result.values["reliability"]
+    result, _, (same,) = train_and_test_on(["same"], **ask)
+    assert (
+        same["top1"] == result.test.scores.top1 > 0.9
+        and same["reliability"] == result.test.scores.reliability
+    )
 
 
 def test_another_encoder_is_refused(tmp_path):
@@ -65,23 +77,40 @@ def test_another_encoder_is_refused(tmp_path):
 
 def test_base_to_new_trains_on_the_first_half_and_scores_both(toy):
     first, second = base_to_new(folder=toy, shots=4, seeds=(1, 2), device="cpu")
-    assert (first["n_base"], first["n_new"], first["seed"], second["seed"]) == (3, 2, 1, 2) and first["top1"] is None
-    assert first["harmonic"] == pytest.approx(2 / (1 / first["base_top1"] + 1 / first["new_top1"])) and first["base_top1"] > 0.8
+    assert (first["n_base"], first["n_new"], first["seed"], second["seed"]) == (
+        3,
+        2,
+        1,
+        2,
+    ) and first["top1"] is None
+    assert (
+        first["harmonic"] == pytest.approx(2 / (1 / first["base_top1"] + 1 / first["new_top1"]))
+        and first["base_top1"] > 0.8
+    )
     (zero,) = base_to_new(folder=toy, shots=4, hyper={"alpha": 0}, device="cpu")
-    assert (zero["base_top1"], zero["new_top1"]) == (zero["zero_shot_base_top1"], zero["zero_shot_new_top1"])
-    assert first["index_hash"] == train(folder=toy, shots=4)[0].values["index_hash"]
+    assert (zero["base_top1"], zero["new_top1"]) == (
+        zero["zero_shot_base_top1"],
+        zero["zero_shot_new_top1"],
+    )
+    assert first["index_hash"] == train(folder=toy, shots=4)[0].draw.index_hash
 
 
 def test_the_cut_comes_after_the_draw(toy):
     cache = open_cache(next(toy.rglob("*.h5")))
-    (drawn,) = make_episodes(cache, [(4, 1, "coop")], CPU)
+    (drawn,) = make_episodes(cache, [DrawRequest(4, 1, "coop")], CPU)
     half = base_half(drawn.episode, 3, drawn.episode.text[:, :3])
-    assert half.y.tolist() == [y for y in drawn.episode.y.tolist() if y < 3] and len(half.val_y) == 12 and half.n_class == 3
+    assert (
+        half.y.tolist() == [y for y in drawn.episode.y.tolist() if y < 3]
+        and len(half.val_y) == 12
+        and half.n_class == 3
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.per_class])
 def test_heads_with_parameters_per_class_refuse_new_ones(toy, name):
-    with pytest.raises(HeadError, match="cannot serve new ones; base-to-new takes zero-shot, clip-adapter") as caught:
+    with pytest.raises(
+        HeadError, match="cannot serve new ones; base-to-new takes zero-shot, clip-adapter"
+    ) as caught:
         base_to_new(folder=toy, head=name)
     assert "\n" not in str(caught.value)
 
@@ -93,7 +122,11 @@ def test_heads_without_them_take_it(toy, name):
 
 
 def test_harmonic_mean():
-    assert harmonic(0.5, 1.0) == pytest.approx(2 / 3) and harmonic(0.0, 0.0) == 0.0 and harmonic(None, 0.5) is None
+    assert (
+        harmonic(0.5, 1.0) == pytest.approx(2 / 3)
+        and harmonic(0.0, 0.0) == 0.0
+        and harmonic(None, 0.5) is None
+    )
 
 
 # ------------------------------------------------------------------------------- numbers, by hand
@@ -165,7 +198,7 @@ def test_base_and_new_accuracies_are_those_of_a_plain_loop(hard):
     rows = base_to_new(folder=hard, shots=4, seeds=(1, 2), hyper=hyper, device="cpu")
     base, new = halves_of(cache)
     head = make_head("clip-adapter", hyper)
-    drawn = make_episodes(cache, [(4, 1, "coop"), (4, 2, "coop")], CPU)
+    drawn = make_episodes(cache, [DrawRequest(4, 1, "coop"), DrawRequest(4, 2, "coop")], CPU)
     text = torch.from_numpy(base[2])
     fitted = fit_all([(head, base_half(one.episode, 4, text)) for one in drawn])
     for row, classifier, one in zip(rows, fitted, drawn, strict=True):
@@ -200,7 +233,7 @@ def test_base_to_new_chooses_on_the_base_half_of_validation(hard):
     (row,) = base_to_new(folder=hard, select="val", **words)
     alphas = (0.2, 0.4, 0.6, 0.8, 1.0, 0.0)
     cache = open_cache(next(hard.rglob("*.h5")))
-    (one,) = make_episodes(cache, [(4, 1, "coop")], CPU)
+    (one,) = make_episodes(cache, [DrawRequest(4, 1, "coop")], CPU)
     half = base_half(one.episode, 4, one.episode.text[:, :4])
     keep = [place for place, y in enumerate(one.episode.val_y.tolist()) if y < 4]
     assert half.val_index.tolist() == one.episode.val_index[keep].tolist()
@@ -237,13 +270,13 @@ def test_a_run_that_diverged_has_no_accuracies(hard):
 
 def test_scores_elsewhere_are_those_of_a_plain_loop_over_the_shared_classes(tmp_path):
     toy_cache(tmp_path, dataset="source", classnames=["ant", "bee", "cat", "dog", "emu"], noise=2.0)
-    names = ["dog", "ant", "bug"]
-    toy_cache(tmp_path, dataset="there", n_class=3, classnames=names, noise=2.0, n=(24, 8, 40))
+    few = {"n_class": 3, "noise": 2.0, "n": (24, 8, 40)}
+    toy_cache(tmp_path, dataset="there", classnames=["dog", "ant", "bee"], **few)
+    toy_cache(tmp_path, dataset="unknown", classnames=["dog", "ant", "bug"], **few)
     asked = {"folder": tmp_path, "dataset": "source", "device": "cpu", "shots": 4}
     hyper = {"alpha": 0.6, "epochs": 20}
-    # a bug is called bee at home: each class of the target is one of the source
-    asked |= {"test": ["there"], "hyper": hyper}
-    result, _, (row,) = train_and_transfer(**asked, class_map={"bug": "bee"})
+    asked |= {"hyper": hyper}
+    result, _, (row, unknown) = train_and_test_on(["there", "unknown"], **asked)
     target, source = find_cache_of(tmp_path, "there"), find_cache_of(tmp_path, "source")
     x, labels = target.split("test").rows(), target.split("test").y.tolist()
     scores = clip_adapter_by_hand(x, source.text, result.classifier, 0.6)[:, [3, 0, 1]]
@@ -255,9 +288,11 @@ def test_scores_elsewhere_are_those_of_a_plain_loop_over_the_shared_classes(tmp_
     assert (row["test_n_class"], row["test_fingerprint"]) == (3, target.fingerprint)
     assert row["fingerprint"] == source.fingerprint
     assert (row["ece_t"], row["nll_t"]) == (None, None)
-    # without the map the name is unknown, so that the head is given the target's own texts
-    _, _, (row,) = train_and_transfer(**asked)
+    # the source has no class named bug, so that the head is given the target's own texts
+    target = find_cache_of(tmp_path, "unknown")
+    x, labels = target.split("test").rows(), target.split("test").y.tolist()
     scores = clip_adapter_by_hand(x, target.text, result.classifier, 0.6)
+    row = unknown
     assert row["top1"] == pytest.approx(share_right(scores, labels))
     assert row["nll"] == pytest.approx(mean_loss(20.0 * scores, labels), rel=1e-4)
 
@@ -270,7 +305,7 @@ def test_a_diverged_run_has_no_scores_elsewhere(tmp_path):
     toy_cache(tmp_path, dataset="source")
     toy_cache(tmp_path, dataset="there", noise=0.9)
     asked = {"folder": tmp_path, "dataset": "source", "shots": 1, "hyper": {"lr": 1e30}}
-    _, _, (row,) = train_and_transfer(**asked, test=["there"], device="cpu")
+    _, _, (row,) = train_and_test_on(["there"], **asked, device="cpu")
     assert row["diverged"] is True
     assert [row[name] for name in ("top1", "nll", "ece", "reliability")] == [None] * 4
     assert row["zero_shot_top1"] > 0.2

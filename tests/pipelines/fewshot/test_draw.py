@@ -30,7 +30,9 @@ def dassl(train, val, n_shot, seed):
             by_label[item[1]].append(item)
         chosen = []
         for items_of_label in by_label.values():
-            chosen.extend(rng.sample(items_of_label, n) if len(items_of_label) >= n else items_of_label)
+            chosen.extend(
+                rng.sample(items_of_label, n) if len(items_of_label) >= n else items_of_label
+            )
         return chosen
 
     return few(train, n_shot), few(val, min(n_shot, 4))
@@ -42,7 +44,9 @@ def dassl(train, val, n_shot, seed):
 def test_real_split_files_are_drawn_as_the_field_draws_them(path, seed):
     data = json.loads(path.read_text())
     for n_shot in (1, 2, 4, 8, 16):
-        train, val = dassl([tuple(i) for i in data["train"]], [tuple(i) for i in data["val"]], n_shot, seed)
+        train, val = dassl(
+            [tuple(i) for i in data["train"]], [tuple(i) for i in data["val"]], n_shot, seed
+        )
         got = shots_of_file(path, shots=n_shot, seed=seed)
         assert [(i["path"], i["label"], i["classname"]) for i in got["train"]] == train
         assert [(i["path"], i["label"], i["classname"]) for i in got["val"]] == val
@@ -67,7 +71,10 @@ def test_small_lists_are_drawn_as_written_here(asked):
 def test_the_literals_are_the_fields_own():
     for (n_shot, seed), (train, val) in GOLDEN.items():
         items = [list(enumerate(labels)) for labels in (TRAIN, VAL)]
-        assert tuple([row for row, _ in part] for part in dassl(*items, n_shot, seed)) == (train, val)
+        assert tuple([row for row, _ in part] for part in dassl(*items, n_shot, seed)) == (
+            train,
+            val,
+        )
 
 
 def test_fewer_validation_images_than_asked_are_all_taken():
@@ -77,20 +84,30 @@ def test_fewer_validation_images_than_asked_are_all_taken():
 
 def test_without_a_validation_split_no_image_is_both():
     drawn = draw(TRAIN, None, shots=2, seed=1)
-    assert drawn.val_split == "train" and not set(drawn.train) & set(drawn.val) and len(drawn.val) == 6
+    assert (
+        drawn.val_split == "train" and not set(drawn.train) & set(drawn.val) and len(drawn.val) == 6
+    )
 
 
 def test_too_few_training_images_name_the_class():
-    with pytest.raises(DrawError, match="class 'cat' has 4 training images, 5 shots are asked; 4 shots"):
+    with pytest.raises(
+        DrawError,
+        match="class 'cat' has 4 training images, 5 shots were asked for; at most 4 shots",
+    ):
         draw(TRAIN, VAL, shots=5, seed=1, names=["dog", "emu", "cat"])
 
 
 def test_other_protocols_draw_what_they_say():
     assert draw(TRAIN, VAL, shots=1, seed=1, protocol="tip").val == [0, 4, 1, 5, 2, 3]
-    assert draw(TRAIN, VAL, shots=2, seed=1, protocol="lp++").train == draw(TRAIN, VAL, shots=2, seed=1).train
+    assert (
+        draw(TRAIN, VAL, shots=2, seed=1, protocol="lp++").train
+        == draw(TRAIN, VAL, shots=2, seed=1).train
+    )
     rng = random.Random(1)
     val = [row for rows in ([0, 4], [1, 5], [2, 3]) for row in rng.sample(rows, 1)]
-    train = [row for rows in ([0, 2, 6, 9], [1, 4, 7, 10], [3, 5, 8, 11]) for row in rng.sample(rows, 1)]
+    train = [
+        row for rows in ([0, 2, 6, 9], [1, 4, 7, 10], [3, 5, 8, 11]) for row in rng.sample(rows, 1)
+    ]
     first = draw(TRAIN, VAL, shots=1, seed=1, protocol="clip-lora")
     assert (first.train, first.val) == (train, val)
 
@@ -242,7 +259,9 @@ def test_a_class_that_the_support_used_up_has_no_validation_images():
 
 def test_validation_first_leaves_too_few_for_the_support():
     few = shuffled((18, 30))
-    said = "class 'cat' has 14 training images, 16 shots are asked; 14 shots is the most"
+    said = (
+        "class 'cat' has 14 training images, 16 shots were asked for; at most 14 shots are possible"
+    )
     with pytest.raises(DrawError, match=said):
         draw(few, None, shots=16, seed=1, protocol="clip-lora", names=["cat", "dog"])
     assert len(draw(few, few, shots=16, seed=1, protocol="clip-lora").train) == 32
@@ -250,12 +269,14 @@ def test_validation_first_leaves_too_few_for_the_support():
 
 
 def test_a_class_without_a_name_is_named_by_its_label():
-    with pytest.raises(DrawError, match="class 1 has 3 training images, 4 shots are asked"):
+    with pytest.raises(DrawError, match="class 1 has 3 training images, 4 shots were asked for"):
         draw([0, 0, 0, 0, 1, 1, 1], None, shots=4, seed=1, names=["only the first"])
 
 
 def test_the_smallest_class_is_the_most_for_all():
-    with pytest.raises(DrawError, match=r"class 0 has 4 training images, .*; 3 shots is the most"):
+    with pytest.raises(
+        DrawError, match=r"class 0 has 4 training images, .*; at most 3 shots are possible"
+    ):
         draw([0, 0, 0, 0, 1, 1, 1], None, shots=5, seed=1)
 
 

@@ -17,19 +17,39 @@ from cliad.pipelines.runs.predict import PredictError, load
 
 def test_it_says_all_that_is_needed_elsewhere(used):
     about = load(used.run).about
-    assert about["classnames"][0] == "zero" and about["templates"] == used.cache.templates and about["temperature"] > 0
-    assert about["command"] == "cliad train --alpha 0.6 --shots 8" and about["encoder_id"] == used.cache.attrs["encoder_id"]
+    assert (
+        about["classnames"][0] == "zero"
+        and about["templates"] == used.cache.templates
+        and about["temperature"] > 0
+    )
+    assert (
+        about["command"] == "cliad train --alpha 0.6 --shots 8"
+        and about["encoder_id"] == used.cache.attrs["encoder_id"]
+    )
     recipe = about["image_recipe"]["encoder"]
-    assert recipe["preprocess"]["size"] == [32, 32] and recipe["activation"] == "GELU" and len(recipe["weights"]) == 64
+    assert (
+        recipe["preprocess"]["size"] == [32, 32]
+        and recipe["activation"] == "GELU"
+        and len(recipe["weights"]) == 64
+    )
     assert json.loads((used.run / "result.json").read_text())["top1"] > 0
-    assert str(used.folder) not in "".join(file.read_text() for file in used.run.iterdir() if file.suffix != ".safetensors")
+    assert str(used.folder) not in "".join(
+        file.read_text() for file in used.run.iterdir() if file.suffix != ".safetensors"
+    )
 
 
 def test_the_card_is_for_people(used):
     card = (used.run / "README.md").read_text()
     row = json.loads((used.run / "result.json").read_text())
-    assert card.startswith("# clip-adapter on digits, 8 images per class\n") and f"| accuracy | {100 * row['top1']:.1f} % |" in card
-    assert "zero, one, two" in card and "cliad predict" in card and "`cliad train --alpha 0.6 --shots 8`" in card
+    assert (
+        card.startswith("# clip-adapter on digits, 8 images per class\n")
+        and f"| accuracy | {100 * row['top1']:.1f} % |" in card
+    )
+    assert (
+        "zero, one, two" in card
+        and "cliad predict" in card
+        and "`cliad train --alpha 0.6 --shots 8`" in card
+    )
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -38,7 +58,10 @@ def test_every_head_comes_back_as_it_was(toy, tmp_path, head):
         result, cache = train(folder=toy, head=head, shots=2)
     except HeadError as error:
         pytest.skip(str(error))
-    run, x = load(run_folder.save(result, cache, tmp_path / "run")), torch.from_numpy(cache.split("test").rows())
+    run, x = (
+        load(run_folder.save(result, cache, tmp_path / "run")),
+        torch.from_numpy(cache.split("test").rows()),
+    )
     torch.testing.assert_close(run.logits(x), result.classifier.logits(x))
 
 
@@ -89,7 +112,18 @@ def test_a_run_json_that_cannot_be_is_one_line(copy, values, said):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "null", "{}", '{"schema": 1}', "[" * 100_000, '{"schema": ' + "9" * 5000 + "}", "\x00\xff", "{'a': 1}"]
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "{}",
+        '{"schema": 1}',
+        "[" * 100_000,
+        '{"schema": ' + "9" * 5000 + "}",
+        "\x00\xff",
+        "{'a': 1}",
+    ],
 )
 def test_a_run_json_that_is_none_is_one_line(copy, text):
     (copy / "run.json").write_bytes(text.encode("latin1"))

@@ -27,31 +27,63 @@ def test_a_head_in_onnx_runtime_gives_the_same_logits(used, tmp_path, name):
     run, x = load(getattr(used, name)), used.cache.split("test").rows()
     (path,) = export_run(run.folder, format="onnx", out=tmp_path / "head.onnx")
     logits, p = ask(path, features=x)
-    assert abs(logits - run.logits(x).numpy()).max() < 1e-3 and abs(p - run.probabilities(x).numpy()).max() < 1e-4
+    assert (
+        abs(logits - run.logits(x).numpy()).max() < 1e-3
+        and abs(p - run.probabilities(x).numpy()).max() < 1e-4
+    )
     assert ask(path, features=x[:1])[0].shape == (1, 10)
     facts = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    assert json.loads(facts["cliad.classnames"]) == run.classnames and json.loads(facts["cliad.preprocess"])["size"] == [32, 32]
+    assert json.loads(facts["cliad.classnames"]) == run.classnames and json.loads(
+        facts["cliad.preprocess"]
+    )["size"] == [32, 32]
     assert [file.name for file in tmp_path.iterdir()] == ["head.onnx"]
 
 
 def test_encoder_and_head_in_one_file_take_pixels(used, tmp_path):
     files = sorted(used.images.iterdir())[:40]
-    (path,) = export_run(used.probe, format="onnx", out=tmp_path / "whole.onnx", with_encoder=True, pretrained=str(used.weights))
-    pixels = np.stack([np.asarray(Image.open(file).resize((32, 32), Image.BICUBIC)).transpose(2, 0, 1) for file in files])
+    (path,) = export_run(
+        used.probe,
+        format="onnx",
+        out=tmp_path / "whole.onnx",
+        with_encoder=True,
+        pretrained=str(used.weights),
+    )
+    pixels = np.stack(
+        [
+            np.asarray(Image.open(file).resize((32, 32), Image.BICUBIC)).transpose(2, 0, 1)
+            for file in files
+        ]
+    )
     _, p = ask(path, pixels=pixels)
     names = load(used.probe).classnames
-    for row, found in zip(p, predict(used.probe, files, pretrained=str(used.weights), top=10), strict=True):
-        assert dict(found.top) == pytest.approx(dict(zip(names, row.tolist(), strict=True)), abs=5e-3)
+    for row, found in zip(
+        p, predict(used.probe, files, pretrained=str(used.weights), top=10), strict=True
+    ):
+        assert dict(found.top) == pytest.approx(
+            dict(zip(names, row.tolist(), strict=True)), abs=5e-3
+        )
 
 
 def test_a_linear_head_is_plain_class_weights(used, tmp_path):
-    zero, test = run_folder.save(*train(folder=used.caches, head="zero-shot", shots=1), tmp_path / "zero"), used.cache.split("test")
-    for name, folder, x in (("probe", used.probe, test.rows()), ("zero", zero, test.rows(unit=True))):
+    zero, test = (
+        run_folder.save(*train(folder=used.caches, head="zero-shot", shots=1), tmp_path / "zero"),
+        used.cache.split("test"),
+    )
+    for name, folder, x in (
+        ("probe", used.probe, test.rows()),
+        ("zero", zero, test.rows(unit=True)),
+    ):
         export_run(folder, format="npz", out=tmp_path / f"{name}.npz")
         with np.load(tmp_path / f"{name}.npz") as found:
-            assert str(found["input"]) == ("raw" if name == "probe" else "unit") and found["classnames"].tolist()[0] == "zero"
+            assert (
+                str(found["input"]) == ("raw" if name == "probe" else "unit")
+                and found["classnames"].tolist()[0] == "zero"
+            )
             logits = found["logit_scale"] * x @ found["text"].T + found["bias"]
-        assert abs(logits - load(folder).classifier.logits(torch.from_numpy(x)).numpy()).max() < 2e-3 * abs(logits).max()
+        assert (
+            abs(logits - load(folder).classifier.logits(torch.from_numpy(x)).numpy()).max()
+            < 2e-3 * abs(logits).max()
+        )
 
 
 def test_one_safetensors_file_holds_all(used, tmp_path):
@@ -72,7 +104,9 @@ def test_one_safetensors_file_holds_all(used, tmp_path):
         ("--format safetensors --out old/x", "cannot write"),
     ],
 )
-def test_what_cannot_be_is_one_line_and_writes_nothing(used, tmp_path, monkeypatch, capsys, words, said):
+def test_what_cannot_be_is_one_line_and_writes_nothing(
+    used, tmp_path, monkeypatch, capsys, words, said
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "old").write_text("mine")
     words = words.split() + ([] if "--out" in words else ["--out", "new"])
@@ -81,7 +115,9 @@ def test_what_cannot_be_is_one_line_and_writes_nothing(used, tmp_path, monkeypat
         main()
     err = capsys.readouterr().err
     assert ended.value.code == 1 and said in err and err.count("\n") == 1
-    assert [file.name for file in tmp_path.iterdir()] == ["old"] and (tmp_path / "old").read_text() == "mine"
+    assert [file.name for file in tmp_path.iterdir()] == ["old"] and (
+        tmp_path / "old"
+    ).read_text() == "mine"
 
 
 def test_force_replaces_a_file(used, tmp_path):

@@ -30,7 +30,9 @@ def test_predictions_are_those_of_the_cached_features(used, name):
     logits = run.logits(torch.from_numpy(split.rows()))
     margin = (logits.topk(2).values @ torch.tensor([1.0, -1.0])).tolist()
     expected = [run.classnames[c] for c in logits.argmax(dim=-1).tolist()]
-    assert [Path(p.path).stem for p in found] == split.paths() and (name == "run" or len({*expected}) == 10)
+    assert [Path(p.path).stem for p in found] == split.paths() and (
+        name == "run" or len({*expected}) == 10
+    )
     assert not [i for i, p in enumerate(found) if p.top[0][0] != expected[i] and margin[i] >= 0.01]
     assert all(abs(sum(p for _, p in one.top) - 1) < 1e-4 for one in found)
 
@@ -53,10 +55,28 @@ def test_a_bad_image_is_named_and_stops_nothing(used, tmp_path):
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:60])
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.png").write_bytes(b"")
-    asked = [tmp_path / "cut.png", good, tmp_path / "none.png", tmp_path / "text.jpg", tmp_path / "empty.png", tmp_path]
+    asked = [
+        tmp_path / "cut.png",
+        good,
+        tmp_path / "none.png",
+        tmp_path / "text.jpg",
+        tmp_path / "empty.png",
+        tmp_path,
+    ]
     found = list(predict(used.run, asked, pretrained=str(used.weights), batch=2))
-    assert [p.error is None for p in found] == [False, True, False, False, False, False, False, False]
-    assert found[2].error == "there is no such file" and all("\n" not in p.error for p in found if p.error)
+    assert [p.error is None for p in found] == [
+        False,
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+        False,
+    ]
+    assert found[2].error == "there is no such file" and all(
+        "\n" not in p.error for p in found if p.error
+    )
 
 
 def test_200_spoiled_image_files_are_told_and_stop_nothing(used, tmp_path):
@@ -73,15 +93,32 @@ def test_200_spoiled_image_files_are_told_and_stop_nothing(used, tmp_path):
         (tmp_path / f"{seed:03}.{kind}").write_bytes(raw)
     found = list(predict(used.run, [tmp_path], pretrained=str(used.weights)))
     assert len(found) == 206 and not [p for p in found if "whole" in p.path and p.error]
-    assert all("\n" not in p.error for p in found if p.error) and sum(p.error is not None for p in found) > 50
+    assert (
+        all("\n" not in p.error for p in found if p.error)
+        and sum(p.error is not None for p in found) > 50
+    )
 
 
 def test_a_head_on_features_before_the_projection_sees_them_too(used, tmp_path):
-    extract("digits", model=used.model, pretrained=str(used.weights), cache_folder=tmp_path, extras=Extras(pre_projection=True))
+    extract(
+        "digits",
+        model=used.model,
+        pretrained=str(used.weights),
+        cache_folder=tmp_path,
+        extras=Extras(pre_projection=True),
+    )
     result, cache = train(folder=tmp_path, head="prolip", shots=2)
     run, split = load(run_folder.save(result, cache, tmp_path / "run")), cache.split("test")
-    x = torch.cat([torch.from_numpy(split.rows()), torch.tensor(cache.column("test", "pre_projection")[:]).float()], dim=1)
-    found = list(run.predict([used.images], encoder=run.encoder(pretrained=str(used.weights)), top=1))
+    x = torch.cat(
+        [
+            torch.from_numpy(split.rows()),
+            torch.tensor(cache.column("test", "pre_projection")[:]).float(),
+        ],
+        dim=1,
+    )
+    found = list(
+        run.predict([used.images], encoder=run.encoder(pretrained=str(used.weights)), top=1)
+    )
     expected = [run.classnames[c] for c in run.logits(x).argmax(dim=-1).tolist()]
     assert sum(p.top[0][0] == name for p, name in zip(found, expected, strict=True)) > 530
 
@@ -92,13 +129,20 @@ def test_folders_and_globs_are_their_images(used, tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     assert find_images(["a"]) == ["a/1.png", "a/b/2.JPG"]
-    assert find_images(["a/*.png", "[x].png", "a/**/*.JPG", "none*.png"]) == ["a/1.png", "[x].png", "a/b/2.JPG", "none*.png"]
+    assert find_images(["a/*.png", "[x].png", "a/**/*.JPG", "none*.png"]) == [
+        "a/1.png",
+        "[x].png",
+        "a/b/2.JPG",
+        "none*.png",
+    ]
 
 
 def test_another_encoder_is_refused_with_both_hashes(used, tmp_path):
     other = toy_clip.weights(tmp_path, used.model, seed=1)
     theirs = load(used.run).about["image_recipe"]["encoder"]["weights"]
-    with pytest.raises(PredictError, match=r"is not the encoder of this run: its weights here [0-9a-f]{16}, there") as error:
+    with pytest.raises(
+        PredictError, match=r"is not the encoder of this run: its weights here [0-9a-f]{16}, there"
+    ) as error:
         load(used.run).encoder(pretrained=str(other))
     assert theirs[:16] in str(error.value) and "\n" not in str(error.value)
     wide = toy_clip.register(tmp_path, "toy-use-wide", embed_dim=48)
@@ -113,7 +157,10 @@ def test_another_encoder_is_refused_with_both_hashes(used, tmp_path):
 def test_a_moved_run_works(used, tmp_path):
     shutil.copytree(used.run, tmp_path / "moved")
     image = [sorted(used.images.iterdir())[0]]
-    there, here = (list(predict(run, image, pretrained=str(used.weights))) for run in (used.run, tmp_path / "moved"))
+    there, here = (
+        list(predict(run, image, pretrained=str(used.weights)))
+        for run in (used.run, tmp_path / "moved")
+    )
     assert there == here
 
 
@@ -121,7 +168,9 @@ def test_an_imported_cache_has_no_encoder_to_check(used, tmp_path):
     from cliad.cache.formats.exporting import export_cache
 
     export_cache(used.cache.path, format="npz", out=tmp_path / "x.npz")
-    import_npz(tmp_path / "x.npz", dataset="mine", encoder="somebody's", cache_folder=tmp_path / "caches")
+    import_npz(
+        tmp_path / "x.npz", dataset="mine", encoder="somebody's", cache_folder=tmp_path / "caches"
+    )
     result, cache = train(folder=tmp_path / "caches", shots=2)
     run = load(run_folder.save(result, cache, tmp_path / "run"))
     with pytest.raises(PredictError, match=r"were imported.*--model NAME"):
@@ -181,16 +230,28 @@ def test_the_command_prints_a_list_json_or_csv(used, cliad, tmp_path):
     assert code == 0 and out.count("%") == 2 and "bad.png: UnidentifiedImageError" in err
     code, out, err = cliad(*words, "--json")
     first, second = json.loads(out)
-    assert (code, err) == (0, "") and set(first) == {"path", "top"} and set(second) == {"path", "error"}
+    assert (
+        (code, err) == (0, "")
+        and set(first) == {"path", "top"}
+        and set(second) == {"path", "error"}
+    )
     assert len(first["top"]) == 2 and set(first["top"][0]) == {"class", "probability"}
     code, out, err = cliad(*words, "--csv")
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert [row["rank"] for row in rows] == ["1", "2", ""] and rows[2]["error"] and rows[0]["class"] == first["top"][0]["class"]
+    assert (
+        [row["rank"] for row in rows] == ["1", "2", ""]
+        and rows[2]["error"]
+        and rows[0]["class"] == first["top"][0]["class"]
+    )
 
 
 def test_no_image_classified_is_exit_1(used, cliad, tmp_path):
-    code, out, _ = cliad("predict", "latest", tmp_path / "none.png", "--pretrained", used.weights, "--json")
-    assert code == 1 and json.loads(out) == [{"path": str(tmp_path / "none.png"), "error": "there is no such file"}]
+    code, out, _ = cliad(
+        "predict", "latest", tmp_path / "none.png", "--pretrained", used.weights, "--json"
+    )
+    assert code == 1 and json.loads(out) == [
+        {"path": str(tmp_path / "none.png"), "error": "there is no such file"}
+    ]
     assert cliad("predict", "latest", tmp_path / "x.png", "--json", "--csv")[0] == 2
     code, out, err = cliad("predict", "latest", tmp_path / "x.png", "--top", 0)
     assert code == 1 and err.startswith("cliad: top is") and err.count("\n") == 1

@@ -39,7 +39,9 @@ def port(used, tmp_path_factory):
     (runs / "broken" / "head.safetensors").write_bytes(b"x")
     desk = Desk(runs / "probe", caches=used.caches, pretrained=str(used.weights))
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(make_app(desk), log_level="warning", lifespan="off", ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(make_app(desk), log_level="warning", lifespan="off", ws="none")
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
@@ -58,13 +60,22 @@ def send(port, path="/api/classify", body=None, method=None, **headers):
     answer = connection.getresponse()
     text = answer.read().decode()
     connection.close()
-    return answer.status, json.loads(text) if "json" in answer.headers["content-type"] else text, answer.headers
+    return (
+        answer.status,
+        json.loads(text) if "json" in answer.headers["content-type"] else text,
+        answer.headers,
+    )
 
 
 def refused(port, status, *args, **headers):
     """The sentence with which a request is refused."""
     got, said, _ = send(port, *args, **headers)
-    assert got == status and set(said) == {"error"} and "\n" not in said["error"] and "Traceback" not in said["error"], said
+    assert (
+        got == status
+        and set(said) == {"error"}
+        and "\n" not in said["error"]
+        and "Traceback" not in said["error"]
+    ), said
     return said["error"]
 
 
@@ -74,7 +85,9 @@ def digit(used):
     from cliad.pipelines.runs.predict import load, predict
 
     names, files = load(used.probe).classnames, sorted(used.images.iterdir())[:30]
-    for file, found in zip(files, predict(used.probe, files, pretrained=str(used.weights)), strict=True):
+    for file, found in zip(
+        files, predict(used.probe, files, pretrained=str(used.weights)), strict=True
+    ):
         if found.top[0][0] == names[used.labels[file.name]]:
             return file.read_bytes(), found.top[0][0]
 
@@ -82,27 +95,63 @@ def digit(used):
 def test_it_answers_as_predict_does(port, digit):
     raw, name = digit
     status, found, _ = send(port, "/api/classify?top=3", raw)
-    assert status == 200 and set(found) == {"run", "head", "width", "height", "top", "zero_shot", "nearest"}
-    assert found["run"] == "probe" and found["top"][0]["class"] == name and len(found["top"]) == len(found["zero_shot"]) == 3
-    assert [set(shot) for shot in found["nearest"]] == [{"path", "class", "similarity", "thumbnail"}] * 4
-    assert found["nearest"][0]["thumbnail"].startswith("data:image/png;base64,") and found["nearest"][0]["similarity"] > 0.5
-    assert send(port, "/api/classify?run=adapter", raw, content_type="image/png")[1]["run"] == "adapter"
+    assert status == 200 and set(found) == {
+        "run",
+        "head",
+        "width",
+        "height",
+        "top",
+        "zero_shot",
+        "nearest",
+    }
+    assert (
+        found["run"] == "probe"
+        and found["top"][0]["class"] == name
+        and len(found["top"]) == len(found["zero_shot"]) == 3
+    )
+    assert [set(shot) for shot in found["nearest"]] == [
+        {"path", "class", "similarity", "thumbnail"}
+    ] * 4
+    assert (
+        found["nearest"][0]["thumbnail"].startswith("data:image/png;base64,")
+        and found["nearest"][0]["similarity"] > 0.5
+    )
+    assert (
+        send(port, "/api/classify?run=adapter", raw, content_type="image/png")[1]["run"]
+        == "adapter"
+    )
 
 
 def test_it_lists_the_runs_and_says_what_is_wrong_with_one(port, digit):
     runs = send(port, "/api/runs")[1]["runs"]
-    assert runs[0]["run"] == "probe" and {run["run"] for run in runs} == {"probe", "adapter", "broken"}
+    assert runs[0]["run"] == "probe" and {run["run"] for run in runs} == {
+        "probe",
+        "adapter",
+        "broken",
+    }
     assert runs[0]["n_class"] == 10 and 0 <= runs[0]["zero_shot_top1"] <= runs[0]["top1"] <= 1
     assert "broken is damaged" in refused(port, 409, "/api/classify?run=broken", digit[0])
 
 
-@pytest.mark.parametrize("name", ["none", "../probe", "/etc", "..", "", "probe/../adapter", "a" * 5000, "\x00", "probe%00"])
+@pytest.mark.parametrize(
+    "name",
+    ["none", "../probe", "/etc", "..", "", "probe/../adapter", "a" * 5000, "\x00", "probe%00"],
+)
 def test_a_run_is_one_of_the_list_or_none(port, digit, name):
     assert "no run" in refused(port, 404, f"/api/classify?run={quote(name)}", digit[0])
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "/../../etc/passwd", "/page.html", "/static/x", "/runs/probe/run.json", "/%2e%2e/x", "/api"]
+    "path",
+    [
+        "/etc/passwd",
+        "/../../etc/passwd",
+        "/page.html",
+        "/static/x",
+        "/runs/probe/run.json",
+        "/%2e%2e/x",
+        "/api",
+    ],
 )
 def test_it_serves_no_other_file(port, path):
     refused(port, 404, path)
@@ -140,20 +189,37 @@ def test_foreign_hosts_and_origins_are_refused(port, digit, headers):
 
 def test_its_own_page_is_let_through(port, digit):
     for name in ("127.0.0.1", "localhost", "[::1]"):
-        own = {"host": f"{name}:{port}", "origin": f"http://{name}:{port}", "sec_fetch_site": "same-origin"}
+        own = {
+            "host": f"{name}:{port}",
+            "origin": f"http://{name}:{port}",
+            "sec_fetch_site": "same-origin",
+        }
         assert send(port, "/api/classify", digit[0], **own)[0] == 200
 
 
 def test_an_open_address_answers_to_numbers_but_not_to_foreign_names():
     guard = Guard(None, "0.0.0.0")
-    assert guard.is_own("192.168.0.7:8000") and guard.is_own("localhost:8000") and not guard.is_own("evil.example:8000")
+    assert (
+        guard.is_own("192.168.0.7:8000")
+        and guard.is_own("localhost:8000")
+        and not guard.is_own("evil.example:8000")
+    )
 
 
 def test_the_page_runs_nothing_but_its_own_script(port):
     status, text, headers = send(port, "/")
-    assert status == 200 and text.startswith("<!doctype html>") and "http://" not in text and "https://" not in text
+    assert (
+        status == 200
+        and text.startswith("<!doctype html>")
+        and "http://" not in text
+        and "https://" not in text
+    )
     policy = headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "unsafe" not in policy and headers["x-content-type-options"] == "nosniff"
+    assert (
+        "default-src 'none'" in policy
+        and "unsafe" not in policy
+        and headers["x-content-type-options"] == "nosniff"
+    )
 
 
 CAREFUL = {
@@ -254,7 +320,9 @@ def test_without_a_cache_there_are_no_shots_to_show(used, digit, tmp_path):
 
 def png(width, height, data=b""):
     """A PNG file that says it has so many pixels."""
-    chunk = lambda kind, body: struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    chunk = lambda kind, body: (
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    )
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
@@ -263,7 +331,9 @@ def test_what_is_too_large_is_refused(port):
     bomb = png(60_000, 60_000, zlib.compress(bytes(50_000_000), 9))
     assert len(bomb) < 100_000 and "too many pixels" in refused(port, 413, "/api/classify", bomb)
     assert "at most 50,000,000" in refused(port, 413, "/api/classify", png(8000, 7000))
-    assert "at most 32 MB" in refused(port, 413, "/api/classify", b"x", content_length=str(LARGEST_UPLOAD + 1))
+    assert "at most 32 MB" in refused(
+        port, 413, "/api/classify", b"x", content_length=str(LARGEST_UPLOAD + 1)
+    )
 
     def endless():
         for _ in range(34):
@@ -315,7 +385,9 @@ def test_a_taken_port_is_one_line(used, port):
         serve(used.run, port=port, caches=used.caches, pretrained=str(used.weights))
 
 
-def test_the_command_names_its_address_and_ends_at_once_when_the_run_is_none(monkeypatch, capsys, tmp_path):
+def test_the_command_names_its_address_and_ends_at_once_when_the_run_is_none(
+    monkeypatch, capsys, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["cliad", "serve"])
     with pytest.raises(SystemExit) as ended:
@@ -338,9 +410,15 @@ def test_dropped_images_are_classified_on_the_page(page, port, digit, tmp_path):
     raw, name = digit
     page.drop(("three <b>.png", raw), ("broken.png", raw[:50]), ("huge.png", png(60_000, 60_000)))
     page.wait(DONE, 3)
-    cards = page.run("return [...document.querySelectorAll('article')].map(a => [a.querySelector('.seen p').textContent, a.innerText])")
+    cards = page.run(
+        "return [...document.querySelectorAll('article')].map(a => [a.querySelector('.seen p').textContent, a.innerText])"
+    )
     said = dict(cards)
-    assert f"{name}\n" in said["three <b>.png"] and "zero-shot" in said["three <b>.png"] and "nearest" in said["three <b>.png"]
+    assert (
+        f"{name}\n" in said["three <b>.png"]
+        and "zero-shot" in said["three <b>.png"]
+        and "nearest" in said["three <b>.png"]
+    )
     assert "damaged" in said["broken.png"] and "too many pixels" in said["huge.png"]
     first = page.run("return document.querySelector('article .adapter li .words span').textContent")
     assert first == name
@@ -355,7 +433,9 @@ def test_another_run_is_chosen_and_a_second_tab_has_its_own(page, port, digit):
     page.wait("return document.querySelectorAll('#run option').length == 3")
     page.drop(("a.png", digit[0]))
     page.wait(DONE, 1)
-    page.run("const s = document.getElementById('run'); s.value = 'adapter'; s.dispatchEvent(new Event('change'))")
+    page.run(
+        "const s = document.getElementById('run'); s.value = 'adapter'; s.dispatchEvent(new Event('change'))"
+    )
     page.wait("return document.getElementById('about').textContent.startsWith('clip-adapter')")
     page.wait(DONE, 1)
     first = page.call("GET", "/window")
@@ -366,6 +446,10 @@ def test_another_run_is_chosen_and_a_second_tab_has_its_own(page, port, digit):
     page.drop(("b.png", digit[0]), ("c.png", digit[0]))
     page.wait(DONE, 2)
     page.call("POST", "/window", handle=first)
-    assert page.run("return document.getElementById('run').value") == "adapter" and page.run(DONE, 1)
-    page.run("const s = document.getElementById('run'); s.value = 'broken'; s.dispatchEvent(new Event('change'))")
+    assert page.run("return document.getElementById('run').value") == "adapter" and page.run(
+        DONE, 1
+    )
+    page.run(
+        "const s = document.getElementById('run'); s.value = 'broken'; s.dispatchEvent(new Event('change'))"
+    )
     page.wait("return document.querySelector('.error')?.textContent.includes('broken is damaged')")
