@@ -400,7 +400,7 @@ def test_a_file_is_begun_only_where_it_fits(tmp_path, monkeypatch, spare, fits):
     if fits:
         create(tmp_path / "a.h5", header(layout()), {"train": layout()}, [text_set()])
     else:
-        with pytest.raises(CacheError, match=r"has 1 MB free, a\.h5\.part\S* needs 0 MB"):
+        with pytest.raises(CacheError, match=r"has 1 MB free, .* needs 0 MB"):
             create(tmp_path / "a.h5", header(layout()), {"train": layout()}, [text_set()])
         assert list(tmp_path.iterdir()) == []
 
