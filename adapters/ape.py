@@ -40,7 +40,7 @@ class Ape(Head):
         "beta": KEY_BETAS,
         "gamma": (0.0, 0.1, 0.3, 0.6, 1.0),
     }
-    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+    optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
     select: ClassVar[str] = "val"
 
     def bind(self, support: Support, h: Tensors) -> Tensors:

@@ -34,7 +34,7 @@ class Clap(Head):
 
     vary: ClassVar[frozenset[str]] = frozenset({"strength", "lr"})
     space: ClassVar[dict[str, tuple]] = {"strength": (1.0, 0.1, 10.0)}
-    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+    optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
 
     def plan(self, n: int, shots: float) -> Plan:
         return Plan.dassl(n, epochs=self.epochs, batch=self.batch, optimiser="sgd")

@@ -75,7 +75,7 @@ class ClipAdapter(Head):
         "alpha": (0.2, 0.4, 0.6, 0.8, 1.0, 0.0),
         "beta": (0.2, 0.4, 0.6, 0.8, 1.0, 0.0),
     }
-    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+    optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
     per_class: ClassVar[bool] = False
 
     def __post_init__(self):

@@ -30,7 +30,7 @@ class Gda(Head):
     vary: ClassVar[frozenset[str]] = frozenset({"alpha"})
     tuned: ClassVar[frozenset[str]] = frozenset({"alpha"})
     space: ClassVar[dict[str, tuple]] = {"alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)}
-    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+    optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
     select: ClassVar[str] = "val"
 
     def bind(self, support: Support, h: Tensors) -> Tensors:

@@ -29,7 +29,7 @@ class LpPlusPlus(Head):
     epochs: int = hyper(300, "steps on the whole support set", 1)
 
     select: ClassVar[str] = "val"
-    likes: ClassVar[frozenset[str]] = frozenset()
+    optional_inputs: ClassVar[frozenset[str]] = frozenset()
 
     def plan(self, n: int, shots: float) -> Plan:
         return Plan(steps=self.epochs, optimiser="sgd", schedule="constant", keep="best")

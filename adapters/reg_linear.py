@@ -29,7 +29,7 @@ class RegLinear(Head):
 
     vary: ClassVar[frozenset[str]] = frozenset({"strength", "lr"})
     space: ClassVar[dict[str, tuple]] = {"strength": (1.0, 10.0, 0.1, 0.01), "lr": (1e-3, 1e-4)}
-    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+    optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
     per_class: ClassVar[bool] = False
 
     def plan(self, n: int, shots: float) -> Plan:

@@ -30,7 +30,7 @@ class TaskRes(Head):
 
     vary: ClassVar[frozenset[str]] = frozenset({"alpha", "lr", "weight_decay"})
     space: ClassVar[dict[str, tuple]] = {"alpha": (0.5, 0.1, 0.3, 1.0), "lr": (2e-3, 2e-4)}
-    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+    optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
 
     def plan(self, n: int, shots: float) -> Plan:
         epochs = self.epochs or (100 if shots <= 4 else 200)

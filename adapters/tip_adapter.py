@@ -28,7 +28,7 @@ class TipAdapter(Head):
     vary: ClassVar[frozenset[str]] = frozenset({"alpha", "beta"})
     tuned: ClassVar[frozenset[str]] = frozenset({"alpha", "beta"})
     space: ClassVar[dict[str, tuple]] = {"alpha": KEY_ALPHAS, "beta": KEY_BETAS}
-    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+    optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
     select: ClassVar[str] = "val"
 
     def bind(self, support: Support, h: Tensors) -> Tensors:

@@ -33,7 +33,7 @@ class TipAdapterF(Head):
     vary: ClassVar[frozenset[str]] = frozenset({"alpha", "beta", "lr", "weight_decay"})
     tuned: ClassVar[frozenset[str]] = frozenset({"alpha", "beta"})
     space: ClassVar[dict[str, tuple]] = {"alpha": KEY_ALPHAS, "beta": KEY_BETAS}
-    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+    optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
     select: ClassVar[str] = "val"
 
     def plan(self, n: int, shots: float) -> Plan:

@@ -26,7 +26,7 @@ class ZsLp(Head):
 
     vary: ClassVar[frozenset[str]] = frozenset({"lr"})
     space: ClassVar[dict[str, tuple]] = {"lr": (0.1, 0.01, 1e-3)}
-    likes: ClassVar[frozenset[str]] = frozenset({"views"})
+    optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
 
     def plan(self, n: int, shots: float) -> Plan:
         return Plan.dassl(n, epochs=self.epochs, batch=self.batch, optimiser="sgd")

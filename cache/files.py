@@ -94,7 +94,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def hold(path: Path, log: Callable[[str], None] = lambda message: None) -> Iterator[None]:
+def file_lock(path: Path, log: Callable[[str], None] = lambda message: None) -> Iterator[None]:
     """Hold the right to write `path`; while another process has it, say who and wait.
 
     Raises:

@@ -15,7 +15,7 @@ from cliad.cache.extract.job import Extraction
 from cliad.cache.extract.reading import default_workers
 from cliad.cache.extract.run import _add_prompts, _is_whole, _make, _Run
 from cliad.cache.file.layout import recipe_id
-from cliad.cache.file.write import hold_cache
+from cliad.cache.file.write import lock_cache
 from cliad.cache.folder import cache_dir, cache_path
 from cliad.cache.views import parse_draws
 from cliad.pipelines.fewshot.draw import draw
@@ -91,7 +91,7 @@ def extract(
     path = cache_path(cache_dir(cache_folder), name, network.name, recipe_id(job.recipe))
     if path.exists() and not force and _is_whole(path, run):
         return path
-    with hold_cache(path, log):
+    with lock_cache(path, log):
         if path.exists() and not force:
             return path if _is_whole(path, run) else _add_prompts(path, run)
         return _make(path, run, batch, force)

@@ -60,7 +60,7 @@ def _encoders(cache_folder: Path) -> dict[str, list[str]]:
 def _place(name: str, data: Path | None) -> str | None:
     dataset = DATASETS[name]
     try:
-        return str(find_folder(data, (dataset.folder, *dataset.also, name), (".",))[0])
+        return str(find_folder(data, (dataset.folder, *dataset.folder_aliases, name), (".",))[0])
     except DatasetError:
         return None
 

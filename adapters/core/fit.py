@@ -72,7 +72,7 @@ def fit(runs: Sequence[Run], *, validate: bool = False) -> list[Classifier]:
     h = hypers(heads, episode.features)
     features = inputs(head, episode)
     support, rows = stack(episodes, features)
-    if "views" in head.needs | head.likes:
+    if "views" in head.needs | head.optional_inputs:
         support = replace(support, rows=rows, all_views=episode.views)
     generators = [Generator().manual_seed(episode.seed) for episode in episodes]
     c = head.bind(support, h)

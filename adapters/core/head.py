@@ -92,7 +92,7 @@ class Head:
     refine     bisection steps around the best candidate of a one-field space, in log10 (the linear probe's C)
     needs      of {"text", "raw", "views", "pre_projection", "tokens"}; "raw": x comes as the encoder gave it, else in unit rows;
                "pre_projection" (with "raw"): x (n, dim + dim_pre) is the feature and, behind it, what entered the last projection
-    likes      what it uses where the cache has it, and does without where not
+    optional_inputs      what it uses where the cache has it, and does without where not
     select     the published way: "fixed" values, or chosen on "val" (fields of `space`, or the epoch, see Plan.keep)
     per_class  whether parameters have a class axis, so that they cannot serve other classes
     """
@@ -102,7 +102,7 @@ class Head:
     space: ClassVar[Mapping[str, tuple]] = {}
     refine: ClassVar[int] = 0
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
-    likes: ClassVar[frozenset[str]] = frozenset()
+    optional_inputs: ClassVar[frozenset[str]] = frozenset()
     select: ClassVar[str] = "fixed"
     per_class: ClassVar[bool] = True
 

@@ -34,14 +34,14 @@ DATASETS: dict[str, Dataset] = {
     "cifar10": cifar.CIFAR10,
     "cifar100": cifar.CIFAR100,
 }
-ALSO = {
+OTHER_NAMES = {
     "fgvc": "fgvc_aircraft",
     "aircraft": "fgvc_aircraft",
     "pets": "oxford_pets",
     "cars": "stanford_cars",
     "flowers": "oxford_flowers",
 }
-ALSO |= {
+OTHER_NAMES |= {
     "flowers102": "oxford_flowers",
     "oxford_flowers102": "oxford_flowers",
     "food": "food101",
@@ -58,10 +58,10 @@ def find_dataset(name: str) -> Dataset:
     if found := own_dataset(name) or shard_dataset(name):
         return found
     asked = name.lower().replace("-", "_")
-    asked = ALSO.get(asked, asked)
+    asked = OTHER_NAMES.get(asked, asked)
     if asked in DATASETS:
         return DATASETS[asked]
-    near = closest(asked, [*DATASETS, *ALSO])
+    near = closest(asked, [*DATASETS, *OTHER_NAMES])
     hint = f"did you mean '{near}'? " if near else ""
     raise DatasetError(
         f"there is no data set '{name}'; {hint}known: {', '.join(DATASETS)}; your own images: folder:PATH, csv:FILE or wds:PATTERN"

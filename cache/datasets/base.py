@@ -45,7 +45,7 @@ class Listing:
     """A data set as found: rows (path, label) per split, class names by label, and how a path becomes an RGB image.
 
     `open` raises any exception where an image cannot be read. `root` is the folder that paths are relative to, None where
-    images are no files. `templates` are those of a user's own data. `mark` is what tells images of the same names apart.
+    images are no files. `templates` are those of a user's own data. `content_hash` is what tells images of the same names apart.
     """
 
     splits: Mapping[str, Rows]
@@ -53,7 +53,7 @@ class Listing:
     open: Callable[[str], Image.Image]
     root: Path | None = None
     templates: Sequence[str] = ()
-    mark: str = ""
+    content_hash: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Dataset:
     counts: Mapping[str, int] = field(default_factory=dict)  # rows per split as they should be
     n_class: int = 0
     folder: str = ""  # the folder's usual name under the data folder
-    also: tuple[str, ...] = ()  # other names of the folder
+    folder_aliases: tuple[str, ...] = ()  # other names of the folder
     remotes: tuple[Remote, ...] = ()
     by_hand: str = ""  # what must be fetched by hand, and from where
     bundled: bool = False

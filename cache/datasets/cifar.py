@@ -122,7 +122,7 @@ CIFAR10 = Dataset(
     counts=_COUNTS,
     n_class=10,
     folder="cifar10",
-    also=("cifar-10-batches-py",),
+    folder_aliases=("cifar-10-batches-py",),
     remotes=(
         Remote(
             TORONTO + "cifar-10-python.tar.gz",
@@ -140,7 +140,7 @@ CIFAR100 = Dataset(
     counts=_COUNTS,
     n_class=100,
     folder="cifar100",
-    also=("cifar-100-python",),
+    folder_aliases=("cifar-100-python",),
     remotes=(
         Remote(
             TORONTO + "cifar-100-python.tar.gz",

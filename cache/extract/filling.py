@@ -30,7 +30,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Filled:
+class ExtractionStats:
     """What filling did: images, seconds, seconds spent waiting for images, and the unreadable images with the reason."""
 
     images: int
@@ -39,9 +39,9 @@ class Filled:
     unreadable: list[tuple[str, str]]
 
 
-def fill(
+def run_extraction(
     path: Path, job: Extraction, *, workers: int, progress: Callable[[Progress], None]
-) -> Filled:
+) -> ExtractionStats:
     """Fill the rows of `path`.part that are still to do, and give the file its name.
 
     Raises:
@@ -73,7 +73,7 @@ def fill(
             seconds = time.perf_counter() - begin
             progress(Progress(total - left + done, total, done / seconds, loader.waited / seconds))
         writer.finish()
-    return Filled(left, time.perf_counter() - begin, loader.waited, unreadable)
+    return ExtractionStats(left, time.perf_counter() - begin, loader.waited, unreadable)
 
 
 @contextmanager

@@ -56,8 +56,8 @@ class Extraction:
             "dtype": self.dtype,
             "parts": list(self.parts),
         }
-        if self.listing.mark:
-            recipe["mark"] = self.listing.mark
+        if self.listing.content_hash:
+            recipe["mark"] = self.listing.content_hash
         if self.view_sets:
             covered = "all" if self.view_rows is None else recipe_id({"rows": list(self.view_rows)})
             recipe["views"] = views.recipe(self.view_sets, covered)

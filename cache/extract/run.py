@@ -10,7 +10,7 @@ from cliad.cache import prompts
 from cliad.cache.encoders.base import EncoderError, is_out_of_memory
 from cliad.cache.extract.batch_size import default_batch
 from cliad.cache.extract.choices import Log
-from cliad.cache.extract.filling import Filled, Progress, fill
+from cliad.cache.extract.filling import ExtractionStats, Progress, run_extraction
 from cliad.cache.extract.job import Extraction
 from cliad.cache.file.layout import CacheError, TextSet, part_of, recipe_id
 from cliad.cache.file.read import open_cache
@@ -83,7 +83,7 @@ def _make(path: Path, run: _Run, batch: int | None, force: bool) -> Path:
         size = open_cache(part_of(path)).batch
         _announce(path, run, size)
         try:
-            done = fill(path, run.job, workers=run.workers, progress=run.progress)
+            done = run_extraction(path, run.job, workers=run.workers, progress=run.progress)
             break
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -124,7 +124,7 @@ def _announce(path: Path, run: _Run, batch: int) -> None:
     run.log(f"storing {kept}: {size / 1e6:,.1f} MB in {path.parent}")
 
 
-def _close(path: Path, done: Filled, log: Log) -> None:
+def _close(path: Path, done: ExtractionStats, log: Log) -> None:
     seconds = max(done.seconds, 1e-9)
     log(
         f"{done.images:,} images in {seconds:.1f} s: {done.images / seconds:.0f} a second, {done.waited / seconds:.0%} of the time waiting for images"

@@ -18,7 +18,7 @@ import numpy as np
 
 from cliad.cache.file.layout import SCHEMA, TO_DO, CacheError, Header, SplitLayout, TextSet, part_of
 from cliad.cache.file.read import open_cache
-from cliad.cache.files import hold, replacing, sync_folder
+from cliad.cache.files import file_lock, replacing, sync_folder
 
 SYNC_SECONDS = 1.0  # at most so much finished work is unmarked, and lost, when the power goes
 
@@ -219,7 +219,7 @@ def _replacing_cache(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def hold_cache(path: Path, log: Callable[[str], None]) -> Iterator[None]:
+def lock_cache(path: Path, log: Callable[[str], None]) -> Iterator[None]:
     """Hold the right to write the cache `path`; while another process has it, say who and wait.
 
     Raises:
@@ -227,7 +227,7 @@ def hold_cache(path: Path, log: Callable[[str], None]) -> Iterator[None]:
     """
     with ExitStack() as held:
         try:
-            held.enter_context(hold(path, log))
+            held.enter_context(file_lock(path, log))
         except OSError as error:
             raise disk_error(error, path) from None
         yield

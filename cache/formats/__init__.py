@@ -1,1 +1,1 @@
-"""Features that other tools wrote. One format, one file; each reader returns a `base.Foreign`."""
+"""Features that other tools wrote. One format, one file; each reader returns a `base.ImportedFeatures`."""

@@ -44,7 +44,7 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ImportedFeatures:
     """Features from elsewhere: splits by name; n_class covers every label."""
 
     splits: dict[str, Rows]

@@ -18,7 +18,14 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cliad.cache.file.layout import CacheError
-from cliad.cache.formats.base import SPLITS, Classes, Foreign, checked_rows, reading, storable
+from cliad.cache.formats.base import (
+    SPLITS,
+    Classes,
+    ImportedFeatures,
+    checked_rows,
+    reading,
+    storable,
+)
 from cliad.cache.formats.npz import read_classes
 
 LABELS = ("label", "class", "classname", "caption")
@@ -36,7 +43,7 @@ class _Table:
     status: list[int] | None
 
 
-def read_clip_retrieval(folder: Path, labels: str | None = None) -> Foreign:
+def read_clip_retrieval(folder: Path, labels: str | None = None) -> ImportedFeatures:
     """Read such a folder; CacheError for missing or unequal shards, labels that are no classes, a missing pyarrow."""
     parts = {
         split: folder / split for split in SPLITS if (folder / split / "img_emb").is_dir()
@@ -52,7 +59,7 @@ def read_clip_retrieval(folder: Path, labels: str | None = None) -> Foreign:
         if (folder / "text.npz").is_file()
         else Classes(classnames=names)
     )
-    return Foreign(splits, max(1 + int(y.max()), len(names or [])), classes)
+    return ImportedFeatures(splits, max(1 + int(y.max()), len(names or [])), classes)
 
 
 def _split_rows(folder: Path, table: _Table, y: np.ndarray) -> dict:

@@ -26,10 +26,10 @@ from cliad.cache.file.layout import (
     recipe_id,
 )
 from cliad.cache.file.read import open_cache
-from cliad.cache.file.write import Writer, add_text, create, hold_cache
+from cliad.cache.file.write import Writer, add_text, create, lock_cache
 from cliad.cache.folder import cache_path, slug
 from cliad.cache.formats.base import (
-    Foreign,
+    ImportedFeatures,
     Rows,
     read_classnames,
     read_split_file,
@@ -113,7 +113,7 @@ import_npz = partial(import_features, "npz")
 import_clip_retrieval = partial(import_features, "clip-retrieval")
 
 
-def _read(kind: str, source: Path, labels: str | None) -> Foreign:
+def _read(kind: str, source: Path, labels: str | None) -> ImportedFeatures:
     if kind not in READERS:
         raise CacheError(f"unknown format '{kind}'; known are {', '.join(READERS)}")
     if labels is not None and kind != "clip-retrieval":
@@ -124,7 +124,7 @@ def _read(kind: str, source: Path, labels: str | None) -> Foreign:
 # ------------------------------------------------------------------------------------------------- classes and names
 
 
-def _over(foreign: Foreign, given):
+def _over(foreign: ImportedFeatures, given):
     """The classes of --text, and the source's own names and scale where the file is silent and means the same classes."""
     own = foreign.classes
     same = given.index is None and own.index is None
@@ -136,7 +136,9 @@ def _over(foreign: Foreign, given):
     )
 
 
-def _with_split_file(foreign: Foreign, file: Path, kind: str) -> tuple[Foreign, list[str]]:
+def _with_split_file(
+    foreign: ImportedFeatures, file: Path, kind: str
+) -> tuple[ImportedFeatures, list[str]]:
     """Paths from a split file whose counts and labels agree with the features, and its class names in label order."""
     content = read_split_file(file)
     names, splits = split_file_names(file, content), dict(foreign.splits)
@@ -155,7 +157,7 @@ def _with_split_file(foreign: Foreign, file: Path, kind: str) -> tuple[Foreign, 
     return replace(foreign, splits=splits), names
 
 
-def _named(foreign: Foreign, names: Sequence[str] | None) -> Foreign:
+def _named(foreign: ImportedFeatures, names: Sequence[str] | None) -> ImportedFeatures:
     """Give each class of the features its name: `names` in label order, else the source's own, else "class i"."""
     classes, index = foreign.classes, foreign.classes.index
     own = classes.classnames
@@ -192,7 +194,7 @@ def _check_order(own: Sequence[str], names: Sequence[str], index: np.ndarray | N
             )
 
 
-def _chosen_classes(foreign: Foreign) -> Foreign:
+def _chosen_classes(foreign: ImportedFeatures) -> ImportedFeatures:
     """Where text covers some classes only (`class_index`), keep their rows and number them in its order."""
     classes = foreign.classes
     if classes.text is not None and classes.text.shape[1] != len(classes.classnames):
@@ -221,7 +223,7 @@ def _kept(split: str, rows: Rows, y: np.ndarray) -> Rows:
     return Rows(rows.x[keep], y[keep], [rows.paths[i] for i in keep], rows.status[keep])
 
 
-def _multiplier(foreign: Foreign, scale: float | None, scale_is: str | None) -> float:
+def _multiplier(foreign: ImportedFeatures, scale: float | None, scale_is: str | None) -> float:
     """The logit scale as a multiplier; CacheError where it cannot be one, or may be a logarithm and nobody says."""
     if scale is None:
         scale = 100.0 if foreign.classes.logit_scale is None else foreign.classes.logit_scale
@@ -243,7 +245,7 @@ def _multiplier(foreign: Foreign, scale: float | None, scale_is: str | None) -> 
 # ------------------------------------------------------------------------------------------------------ what is written
 
 
-def _header(kind: str, foreign: Foreign, dataset: str, encoder: str, dtype: str) -> Header:
+def _header(kind: str, foreign: ImportedFeatures, dataset: str, encoder: str, dtype: str) -> Header:
     digest, unit = hashlib.sha256(), True
     for split in sorted(foreign.splits):
         unit &= _take_in(split, foreign.splits[split], dtype, digest)
@@ -310,7 +312,7 @@ def _check_values(
 
 
 def _text_set(
-    kind: str, foreign: Foreign, encoder: str, scale: float, dtype: str, name: str
+    kind: str, foreign: ImportedFeatures, encoder: str, scale: float, dtype: str, name: str
 ) -> TextSet:
     classes, dim = foreign.classes, next(iter(foreign.splits.values())).x.shape[1]
     recipe = {
@@ -349,7 +351,7 @@ def _write(
         split: SplitLayout(rows.paths, rows.y, {"features": rows.x.shape[1:]})
         for split, rows in splits.items()
     }
-    with hold_cache(path, log):
+    with lock_cache(path, log):
         if path.exists() and not force:
             return _with_text(path, text)
         create(

@@ -19,7 +19,7 @@ from cliad.cache.formats.base import (
     MAX_CLASS,
     SPLITS,
     Classes,
-    Foreign,
+    ImportedFeatures,
     checked_rows,
     reading,
     strings,
@@ -38,7 +38,7 @@ OF_CLASSES = (
 ALIASES = {"text_features": "text", "class_names": "classnames"}
 
 
-def read_npz(file: Path) -> Foreign:
+def read_npz(file: Path) -> ImportedFeatures:
     """Features, labels and whatever is said of the classes; CacheError names the array that is missing or wrong."""
     arrays = _load(file)
     of_splits = {f"{split}_{part}" for split in SPLITS for part in OF_SPLIT}
@@ -60,7 +60,7 @@ def read_npz(file: Path) -> Foreign:
         raise CacheError(
             f"{file}: feature widths differ: {widths}; all splits must come from one encoder"
         )
-    return Foreign(
+    return ImportedFeatures(
         splits, 1 + max(int(rows.y.max()) for rows in splits.values()), _classes(file, arrays)
     )
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from cliad.cache.file.layout import CacheError
-from cliad.cache.formats.base import Foreign, Rows, checked_rows, reading
+from cliad.cache.formats.base import ImportedFeatures, Rows, checked_rows, reading
 
 
-def read_tip_adapter(folder: Path) -> Foreign:
+def read_tip_adapter(folder: Path) -> ImportedFeatures:
     """Train from the largest keys file, val and test where they are; CacheError for anything that does not fit together."""
     found = sorted(path.name for path in folder.glob("*.pt")) if folder.is_dir() else []
     names = [name for name in found if re.fullmatch(r"keys_\d+shots\.pt", name)]
@@ -36,7 +36,9 @@ def read_tip_adapter(folder: Path) -> Foreign:
         for split in ("val", "test")
         if {f"{split}_f.pt", f"{split}_l.pt"} & set(found)
     }
-    return Foreign(splits, max(n_class, *(1 + int(rows.y.max()) for rows in splits.values()), 0))
+    return ImportedFeatures(
+        splits, max(n_class, *(1 + int(rows.y.max()) for rows in splits.values()), 0)
+    )
 
 
 def _plain_split(folder: Path, split: str, features: dict[str, np.ndarray]) -> Rows:

@@ -120,7 +120,7 @@ def _rows(cache: FeatureCache, specs: Sequence[TrainSpec], device: torch.device)
     n_class = len(cache.classnames)
     n_base = -(-n_class // 2)
     drawn = make_episodes(
-        cache, [request_of(spec) for spec in specs], device, needs=head.needs | head.likes
+        cache, [request_of(spec) for spec in specs], device, needs=head.needs | head.optional_inputs
     )
     text = drawn[0].episode.text
     test = score_rows(cache, "test", device, pre_projection="pre_projection" in head.needs)

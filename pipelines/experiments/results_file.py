@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cliad.cache.files import hold
+from cliad.cache.files import file_lock
 from cliad.errors import CliadError
 
 NEEDED_WORDS = {"dataset", "head", "shots", "seed", "top1"}
@@ -132,7 +132,7 @@ def open_results(path: Path, log: Callable[[str], None]) -> Iterator[ResultsFile
             raise PermissionError(errno.EACCES, "the folder may not be written")
     except OSError as error:
         raise _cannot_write(path, error) from None
-    with hold(path, log):
+    with file_lock(path, log):
         results = ResultsFile(path, log)
         try:
             yield results

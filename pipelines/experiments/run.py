@@ -92,7 +92,7 @@ class _Experiment:
         requests = list(dict.fromkeys(request_of(spec) for spec in self.specs))
         needs: set[str] = set()
         for spec in self.specs:
-            needs |= spec.head.needs | spec.head.likes
+            needs |= spec.head.needs | spec.head.optional_inputs
         episodes = make_episodes(self.cache, requests, self.device, needs=needs)
         self.drawn = dict(zip(requests, episodes, strict=True))
         for head in {spec.head for spec in self.specs}:

@@ -58,7 +58,7 @@ def export_run(
         force: replace a file that is there.
     Raises:
         ExportError: unknown format, a head that has no such form, `out` is there already; nothing is written.
-        BundleError, PredictError, EncoderError: the run, or its encoder.
+        RunFolderError, PredictError, EncoderError: the run, or its encoder.
     """
     loaded, out = load(run), Path(out)
     if format not in FORMATS:

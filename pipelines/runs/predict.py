@@ -169,7 +169,7 @@ def load(run: str | Path, parent: Path = Path("runs")) -> Run:
     """A saved run: a run folder, or `latest`, the newest one in `parent`.
 
     Raises:
-        BundleError: there is none, or it is damaged.
+        RunFolderError: there is none, or it is damaged.
     """
     folder = run_folder.find_run(run, parent)
     return Run(folder, *run_folder.load(folder))
@@ -199,7 +199,7 @@ def predict(
     Returns:
         An iterator of predictions in the order of the images, filled as it is read.
     Raises:
-        BundleError, PredictError, EncoderError: what is wrong and what to do, in one line.
+        RunFolderError, PredictError, EncoderError: what is wrong and what to do, in one line.
     """
     if top < 1:
         raise PredictError(f"top is the number of classes per image, at least 1; got {top}")

@@ -33,7 +33,7 @@ from cliad.pipelines.runs.card import card
 SCHEMA = 1
 
 
-class BundleError(CliadError):
+class RunFolderError(CliadError):
     """A run folder that cannot be written or read; the message says why."""
 
 
@@ -50,7 +50,7 @@ def save(result: Result, cache: FeatureCache, out: Path, command: str = "") -> P
     """Write the run folder `out`, whole or not at all; an earlier run there is replaced, another kind of folder is not.
 
     Raises:
-        BundleError: the place cannot be written, or holds something else.
+        RunFolderError: the place cannot be written, or holds something else.
     """
     out = Path(out)
     if (
@@ -58,13 +58,13 @@ def save(result: Result, cache: FeatureCache, out: Path, command: str = "") -> P
         and not (out / "run.json").is_file()
         and (not out.is_dir() or any(out.iterdir()))
     ):
-        raise BundleError(f"{out} exists and is no run folder; give another --out DIR")
+        raise RunFolderError(f"{out} exists and is no run folder; give another --out DIR")
     try:
         with replacing(out) as new:
             new.mkdir()
             _write(result, cache, new, out.name, command)
     except OSError as error:
-        raise BundleError(
+        raise RunFolderError(
             f"cannot write {out}: {error.strerror or error}; give another folder with --out DIR"
         ) from None
     return out
@@ -132,12 +132,12 @@ def find_run(run: str | Path, parent: Path = Path("runs")) -> Path:
     """The run folder that a user means: a path, or `latest`, the newest one in `parent`.
 
     Raises:
-        BundleError: there is none.
+        RunFolderError: there is none.
     """
     if str(run) != "latest" or Path(run).is_dir():
         return Path(run)
     if not (found := runs(parent)):
-        raise BundleError(
+        raise RunFolderError(
             f"there is no run folder in {parent}{os.sep}; `cliad train` makes one, or give its path"
         )
     return found[0]
@@ -157,11 +157,11 @@ def load(folder: Path) -> tuple[Classifier, dict]:
     """The classifier of a run folder, and what run.json says. Nothing in the folder is run.
 
     Raises:
-        BundleError: not a run folder, of another schema, or damaged.
+        RunFolderError: not a run folder, of another schema, or damaged.
     """
     folder = Path(folder)
     if not (folder / "run.json").is_file():
-        raise BundleError(
+        raise RunFolderError(
             f"{folder} is no run folder: it has no run.json; `cliad train` makes run folders"
         )
     try:
@@ -171,8 +171,8 @@ def load(folder: Path) -> tuple[Classifier, dict]:
         if hashlib.sha256(raw).hexdigest() != about["head_sha256"]:
             raise ValueError("head.safetensors is not the file that run.json describes")
         return _classifier(about, read_tensors(raw)), about
-    except BundleError as error:
-        raise BundleError(f"{folder}: {error}") from None
+    except RunFolderError as error:
+        raise RunFolderError(f"{folder}: {error}") from None
     except (
         OSError,
         ValueError,
@@ -185,7 +185,7 @@ def load(folder: Path) -> tuple[Classifier, dict]:
         SafetensorError,
     ) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        raise BundleError(
+        raise RunFolderError(
             f"{folder} is damaged ({reason}); copy it again, or train it again"
         ) from None
 
@@ -227,11 +227,11 @@ KINDS = {
 
 
 def _check(about) -> None:
-    """Raise where run.json does not hold what it must; a BundleError where it is another schema's."""
+    """Raise where run.json does not hold what it must; a RunFolderError where it is another schema's."""
     if not isinstance(about, dict) or not isinstance(about.get("schema"), int):
         raise ValueError("run.json says no schema")
     if about["schema"] != SCHEMA:
-        raise BundleError(
+        raise RunFolderError(
             f"it has schema {about['schema']}, this cliad reads {SCHEMA}; update cliad, or train it again"
         )
     for name, kind in KINDS.items():

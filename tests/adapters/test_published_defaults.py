@@ -48,7 +48,7 @@ class Published:
     refine: int = 0
     tuned: frozenset = frozenset()
     needs: frozenset = frozenset({"text"})
-    likes: frozenset = frozenset()
+    optional_inputs: frozenset = frozenset()
 
 
 PUBLISHED = {
@@ -81,7 +81,7 @@ PUBLISHED = {
         },
         plan=BY_256 | {"steps": 210, "warmup": 63},
         searched={"alpha": (0.2, 0.4, 0.6, 0.8, 1.0, 0.0)},
-        likes=frozenset({"views"}),
+        optional_inputs=frozenset({"views"}),
     ),
     # ECCV 2022, Table 4: alpha 1, beta 5.5 are the best on ImageNet
     "tip-adapter": Published(
@@ -90,7 +90,7 @@ PUBLISHED = {
         searched={"alpha": KEY_ALPHAS, "beta": KEY_BETAS},
         select="val",
         tuned=frozenset({"alpha", "beta"}),
-        likes=frozenset({"views"}),
+        optional_inputs=frozenset({"views"}),
     ),
     # Tip-Adapter's main.py: AdamW at 1e-3, eps 1e-4, torch's decay of 0.01, batch 256, cosine
     # over 20 epochs; its configs start beta at 1
@@ -107,7 +107,7 @@ PUBLISHED = {
         searched={"alpha": KEY_ALPHAS, "beta": KEY_BETAS},
         select="val",
         tuned=frozenset({"alpha", "beta"}),
-        likes=frozenset({"views"}),
+        optional_inputs=frozenset({"views"}),
     ),
     # ICLR 2024, main_few_shots.py: alpha in powers of ten
     "gda": Published(
@@ -116,7 +116,7 @@ PUBLISHED = {
         searched={"alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)},
         select="val",
         tuned=frozenset({"alpha"}),
-        likes=frozenset({"views"}),
+        optional_inputs=frozenset({"views"}),
     ),
     # ICCV 2023, configs: gamma starts at 0.1 and is searched from 0 to 1; 700 of 1024 channels and
     # w 0.5 are the middle of its tables
@@ -126,7 +126,7 @@ PUBLISHED = {
         searched={"alpha": KEY_ALPHAS, "beta": KEY_BETAS, "gamma": (0.0, 0.1, 0.3, 0.6, 1.0)},
         select="val",
         tuned=frozenset({"alpha", "beta", "gamma"}),
-        likes=frozenset({"views"}),
+        optional_inputs=frozenset({"views"}),
     ),
     # CVPR 2023: alpha 0.5, Adam at 2e-3 (2e-4 on ImageNet), CoOp's decay of 5e-4, batch 256,
     # 200 epochs at 8 and 16 shots
@@ -134,21 +134,21 @@ PUBLISHED = {
         defaults={"alpha": 0.5, "lr": 2e-3, "weight_decay": 5e-4, "epochs": 0, "batch": 256},
         plan=DASSL_BY_256 | {"steps": 1400, "optimiser": "adam"},
         searched={"alpha": (0.5, 0.1, 0.3, 1.0), "lr": (2e-3, 2e-4)},
-        likes=frozenset({"views"}),
+        optional_inputs=frozenset({"views"}),
     ),
     # CVPR 2024, SGD_lr1e-1_B256_ep300.yaml, momentum 0.9, no decay
     "zs-lp": Published(
         defaults={"lr": 0.1, "epochs": 300, "batch": 256},
         plan=DASSL_BY_256 | {"steps": 2100, "optimiser": "sgd"},
         searched={"lr": (0.1, 0.01, 1e-3)},
-        likes=frozenset({"views"}),
+        optional_inputs=frozenset({"views"}),
     ),
     # the same file; the released CLAP weighs the penalty by class and by 1
     "clap": Published(
         defaults={"strength": 1.0, "weights": "class", "lr": 0.1, "epochs": 300, "batch": 256},
         plan=DASSL_BY_256 | {"steps": 2100, "optimiser": "sgd"},
         searched={"strength": (1.0, 0.1, 10.0)},
-        likes=frozenset({"views"}),
+        optional_inputs=frozenset({"views"}),
     ),
     # CVPR 2024, base.yaml: 300 steps on all items, momentum 0.9, the best step on validation
     "lp++": Published(
@@ -182,7 +182,7 @@ PUBLISHED = {
         defaults={"strength": 1.0, "lr": 1e-3, "steps": 300, "batch": 256},
         plan=BY_256 | {"steps": 300, "optimiser": "adam", "eps": 1e-4},
         searched={"strength": (1.0, 10.0, 0.1, 0.01), "lr": (1e-3, 1e-4)},
-        likes=frozenset({"views"}),
+        optional_inputs=frozenset({"views"}),
     ),
     "prolip": Published(
         defaults={"strength": 1.0, "lr": 1e-3, "steps": 300, "batch": 256},
@@ -222,7 +222,7 @@ def test_what_is_searched_is_as_published(name):
 @EVERY
 def test_what_a_head_needs_and_likes_is_as_published(name):
     assert HEADS[name].needs == PUBLISHED[name].needs
-    assert HEADS[name].likes == PUBLISHED[name].likes
+    assert HEADS[name].optional_inputs == PUBLISHED[name].optional_inputs
 
 
 def test_the_paper_preset_is_coops_recipe():

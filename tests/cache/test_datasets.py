@@ -206,9 +206,9 @@ def test_a_folder_with_splits_and_settings(tmp_path):
 
 def test_other_images_of_the_same_names_are_another_data_set(tmp_path):
     layouts.class_folders(tmp_path, ["a", "b"], 3, "jpg")
-    before = find_dataset(f"folder:{tmp_path}").read(None, "field").mark
+    before = find_dataset(f"folder:{tmp_path}").read(None, "field").content_hash
     layouts.picture(9, (80, 80)).save(tmp_path / "a" / "a_0.jpg")
-    assert find_dataset(f"folder:{tmp_path}").read(None, "field").mark != before
+    assert find_dataset(f"folder:{tmp_path}").read(None, "field").content_hash != before
 
 
 def test_a_list_with_names_numbers_and_splits(tmp_path):

@@ -11,7 +11,7 @@ from torchvision.transforms import functional as transforms
 
 from cliad.cache.datasets.base import Listing
 from cliad.cache.encoders.base import Encoder, EncoderError
-from cliad.cache.extract.filling import fill
+from cliad.cache.extract.filling import run_extraction
 from cliad.cache.extract.job import Extraction
 from cliad.cache.file.check import problems
 from cliad.cache.file.layout import DONE, TextSet, file_list_hash, recipe_id
@@ -105,7 +105,7 @@ def run(path, job, batch=4):
     """Make and fill a cache; what `fill` says, the states it told, and the open cache."""
     create(path, job.header(batch), job.splits, [text_set()])
     states = []
-    filled = fill(path, job, workers=2, progress=states.append)
+    filled = run_extraction(path, job, workers=2, progress=states.append)
     return filled, states, open_cache(path)
 
 
@@ -141,7 +141,7 @@ def test_a_resumed_extraction_counts_what_was_there(tmp_path):
         writer.write("train", 0, {"features": rows}, np.full(4, DONE))
     encoder = MeanColour()
     states = []
-    filled = fill(path, job_of(encoder, listing(6, 3)), workers=2, progress=states.append)
+    filled = run_extraction(path, job_of(encoder, listing(6, 3)), workers=2, progress=states.append)
     assert filled.images == 5 and len(encoder.plain) == 2
     assert [state.done for state in states] == [6, 9]
     assert problems(open_cache(path)) == []
@@ -242,7 +242,7 @@ def test_the_recipe_holds_all_that_decides_the_rows():
 
 
 def test_a_mark_of_the_listing_is_part_of_the_recipe():
-    marked = replace(listing(), mark="batches of 2009")
+    marked = replace(listing(), content_hash="batches of 2009")
     recipe = job_of(MeanColour(), marked).recipe
     assert recipe == job_of(MeanColour()).recipe | {"mark": "batches of 2009"}
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from cliad.errors import CliadError
 from cliad.pipelines.runs import run_folder
-from cliad.pipelines.runs.serve.desk import Desk, DeskError
 from cliad.pipelines.runs.serve.guard import Guard
+from cliad.pipelines.runs.serve.service import InferenceService, ServiceError
 
 PAGE = Path(__file__).with_name("page.html")
 LARGEST_UPLOAD = 32 * 2**20  # bytes
@@ -50,7 +50,7 @@ def serve(
         model, pretrained, device: the encoder, where it is not the one that run.json names, and where it runs.
     Raises:
         ServeError: no server library, or the address is taken.
-        BundleError, PredictError, EncoderError: the run, or its encoder.
+        RunFolderError, PredictError, EncoderError: the run, or its encoder.
     """
     try:
         import uvicorn
@@ -58,7 +58,7 @@ def serve(
         raise ServeError(
             f"the page needs {error.name}, which is not installed; run: pip install 'cliad[serve]'"
         ) from None
-    desk = Desk(
+    service = InferenceService(
         run_folder.find_run(run),
         caches=caches,
         data=data,
@@ -67,7 +67,7 @@ def serve(
         device=device,
         log=log,
     )
-    ready = desk.ready()
+    ready = service.ready()
     listener = _listen(host, port)
     port = listener.getsockname()[1]
     log(
@@ -75,7 +75,7 @@ def serve(
     )
     log(f"open http://{f'[{host}]' if ':' in host else host}:{port}/ in a browser; Ctrl-C ends it")
     config = uvicorn.Config(
-        make_app(desk, host),
+        make_app(service, host),
         log_level="warning",
         limit_concurrency=64,
         timeout_keep_alive=5,
@@ -99,7 +99,7 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def make_app(desk: Desk, host: str = "127.0.0.1"):
+def make_app(service: InferenceService, host: str = "127.0.0.1"):
     """The ASGI application: the page, the list of runs, and the endpoint that classifies."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -115,13 +115,13 @@ def make_app(desk: Desk, host: str = "127.0.0.1"):
         return Response(text, media_type="text/html", headers={"content-security-policy": policy})
 
     async def runs(request: Request) -> Response:
-        return JSONResponse({"runs": await run_in_threadpool(desk.runs)})
+        return JSONResponse({"runs": await run_in_threadpool(service.runs)})
 
     async def classify(request: Request) -> Response:
         top = number(request.query_params.get("top", "5"))
         raw = await upload(request)
         return JSONResponse(
-            await run_in_threadpool(desk.classify, raw, request.query_params.get("run"), top)
+            await run_in_threadpool(service.classify, raw, request.query_params.get("run"), top)
         )
 
     async def failed(request: Request, error: Exception) -> Response:
@@ -176,7 +176,7 @@ def content_policy(page: str) -> str:
 def number(text: str) -> int:
     """`top` of a request."""
     if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST_CLASSES):
-        raise DeskError(f"top is a number from 1 to {MOST_CLASSES}; got '{text:.20}'", 400)
+        raise ServiceError(f"top is a number from 1 to {MOST_CLASSES}; got '{text:.20}'", 400)
     return int(text)
 
 
@@ -192,8 +192,8 @@ async def upload(request) -> bytes:
         "application/octet-stream",
         "application/x-www-form-urlencoded",
     ):
-        raise DeskError(f"send the image file itself as the body, not {kind:.40}", 415)
-    too_large = DeskError(
+        raise ServiceError(f"send the image file itself as the body, not {kind:.40}", 415)
+    too_large = ServiceError(
         f"the file is too large; at most {LARGEST_UPLOAD // 2**20} MB are taken", 413
     )
     if (said := request.headers.get("content-length", "0")).isdigit() and int(
@@ -211,7 +211,7 @@ async def upload(request) -> bytes:
     try:
         await asyncio.wait_for(read(), UPLOAD_SECONDS)
     except asyncio.TimeoutError:
-        raise DeskError(f"the upload took longer than {UPLOAD_SECONDS} seconds", 408) from None
+        raise ServiceError(f"the upload took longer than {UPLOAD_SECONDS} seconds", 408) from None
     if not body:
-        raise DeskError("the request is empty; send an image file as its body", 400)
+        raise ServiceError("the request is empty; send an image file as its body", 400)
     return bytes(body)

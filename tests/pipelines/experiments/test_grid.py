@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import cliad
 from cliad.adapters import HEADS
-from cliad.cache.files import hold
+from cliad.cache.files import file_lock
 from cliad.cache.folder import find
 from cliad.pipelines.experiments.axes import AxisError, axes_of, read_config, values
 from cliad.pipelines.experiments.grid import Progress, grid
@@ -333,7 +333,7 @@ def test_a_file_that_holds_something_else_is_left_alone(toy, tmp_path):
 
 def test_a_second_grid_on_one_file_waits_and_says_who_holds_it(toy, tmp_path):
     out, said = tmp_path / "r.jsonl", []
-    with hold(out):
+    with file_lock(out):
         second = threading.Thread(
             target=lambda: grid(folder=toy, words=SMALL, out=out, log=said.append)
         )

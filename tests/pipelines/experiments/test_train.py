@@ -108,7 +108,7 @@ def test_a_damaged_run_folder_is_one_line(toy, tmp_path, spoil):
     result, cache = train(folder=toy, shots=1)
     folder = run_folder.save(result, cache, tmp_path / "run")
     (folder / spoil).write_bytes((folder / spoil).read_bytes()[:20])
-    with pytest.raises(run_folder.BundleError, match="damaged"):
+    with pytest.raises(run_folder.RunFolderError, match="damaged"):
         run_folder.load(folder)
 
 
@@ -116,9 +116,9 @@ def test_save_does_not_replace_what_is_no_run(toy, tmp_path):
     result, cache = train(folder=toy, shots=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
-    with pytest.raises(run_folder.BundleError, match="no run folder"):
+    with pytest.raises(run_folder.RunFolderError, match="no run folder"):
         run_folder.save(result, cache, tmp_path / "mine")
-    with pytest.raises(run_folder.BundleError, match="--out"):
+    with pytest.raises(run_folder.RunFolderError, match="--out"):
         run_folder.save(result, cache, tmp_path / "mine" / "thesis.txt" / "run")
 
 

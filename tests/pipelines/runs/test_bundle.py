@@ -78,7 +78,7 @@ def change(run, **values):
 
 def refused(run):
     """The one line with which a run folder is refused."""
-    with pytest.raises((run_folder.BundleError, PredictError)) as error:
+    with pytest.raises((run_folder.RunFolderError, PredictError)) as error:
         load(run)
     assert "\n" not in str(error.value) and len(str(error.value)) < 600, error.value
     return str(error.value)
@@ -171,7 +171,7 @@ def test_200_spoiled_run_folders_are_one_line_each(used, tmp_path):
         (run / name).write_bytes(raw)
         try:
             load(run)
-        except (run_folder.BundleError, PredictError) as error:
+        except (run_folder.RunFolderError, PredictError) as error:
             assert "\n" not in str(error) and len(str(error)) < 600
         else:
             assert name == "run.json"  # a letter in a name or a command: nothing that can be known

@@ -198,7 +198,7 @@ def test_a_run_folder_cannot_name_a_file_to_load(used, tmp_path, change, message
 
 def test_latest_is_the_newest_run(used, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(run_folder.BundleError, match="cliad train"):
+    with pytest.raises(run_folder.RunFolderError, match="cliad train"):
         load("latest")
     for i, name in enumerate(("a", "b", "c")):
         shutil.copytree(used.run, tmp_path / "runs" / name)

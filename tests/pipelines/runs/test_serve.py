@@ -26,8 +26,8 @@ from cliad.cli import main
 from cliad.pipelines.extract import extract
 from cliad.pipelines.runs.predict import load
 from cliad.pipelines.runs.serve.app import LARGEST_UPLOAD, ServeError, make_app, serve
-from cliad.pipelines.runs.serve.desk import Desk
 from cliad.pipelines.runs.serve.guard import Guard
+from cliad.pipelines.runs.serve.service import InferenceService
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +37,10 @@ def port(used, tmp_path_factory):
     for name, folder in (("adapter", used.run), ("probe", used.probe), ("broken", used.run)):
         shutil.copytree(folder, runs / name)
     (runs / "broken" / "head.safetensors").write_bytes(b"x")
-    desk = Desk(runs / "probe", caches=used.caches, pretrained=str(used.weights))
+    service = InferenceService(runs / "probe", caches=used.caches, pretrained=str(used.weights))
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
-        uvicorn.Config(make_app(desk), log_level="warning", lifespan="off", ws="none")
+        uvicorn.Config(make_app(service), log_level="warning", lifespan="off", ws="none")
     )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -273,7 +273,9 @@ def test_no_other_kind_of_connection_reaches_the_application(kind):
 
 
 def test_the_support_and_zero_shot_of_the_runs_own_cache_are_shown(used, digit):
-    found = Desk(used.probe, caches=used.caches, pretrained=str(used.weights)).classify(digit[0])
+    found = InferenceService(used.probe, caches=used.caches, pretrained=str(used.weights)).classify(
+        digit[0]
+    )
     assert len(found["nearest"]) == 4
     expected = zero_shot_by_hand(used, used.cache.text, digit[0])
     assert [shown["class"] for shown in found["zero_shot"]] == [name for name, _ in expected]
@@ -302,7 +304,9 @@ def test_a_cache_made_anew_under_the_same_name_does_not_serve_an_earlier_run(use
     # the file has the same name, since its images are the same; its prompts are others
     assert path.relative_to(tmp_path) == used.cache.path.relative_to(used.caches)
     assert there.fingerprint != used.cache.fingerprint
-    found = Desk(used.probe, caches=tmp_path, pretrained=str(used.weights)).classify(digit[0])
+    found = InferenceService(used.probe, caches=tmp_path, pretrained=str(used.weights)).classify(
+        digit[0]
+    )
     assert found["nearest"] == []
     # zero-shot is by the prompts of the run, encoded anew, and not by those of that cache
     expected = zero_shot_by_hand(used, used.cache.text, digit[0])
@@ -313,8 +317,8 @@ def test_a_cache_made_anew_under_the_same_name_does_not_serve_an_earlier_run(use
 
 
 def test_without_a_cache_there_are_no_shots_to_show(used, digit, tmp_path):
-    desk = Desk(used.probe, caches=tmp_path, pretrained=str(used.weights))
-    found = desk.classify(digit[0], top=2)
+    service = InferenceService(used.probe, caches=tmp_path, pretrained=str(used.weights))
+    found = service.classify(digit[0], top=2)
     assert found["nearest"] == [] and len(found["top"]) == len(found["zero_shot"]) == 2
 
 

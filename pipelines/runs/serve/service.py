@@ -34,7 +34,7 @@ LARGEST_PIXELS = 50_000_000
 NEAREST, THUMBNAIL = 4, 96
 
 
-class DeskError(CliadError):
+class ServiceError(CliadError):
     """A request that cannot be answered; `status` is the HTTP status that says so."""
 
     def __init__(self, message: str, status: int):
@@ -92,7 +92,7 @@ class Ready:
     support: Support | None
 
 
-class Desk:
+class InferenceService:
     """Runs in one folder, loaded when first asked for; one image at a time goes through the encoder."""
 
     def __init__(
@@ -131,8 +131,8 @@ class Desk:
         """The likeliest classes of an image file, by the run's head and by zero-shot CLIP, and the nearest training shots.
 
         Raises:
-            DeskError: no such run, no image, or one that is too large.
-            BundleError, PredictError, EncoderError: the run cannot be used.
+            ServiceError: no such run, no image, or one that is too large.
+            RunFolderError, PredictError, EncoderError: the run cannot be used.
         """
         with self._lock, torch.inference_mode():
             image = read_upload(raw)
@@ -158,7 +158,7 @@ class Desk:
         """A run by its name, ready; the first one where there is no name."""
         folder = self.first if name is None else self._folders().get(name)
         if folder is None:
-            raise DeskError(
+            raise ServiceError(
                 f"there is no run '{name:.80}'; reload the page to see those there are", 404
             )
         run = Run(folder, *run_folder.load(folder))
@@ -214,9 +214,9 @@ def read_upload(raw: bytes) -> Image.Image:
     """An uploaded file as upright RGB.
 
     Raises:
-        DeskError: not an image of a known kind, damaged, or of too many pixels.
+        ServiceError: not an image of a known kind, damaged, or of too many pixels.
     """
-    too_large = DeskError(
+    too_large = ServiceError(
         f"the image has too many pixels; at most {LARGEST_PIXELS:,} are taken", 413
     )
     try:
@@ -227,7 +227,7 @@ def read_upload(raw: bytes) -> Image.Image:
     except Image.DecompressionBombError:
         raise too_large from None
     except Exception:  # a decoder may raise anything on a bad file
-        raise DeskError(
+        raise ServiceError(
             f"this is no image that can be read; send one of {', '.join(FORMATS)}", 415
         ) from None
     if width * height > LARGEST_PIXELS:
@@ -235,7 +235,7 @@ def read_upload(raw: bytes) -> Image.Image:
     try:
         return open_image(io.BytesIO(raw), FORMATS)
     except Exception:
-        raise DeskError("the image is damaged or cut short", 422) from None
+        raise ServiceError("the image is damaged or cut short", 422) from None
 
 
 def _pairs(row: list[tuple[str, float]]) -> list[dict]:
