@@ -14,8 +14,12 @@ class CliadError(ValueError):
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` was probably meant to be, whatever its case; None where none is near."""
+    """The known name that `name` was probably meant to be; None where none is near.
+
+    Upper and lower case are alike.
+    """
     by_lower_case = {entry.lower(): entry for entry in known}
+    # 0.5 of the letters: `clip-adaptor` finds clip-adapter, and `xyz` finds nothing.
     near = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
     return by_lower_case[near[0]] if near else None
 

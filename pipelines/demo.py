@@ -1,4 +1,4 @@
-"""The whole of cliad on bundled data: digits, the bundled encoder, two heads, five shot counts, three seeds."""
+"""The whole of cliad on bundled data: two heads, five numbers of shots, three seeds."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from cliad.pipelines.experiments.run import run
 from cliad.pipelines.experiments.spec import make_head, spec_of
 from cliad.pipelines.report.charts import curves
 
+# What the curves compare: the field's baseline, and the method that this tool is named after.
 HEADS = ("linear-probe", "clip-adapter")
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (1, 2, 3)
@@ -29,7 +30,7 @@ class DemoError(CliadError):
 class Demo:
     """What the demo found: accuracies by head and shots (means over seeds), all rows, the files."""
 
-    zero_shot: float
+    zero_shot: float  # accuracy without any training, as all below a fraction
     mean: dict[str, dict[int, float]]
     rows: Sequence[dict]
     files: Sequence[Path]
@@ -47,13 +48,15 @@ def demo(*, folder: Path, out: Path, log: Callable[[str], None], device: str = "
         head = make_head(name, {})
         for shots in SHOTS:
             specs += [spec_of(cache, head, shots=shots, seed=seed) for seed in SEEDS]
-    log(
-        f"training {len(specs)} heads: {', '.join(HEADS)} at {_listed(SHOTS)} shots, seeds {_listed(SEEDS)}"
-    )
+    heads = ", ".join(HEADS)
+    log(f"training {len(specs)} heads: {heads} at {_listed(SHOTS)} shots, seeds {_listed(SEEDS)}")
     rows = []
     for results in run(cache, specs, pick_device(device)):
         rows += [result.row() for result in results]
-    mean = {name: {shots: _mean_top1(rows, name, shots) for shots in SHOTS} for name in HEADS}
+    mean = {}
+    for name in HEADS:
+        mean[name] = {shots: _mean_top1(rows, name, shots) for shots in SHOTS}
+    # Every row has it: zero-shot depends on the cache alone.
     zero_shot = rows[0]["zero_shot_top1"]
     picture = curves(
         mean,

@@ -29,6 +29,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+# The words that say which runs there are; all others but OTHER_WORDS are hyper-parameters.
 SPEC_WORDS = (
     "dataset",
     "encoder",
@@ -42,6 +43,7 @@ SPEC_WORDS = (
 )
 OTHER_WORDS = ("out", "device")
 MOST_VALUES = 10_000  # of one range
+# A number as it is typed: 1, 0.5, .5, 1e-3.
 NUMBER = r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*"
 Values = dict[str, list[str]]  # what one varies: the values of each word, as text
 
@@ -66,6 +68,7 @@ class Axes:
     def of(self, head: str) -> Values:
         """The hyper-parameter axes that a head has, and their values."""
         known = {spec.name for spec in fields(HEADS[head])}
+        # A head drops the axes that it lacks; a table of its own wins over the shared one.
         shared = {name: values for name, values in self.hyper.items() if name in known}
         return {**shared, **self.own.get(head, {})}
 
@@ -95,6 +98,7 @@ def values(word: str, given) -> list[str]:
     found = []
     for part in parts:
         found += _range(word, str(part).strip())
+    # `0:1:0.5,1` names 1 twice; it is one value, in its first place.
     return list(dict.fromkeys(found))
 
 
@@ -114,6 +118,7 @@ def _range(word: str, part: str) -> list[str]:
         raise AxisError(
             f"{word}: step {step} does not go from {start} to {end}; write start:end:step"
         )
+    # In decimal, 0:1:0.2 ends with 1; in binary floating point it might end with 0.8.
     count = int((end - start) / step) + 1
     if count > MOST_VALUES:
         raise AxisError(f"{word}: {part} has {count} values, at most {MOST_VALUES} are allowed")
@@ -141,6 +146,7 @@ def axes_of(words: Mapping[str, object], where: str = "") -> Axes:
     own: dict[str, Values] = {}
     other: dict[str, str] = {}
     for typed, given in words.items():
+        # `cliad train` has --seed, so that is what people write in a file.
         word = "seeds" if typed == "seed" else typed
         if given is None:
             continue

@@ -40,9 +40,9 @@ class Half:
     features.
     """
 
-    text: Tensor
-    rows: LabelledRows
-    plain: LabelledRows
+    text: Tensor  # (n_template, n_class of the half, dim), raw
+    rows: LabelledRows  # x as the head takes it, (n, dim) or (n, dim + dim_pre)
+    plain: LabelledRows  # x (n, dim): what zero-shot takes
 
     @classmethod
     def cut(cls, test: LabelledRows, text: Tensor, labels: range) -> Half:
@@ -90,12 +90,13 @@ def base_to_new(
     where = pick_device(device)
     if made.per_class:
         raise HeadError(
-            f"{head} has parameters for each of its classes and cannot serve new ones; base-to-new takes {heads_for_new_classes()}"
+            f"{head} has parameters for each of its classes and cannot serve new ones;"
+            f" base-to-new takes {heads_for_new_classes()}"
         )
     check_request(shots, protocol)
     cache = find_cache(CacheChoice(cache_dir(folder), dataset, encoder, prompts), log)
-    n_class = len(cache.classnames)
-    if cache.text is None or n_class < 2:
+    text = cache.text
+    if text is None or len(cache.classnames) < 2:
         raise SpecError(
             f"base-to-new needs text features of two classes or more; {cache.dataset} lacks them"
         )
@@ -111,18 +112,24 @@ def base_to_new(
         )
         for seed in seeds
     ]
-    return _rows(cache, specs, where)
+    return _rows(cache, torch.from_numpy(text).to(where), specs, where)
 
 
-def _rows(cache: FeatureCache, specs: Sequence[TrainSpec], device: torch.device) -> list[dict]:
-    """The rows of runs of one head that differ in their seed only."""
+def _rows(
+    cache: FeatureCache, text: Tensor, specs: Sequence[TrainSpec], device: torch.device
+) -> list[dict]:
+    """The rows of runs of one head that differ in their seed only.
+
+    text (n_template, n_class, dim) raw: the class texts of the cache.
+    """
     head = specs[0].head
     n_class = len(cache.classnames)
+    # Rounded up: with an odd number of classes the base half has one more, as in CoOp's code.
     n_base = -(-n_class // 2)
+    # The draw is that of all classes, so that a base class has the same shots as in a plain run.
     drawn = make_episodes(
         cache, [request_of(spec) for spec in specs], device, needs=head.needs | head.optional_inputs
     )
-    text = drawn[0].episode.text
     test = score_rows(cache, "test", device, pre_projection="pre_projection" in head.needs)
     base = Half.cut(test, text, range(n_base))
     new = Half.cut(test, text, range(n_base, n_class))
@@ -132,7 +139,7 @@ def _rows(cache: FeatureCache, specs: Sequence[TrainSpec], device: torch.device)
     zero_shot_new = text_top1(new.text, cache.logit_scale, new.plain)
     shared = {
         "task": "base-to-new",
-        "top1": None,
+        "top1": None,  # never averaged with rows over all classes
         "n_base": n_base,
         "n_new": n_class - n_base,
         "train_seconds": timing.train_seconds,
@@ -184,6 +191,7 @@ def base_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
 def _score_halves(classifier: Classifier, base: Half, new: Half) -> dict:
     """The words of a row for both halves; accuracies are None where training diverged."""
     base_logits = classifier.logits(base.rows.x)
+    # The parameters have no class axis, so new class texts are all that the new half needs.
     new_logits = classifier.rebind(new.text).logits(new.rows.x)
     finite = is_finite(base_logits) and is_finite(new_logits)
     diverged = classifier.diverged or not finite
@@ -202,6 +210,7 @@ def harmonic(a: float | None, b: float | None) -> float | None:
     """The harmonic mean of two accuracies, 0 where one is 0."""
     if a is None or b is None:
         return None
+    # Both accuracies 0: the harmonic mean's limit, where the formula would divide by 0.
     if a + b == 0:
         return 0.0
     return 2 * a * b / (a + b)

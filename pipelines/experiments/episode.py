@@ -29,7 +29,7 @@ class DrawnEpisode:
     """
 
     episode: Episode
-    index_hash: str
+    index_hash: str  # 16 hex digits that name the drawn images
     val_per_class: int
     n_val: int
 
@@ -101,6 +101,7 @@ class SharedRows:
                 train.update(drawn.val)
             else:
                 val.update(drawn.val)
+        # Sorted, so that a row is found by bisection and read from the file in order.
         self.train = np.array(sorted(train), np.int64)
         self.val = np.array(sorted(val), np.int64)
 
@@ -114,6 +115,7 @@ class SharedRows:
         """Where rows of a split stand in the matrix."""
         if split == "train":
             return np.searchsorted(self.train, rows)
+        # Validation rows stand behind all training rows.
         return len(self.train) + np.searchsorted(self.val, rows)
 
 
@@ -141,13 +143,16 @@ def make_episodes(
     for name, members in rows.by_split.items():
         _check_readable(cache, name, members)
     parts = [cache.split(name).rows(members) for name, members in rows.by_split.items()]
+    # One matrix for all episodes: a grid of many draws holds each row once.
     features = torch.from_numpy(np.concatenate(parts)).to(device)
     text = None if cache.text is None else torch.from_numpy(cache.text).to(device)
     views = _views(cache, rows.train, device) if "views" in needs else None
     pre_projection = None
     if "pre_projection" in needs:
         pre_projection = _column(cache, rows.by_split, "pre_projection", device)
-    labels = {name: cache.split(name).y for name in ("train", "val") if name in cache.split_names}
+    labels: dict[str, np.ndarray] = {
+        name: cache.split(name).y for name in ("train", "val") if name in cache.split_names
+    }
 
     def on_device(numbers: np.ndarray) -> Tensor:
         return torch.as_tensor(np.asarray(numbers, np.int64), device=device)
@@ -177,6 +182,7 @@ def _check_readable(cache: FeatureCache, split: str, rows: np.ndarray) -> None:
     bad = rows[cache.split(split).status[rows] != DONE]
     if not len(bad):
         return
+    # The first one is enough: the message is one line. An import may know no paths.
     path = cache.split(split).paths(bad[:1])[0]
     raise CacheError(
         f"{split} image {path or bad[0]} was selected for this run but could not be read;"
@@ -187,7 +193,7 @@ def _check_readable(cache: FeatureCache, split: str, rows: np.ndarray) -> None:
 def _column(
     cache: FeatureCache, rows: Mapping[str, np.ndarray], name: str, device: torch.device
 ) -> Tensor | None:
-    """An optional array (n_row, ...) at the rows of each split, in order; None where it is missing."""
+    """An optional array (n_row, ...) at rows of each split, in order; None where it is missing."""
     parts = []
     for split, members in rows.items():
         column = cache.column(split, name)
@@ -206,12 +212,15 @@ def _views(cache: FeatureCache, rows: np.ndarray, device: torch.device) -> Tenso
     names = [name for name in cache.row_arrays("train") if name.startswith("views/")]
     if not names:
         return None
-    covered = cache.column("train", names[0] + "_rows")
-    array = cache.column("train", names[0])
+    covered = cache.read(f"splits/train/{names[0]}_rows")
+    array = cache.read(f"splits/train/{names[0]}")
+    # `covered` (n_row,) ascends. A row beyond its end would get an index out of range, hence the
+    # minimum below; such a row then differs from what is found there.
     places = np.searchsorted(covered, rows)
     if not np.array_equal(covered[np.minimum(places, len(covered) - 1)], rows):
         raise CacheError(
-            f"{names[0]} of {cache.path.name} do not cover all drawn images; extract with --views-for for these shots and seeds"
+            f"{names[0]} of {cache.path.name} do not cover all drawn images; extract with"
+            " --views-for for these shots and seeds"
         )
     return torch.from_numpy(np.asarray(array[:, places], np.float32)).to(device)
 
@@ -225,13 +234,15 @@ def score_rows(
     (n, dim + dim_pre).
     """
     data = cache.split(split)
+    # An image that could not be read has a row of zeros, which is no image's feature.
     readable = np.flatnonzero(data.readable)
     x = torch.from_numpy(data.rows(readable)).to(device)
     if pre_projection:
         before = _column(cache, {split: readable}, "pre_projection", device)
         if before is None:
             raise CacheError(
-                f"{cache.path.name} has no pre-projection features of its {split} split; extract with --pre-projection"
+                f"{cache.path.name} has no pre-projection features of its {split} split;"
+                " extract with --pre-projection"
             )
         x = torch.cat([x, before], dim=-1)
     y = torch.as_tensor(np.asarray(data.y[readable], np.int64), device=device)

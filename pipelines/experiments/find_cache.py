@@ -16,9 +16,9 @@ class CacheChoice:
     """Which cache of a cache folder: by data set, encoder and prompts, each None where not said."""
 
     folder: Path
-    dataset: str | None = None
-    encoder: str | None = None
-    prompts: str | None = None
+    dataset: str | None = None  # None: that of the cache written last
+    encoder: str | None = None  # in short (ViT-B-32) or with its image id
+    prompts: str | None = None  # None: "default", or the only set there is
 
 
 def find_cache(choice: CacheChoice, log: Callable[[str], None]) -> FeatureCache:
@@ -38,7 +38,8 @@ def find_cache(choice: CacheChoice, log: Callable[[str], None]) -> FeatureCache:
         from cliad.pipelines.extract import extract
 
         log(
-            "there is no cache yet: extracting the bundled data set digits with the bundled encoder tiny"
+            "there is no cache yet: extracting the bundled data set digits with the bundled"
+            " encoder tiny"
         )
         path = extract("digits", cache_folder=choice.folder, log=log)
         return open_cache(path, choice.prompts)
@@ -47,9 +48,11 @@ def find_cache(choice: CacheChoice, log: Callable[[str], None]) -> FeatureCache:
 
 def _no_cache(choice: CacheChoice) -> str:
     """What to do where there is no cache of the data set."""
+    # Several prompt sets or image ids of one encoder are one entry each, by the file's name.
     found = {f"{path.parent.name}/{path.stem}" for path in cache_folder.cached(choice.folder)}
     there_is = ", ".join(sorted(found)) or "none"
     command = f"cliad extract --dataset {choice.dataset or 'NAME'}"
     if choice.encoder:
         command += f" --model {choice.encoder}"
-    return f"{choice.folder} has no cache of {choice.dataset or choice.encoder}; `{command}` makes it; there is: {there_is}"
+    what = choice.dataset or choice.encoder
+    return f"{choice.folder} has no cache of {what}; `{command}` makes it; there is: {there_is}"

@@ -36,6 +36,7 @@ from cliad.pipelines.experiments.spec import (
 from cliad.pipelines.experiments.transfer import check_target, find_targets, transfer
 from cliad.pipelines.fewshot.draw import check_request
 
+# What is run where an axis is not given, as one would type it.
 DEFAULTS = {
     "shots": ["1", "2", "4", "8", "16"],
     "seeds": ["1", "2", "3"],
@@ -73,7 +74,7 @@ class PlannedRow:
     """A row to come: a run, and the cache that its head is scored on, its own or another."""
 
     spec: TrainSpec
-    target: FeatureCache
+    target: FeatureCache  # the spec's own cache, or one of `--test`
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class PlannedCache:
     """The rows over one cache, by key."""
 
     cache: FeatureCache
-    rows: Mapping[str, PlannedRow]
+    rows: Mapping[str, PlannedRow]  # in the order in which they were asked for
 
     @property
     def specs(self) -> list[TrainSpec]:
@@ -127,6 +128,7 @@ def grid(
     asked = sum(len(part.rows) for part in planned)
     with open_results(results_path, log) as results:
         done_before = {row["key"] for row in results.rows if "key" in row}
+        # Rows of an earlier, interrupted call are not made again.
         left = [part.without(done_before) for part in planned]
         total = sum(len(part.rows) for part in left)
         log(_plan_line(left, asked, total, results_path, where))
@@ -152,6 +154,7 @@ def key_of(spec: TrainSpec, source: FeatureCache, target: FeatureCache) -> str:
     hyper = {}
     for field in fields(spec.head):
         value = getattr(spec.head, field.name)
+        # A searched value is a result, not a part of the question.
         hyper[field.name] = "searched" if field.name in searched else value
     identity = {**spec.json(), "hyper": hyper, "fingerprint": source.fingerprint}
     if target is not source:
@@ -169,6 +172,7 @@ def _planned(folder: Path, axes: Axes, log: Callable[[str], None]) -> Iterator[P
         rows: dict[str, PlannedRow] = {}
         for target in [cache, *_targets(folder, cache, axes, log)]:
             for spec in specs:
+                # Specs collapse where an axis does not matter for a head; the first one stays.
                 rows.setdefault(key_of(spec, cache, target), PlannedRow(spec, target))
         # The largest draw: too few images are reported before anything is trained.
         largest = max(specs, key=lambda spec: (spec.shots, spec.protocol, spec.seed))
@@ -178,6 +182,7 @@ def _planned(folder: Path, axes: Axes, log: Callable[[str], None]) -> Iterator[P
 
 def _caches(folder: Path, axes: Axes, log: Callable[[str], None]) -> list[FeatureCache]:
     """The caches that are meant, each once."""
+    # Two names of one encoder, or a default beside its name, may mean the same cache.
     found: dict[tuple[str, str], FeatureCache] = {}
     for dataset in axes.spec.get("dataset", [None]):
         for encoder in axes.spec.get("encoder", [None]):
@@ -218,6 +223,7 @@ def _specs(cache: FeatureCache, axes: Axes) -> Iterator[TrainSpec]:
     protocols = axes.spec.get("protocol", DEFAULTS["protocol"])
     all_shots = _whole_numbers("shots", axes)
     seeds = _whole_numbers("seeds", axes)
+    # Checked for all before anything is made of them.
     for shots, protocol in itertools.product(all_shots, protocols):
         check_request(shots, protocol)
     for name in axes.spec.get("head", DEFAULTS["head"]):
@@ -264,10 +270,11 @@ def _plan_line(
         for members in groups(specs):
             first = specs[members[0]]
             size = group_size(first.head, part.cache, first.shots, device)
-            batches += -(-len(members) // size)
+            batches += -(-len(members) // size)  # rounded up
     caches = sum(1 for part in planned if part.rows)
     line = f"{runs} runs in {batches} batches over {caches} {'cache' if caches == 1 else 'caches'}"
     line += f" on {device}"
+    # A run that is scored on several data sets has a row for each.
     if total > runs:
         line += f", {total} rows,"
     if total < asked:
@@ -280,6 +287,7 @@ def _rows(planned: Sequence[PlannedCache], device: torch.device) -> Iterator[lis
     for part in planned:
         if not part.rows:
             continue
+        # The path stands for the cache: a FeatureCache is not hashable.
         keys = {(row.spec, row.target.path): key for key, row in part.rows.items()}
         targets = {row.target.path: row.target for row in part.rows.values()}
         for results in run(part.cache, part.specs, device):

@@ -20,7 +20,9 @@ CUDA_GROUP = 256
 def free_memory(device: torch.device) -> int | None:
     """Bytes that a group may use: half of what is free; None where the system does not say."""
     if device.type == "cuda":
+        # (free, total) in bytes; half is left to fragmentation and to other processes.
         return torch.cuda.mem_get_info(device)[0] // 2
+    # Linux only; elsewhere a fixed number of runs is trained at once.
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         kilobytes = {line.split()[0]: int(line.split()[1]) for line in lines}
@@ -53,9 +55,10 @@ def _bytes_per_run(head: Head, cache: FeatureCache, shots: int) -> int:
     if plan.steps:
         step = (plan.batch or n) * (8 * dim + 4 * n_class)
     support = n * (3 * dim + 2 * n_class)
+    # Test logits, and their softmax while they are scored.
     test_logits = 2 * len(cache.split("test")) * n_class
     floats = 6 * parameters + support + step + test_logits
-    return 4 * floats
+    return 4 * floats  # bytes of float32
 
 
 def in_parts(
@@ -70,6 +73,7 @@ def in_parts(
         part = left[:size]
         done = _unless_out_of_memory(work, part)
         if done is None:
+            # Done again in halves; parts that are finished stay finished.
             size = len(part) // 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -79,7 +83,8 @@ def in_parts(
 
 
 def _unless_out_of_memory(work: Callable[[list[int]], Done], part: list[int]) -> Done | None:
-    """work(part), or None where memory ran out; when this returns, the failed work's tensors are gone."""
+    """work(part), or None where memory ran out."""
+    # A function of its own: a traceback holds the tensors of the failed work until this returns.
     try:
         return work(part)
     except (RuntimeError, MemoryError) as error:

@@ -25,11 +25,11 @@ class RowsError(CliadError):
 
 @dataclass(frozen=True)
 class StoredRows:
-    """The rows of a results file, the bytes that hold them, and those of an incomplete last line."""
+    """The rows of a results file, and how many of its bytes hold them."""
 
     rows: list[dict]
-    size: int
-    incomplete: int
+    size: int  # bytes of the file up to the end of its last whole line
+    incomplete: int  # bytes behind them
 
 
 def read_rows(path: Path) -> StoredRows:
@@ -43,10 +43,12 @@ def read_rows(path: Path) -> StoredRows:
         data = Path(path).read_bytes()
     except OSError as error:
         raise RowsError(f"cannot read {path}: {error.strerror}") from None
+    # Every whole line ends with a newline, so the last part is empty or incomplete.
     *lines, last = data.split(b"\n")
     rows = [_row(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
     if not last.strip():
         return StoredRows(rows, len(data), 0)
+    # Other tools may leave out the last newline: a last line that can be read is a row.
     try:
         rows.append(_row(last, path, len(lines) + 1))
     except RowsError:
@@ -98,14 +100,17 @@ class ResultsFile:
         data = "".join(line + "\n" for line in lines).encode()
         size = os.fstat(self._fd).st_size
         try:
+            # One call: a process that is killed leaves whole rows, or one incomplete last line.
             written = os.write(self._fd, data)
+            # A full disk takes a part of the bytes without an error.
             if written < len(data):
                 raise OSError(errno.ENOSPC, "the disk is full")
             os.fsync(self._fd)
         except OSError as error:
             os.ftruncate(self._fd, size)
             raise RowsError(
-                f"cannot write {self.path}: {error.strerror}; the same command goes on from what is there"
+                f"cannot write {self.path}: {error.strerror}; the same command goes on from"
+                " what is there"
             ) from None
         self.rows += rows
 
@@ -115,7 +120,7 @@ class ResultsFile:
 
 
 def _open_to_append(path: Path) -> int:
-    binary = getattr(os, "O_BINARY", 0)
+    binary = getattr(os, "O_BINARY", 0)  # Windows: a newline stays one byte
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | binary, 0o644)
 
 
@@ -128,6 +133,7 @@ def open_results(path: Path, log: Callable[[str], None]) -> Iterator[ResultsFile
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # Before the lock, so that the message is about the results file and not about its lock.
         if not os.access(path.parent, os.W_OK):
             raise PermissionError(errno.EACCES, "the folder may not be written")
     except OSError as error:

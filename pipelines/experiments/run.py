@@ -45,6 +45,7 @@ def run(
     """
     experiment = _Experiment(cache, specs, device)
     for members in groups(specs):
+        # All members of a group need equally much memory.
         first = specs[members[0]]
         size = largest or group_size(first.head, cache, first.shots, device)
         for _, results in in_parts(experiment.results_of, members, size):
@@ -62,6 +63,8 @@ def groups(specs: Sequence[TrainSpec]) -> list[list[int]]:
         fixed = tuple(
             (name, getattr(head, name)) for name in _field_names(head) if name not in head.vary
         )
+        # Where hyper-parameters are searched, what was given is not: other fields given, another
+        # search.
         searched = spec.given if spec.select == "val" else None
         # Equal shots mean equal plans, and no padding.
         found[type(head), fixed, spec.shots, searched].append(position)
@@ -86,15 +89,18 @@ class _Experiment:
     device: torch.device
     drawn: dict[DrawRequest, DrawnEpisode] = field(init=False)
     zero_shot: float | None = field(init=False)
+    # By whether features before the projection stand behind the others.
     _test_rows: dict[bool, LabelledRows] = field(init=False, default_factory=dict)
 
     def __post_init__(self):
+        # Specs that differ in the head alone share a draw.
         requests = list(dict.fromkeys(request_of(spec) for spec in self.specs))
         needs: set[str] = set()
         for spec in self.specs:
             needs |= spec.head.needs | spec.head.optional_inputs
         episodes = make_episodes(self.cache, requests, self.device, needs=needs)
         self.drawn = dict(zip(requests, episodes, strict=True))
+        # Before anything is trained: a head that the cache cannot serve ends the whole call.
         for head in {spec.head for spec in self.specs}:
             require(head, episodes[0].episode)
         first = self.drawn[request_of(self.specs[0])]
@@ -136,6 +142,7 @@ class _Experiment:
             fitted = fit_selected(runs, spec.given, len(runs))
         else:
             fitted = fit_all(runs)
+        # CUDA works in the background: without this, seconds would end before the work does.
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return fitted

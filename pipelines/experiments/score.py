@@ -12,7 +12,7 @@ from torch import Tensor
 from cliad.adapters import HEADS
 from cliad.adapters.core.classifier import Classifier, can_stack, inputs, logits_of
 from cliad.adapters.core.episode import Episode
-from cliad.adapters.core.fit import stack
+from cliad.adapters.core.fit import Run, stack
 from cliad.adapters.core.metrics import calibration, fit_temperature, metrics, reliability
 from cliad.adapters.core.select import fit_all
 from cliad.cache.file.read import FeatureCache
@@ -32,10 +32,10 @@ class Scores:
     """
 
     top1: float | None = None
-    top5: float | None = None
-    mean_class: float | None = None
-    ece: float | None = None
-    nll: float | None = None
+    top5: float | None = None  # the label is among the five likeliest classes
+    mean_class: float | None = None  # the mean over classes of their accuracy
+    ece: float | None = None  # expected calibration error, 15 equal bins
+    nll: float | None = None  # mean negative log-likelihood
     reliability: list[list[float]] | None = None
 
     def json(self) -> dict:
@@ -63,17 +63,17 @@ class TestScores:
     __test__ = False  # not a class of tests, whatever pytest thinks of its name
 
     scores: Scores
-    diverged: bool
-    temperature: float | None = None
-    ece_t: float | None = None
-    nll_t: float | None = None
+    diverged: bool  # training ended in numbers that are not finite, or above guessing
+    temperature: float | None = None  # logits are divided by it
+    ece_t: float | None = None  # `ece` with the temperature
+    nll_t: float | None = None  # `nll` with the temperature
 
 
 @dataclass(frozen=True)
 class Timing:
     """What training cost and where it ran: seconds per run, and how many runs trained together."""
 
-    train_seconds: float
+    train_seconds: float  # the group's seconds divided by its runs
     group_size: int
     device: str
 
@@ -84,9 +84,9 @@ class Result:
 
     spec: TrainSpec
     test: TestScores
-    zero_shot_top1: float | None
+    zero_shot_top1: float | None  # None for a cache without class texts
     draw: DrawnEpisode = field(repr=False, compare=False)
-    fingerprint: str
+    fingerprint: str  # of the cache: image_id-text_id
     timing: Timing
     classifier: Classifier = field(repr=False, compare=False)
 
@@ -124,7 +124,7 @@ def zero_shot_top1(cache: FeatureCache, drawn: DrawnEpisode, test: LabelledRows)
     """The accuracy of the class texts alone; None for a cache without text."""
     if cache.text is None:
         return None
-    (classifier,) = fit_all([(HEADS["zero-shot"](), drawn.episode)])
+    (classifier,) = fit_all([Run(HEADS["zero-shot"](), drawn.episode)])
     return metrics(classifier.logits(test.x), test.y)["top1"]
 
 
@@ -135,6 +135,7 @@ def score_runs(
 ) -> list[TestScores]:
     """The numbers of each run of a group; as many are scored at once as memory allows."""
     at_once = 1
+    # Runs of one group are scored by the same stacked products that trained them.
     if can_stack(fitted):
         n, dim = test.x.shape
         floats_per_run = n * (dim + episodes[0].n_class)
@@ -161,6 +162,7 @@ def _temperatures(fitted: Sequence[Classifier], episodes: Sequence[Episode]) -> 
     """The temperature of each run, from its own validation items; None where it has none."""
     if not all(len(episode.val_index) for episode in episodes):
         return [None] * len(fitted)
+    # The validation items in place of the support: `stack` pads runs that have fewer.
     validation = [
         replace(episode, index=episode.val_index, y=episode.val_y) for episode in episodes
     ]
@@ -175,6 +177,7 @@ def _score_run(
     if classifier.diverged or not is_finite(logits):
         return TestScores(Scores(), diverged=True)
     scores = score(logits, y)
+    # Without validation items there is no temperature, and the logits stay as they are.
     if not temperature:
         return TestScores(scores, diverged=False)
     tempered = calibration(logits / temperature, y)

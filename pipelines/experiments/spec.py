@@ -12,6 +12,7 @@ from cliad.adapters.core.head import Head, default_of
 from cliad.cache.file.read import FeatureCache
 from cliad.errors import CliadError, unknown
 
+# What is typed for a field that is true or false.
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
 
@@ -22,7 +23,7 @@ class SpecError(CliadError):
 
 @dataclass(frozen=True)
 class TrainSpec:
-    """Everything that decides a number, except the cache's contents, which the fingerprint stands for.
+    """Everything that decides a number, except what the cache holds (see its fingerprint).
 
     `given` names the fields of the head that the user gave. All others have their default, or are
     chosen on validation where `select` is "val".
@@ -30,12 +31,12 @@ class TrainSpec:
 
     dataset: str
     encoder: str
-    prompts: str
+    prompts: str  # the name of the prompt set in the cache
     head: Head
-    shots: int
-    seed: int
+    shots: int  # support images per class
+    seed: int  # of the draw, the start of the parameters and the minibatches
     protocol: str = "coop"
-    select: str = "fixed"
+    select: str = "fixed"  # or "val"
     given: frozenset[str] = frozenset()
 
     @property
@@ -65,6 +66,7 @@ class TrainSpec:
     @property
     def key(self) -> str:
         """8 hex digits that name the spec."""
+        # Sorted keys: names of run folders must not depend on the order of the fields above.
         text = json.dumps(self.json(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
@@ -104,8 +106,9 @@ def _typed(value, spec: Field):
 
 
 def _kind(spec: Field, default: object) -> type:
-    """The type of a field's values; where the default is None, the number type of its annotation."""
+    """The type of a field's values: that of its default, or of its annotation."""
     if default is None:
+        # Annotations are text here, such as "float | None".
         return {"int": int, "float": float}[str(spec.type).split(" |")[0]]
     return type(default)
 
@@ -134,6 +137,7 @@ def spec_of(
     """
     can_select = selects(head, given)
     if select is None:
+        # A head whose published way is to search has nothing to search once all is given.
         select = "val" if head.select == "val" and can_select else "fixed"
     if select not in ("fixed", "val"):
         raise SpecError(f"select is fixed or val; got {select}")
@@ -155,5 +159,6 @@ def spec_of(
 
 def selects(head: Head, given: Collection[str]) -> bool:
     """Whether validation has something to choose: a field that is not given, or the best step."""
+    # Whether a plan keeps the best step does not depend on the number of items.
     free = set(head.searches()) - set(given)
     return bool(free) or head.plan(1, 1).keep == "best"

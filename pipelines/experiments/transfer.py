@@ -77,6 +77,7 @@ def transfer(
     check_target(type(head), source, target)
     test = score_rows(target, "test", device, pre_projection="pre_projection" in head.needs)
     columns = _columns(source, target)
+    # One unknown class is enough: then all classes are served by their texts, as one softmax.
     target_text = None
     if None in columns:
         target_text = torch.from_numpy(target.text).to(device)
@@ -92,6 +93,7 @@ def transfer(
             logits = result.classifier.logits(test.x)[:, columns]
         else:
             logits = result.classifier.rebind(target_text).logits(test.x)
+        # A head can overflow on other data alone.
         diverged = result.test.diverged or not is_finite(logits)
         scores = Scores() if diverged else score(logits, test.y)
         changed = {**scores.json(), "ece_t": None, "nll_t": None, "diverged": diverged}
@@ -109,12 +111,14 @@ def check_target(head: type[Head], source: FeatureCache, target: FeatureCache) -
     """
     if source.attrs["encoder_id"] != target.attrs["encoder_id"]:
         raise SpecError(
-            f"{target.dataset} was encoded by {target.encoder}, the head was trained on features of {source.encoder}"
+            f"{target.dataset} was encoded by {target.encoder}, the head was trained on"
+            f" features of {source.encoder}"
         )
-    target.split("test")
+    target.split("test")  # raises where there is none
     if "pre_projection" in head.needs and target.column("test", "pre_projection") is None:
         raise SpecError(
-            f"{head.__name__} needs features before the projection; extract {target.dataset} with --pre-projection"
+            f"{head.__name__} needs features before the projection; extract {target.dataset}"
+            " with --pre-projection"
         )
     columns = _columns(source, target)
     missing = [
@@ -151,6 +155,7 @@ def _columns(source: FeatureCache, target: FeatureCache) -> list[int | None]:
         if name not in places:
             columns.append(None)
             continue
+        # More classes of a name than the source has share its last one.
         last = len(places[name]) - 1
         columns.append(places[name][min(used[name], last)])
         used[name] += 1
@@ -166,6 +171,7 @@ def _zero_shot_top1(cache: FeatureCache, device: torch.device) -> float | None:
 
 def text_top1(text: Tensor, logit_scale: float, rows: LabelledRows) -> float:
     """The accuracy of class texts (n_template, n_class, dim) alone on labelled rows."""
+    # `rebind` makes the constants from the text, whatever the classifier was made from.
     empty = Classifier(HEADS["zero-shot"](), {}, {"text": text[:0]}, logit_scale)
     logits = empty.rebind(text).logits(rows.x)
     return metrics(logits, rows.y)["top1"]

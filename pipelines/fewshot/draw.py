@@ -37,7 +37,7 @@ class Draw:
     train: list[int]
     val: list[int]
     val_split: str
-    val_per_class: dict[int, int] = field(repr=False)
+    val_per_class: dict[int, int] = field(repr=False)  # by label
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,10 @@ def draw(
     check_request(shots, protocol)
     rule = PROTOCOLS[protocol]
     val_shots = rule.val_shots(shots)
+    # One generator for both draws, as in CoOp's code: the order of the draws decides them.
     generator = random.Random(seed)
     val_labels = val if val else train
-    shared = not val
+    shared = not val  # validation is cut from the training images
     if rule.val_first:
         chosen = _validation(val_labels, set(), val_shots, generator)
         taken = set(chosen) if shared else set()
@@ -130,6 +131,7 @@ def draw(
         support = _support(train, set(), shots, generator, names)
         taken = set(support) if shared else set()
         chosen = _validation(val_labels, taken, val_shots, generator)
+    # Every class has an entry, also one without validation images.
     count = Counter(val_labels[row] for row in chosen)
     per_class = {label: count[label] for label in sorted(set(train))}
     return Draw(support, chosen, "train" if shared else "val", per_class)
@@ -137,6 +139,8 @@ def draw(
 
 def rows_by_class(labels: Sequence[int], taken: set[int]) -> dict[int, list[int]]:
     """Rows per class, classes in order of first appearance; rows already taken are left out."""
+    # A dict keeps the order of insertion: that of first appearance, also for a class whose rows
+    # are all taken.
     rows: dict[int, list[int]] = {label: [] for label in labels}
     for row, label in enumerate(labels):
         if row not in taken:
@@ -153,6 +157,7 @@ def _support(
 ) -> list[int]:
     """`shots` rows of each class."""
     by_class = rows_by_class(labels, taken)
+    # The smallest class limits all of them.
     most = min((len(rows) for rows in by_class.values()), default=0)
     for label, rows in by_class.items():
         if len(rows) < shots:
@@ -173,6 +178,7 @@ def _validation(
     """At most `shots` rows of each class, all of a class that has fewer; all rows for None."""
     chosen = []
     for rows in rows_by_class(labels, taken).values():
+        # No draw at all here, not even of all rows: CoOp's code does not touch the generator.
         if shots is None or len(rows) < shots:
             chosen += rows
         else:
@@ -197,6 +203,7 @@ def index_hash(drawn: Draw, train: LabelsAndPaths, val: LabelsAndPaths | None) -
     val_source = train if drawn.val_split == "train" else val
     if drawn.val and val_source is not None:
         lines += _lines("val", drawn.val, val_source)
+    # Sorted: the hash names a set of images, in whatever order they were drawn.
     text = "\n".join(sorted(lines))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,0 +1,113 @@
+"""How files are written: whole or not at all, and nothing left behind."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from cliad.cache.files import file_lock, replace_text, replacing
+
+
+def names(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def test_a_text_file_is_written_whole_and_folders_on_the_way_are_made(tmp_path):
+    path = tmp_path / "a" / "b" / "page.html"
+    replace_text(path, "é\n")
+    assert path.read_bytes() == b"\xc3\xa9\n"
+    assert names(path.parent) == ["page.html"]
+
+
+def test_where_writing_fails_the_old_file_stays_and_nothing_else(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    with pytest.raises(OSError, match="disk"), replacing(path) as new:
+        new.write_text("half")
+        raise OSError(28, "the disk is full")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["page.html"]
+
+
+def test_readers_see_the_old_file_until_the_block_ends(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text("old")
+    with replacing(path) as new:
+        new.write_text("new")
+        assert path.read_text() == "old"
+        assert new.parent == path.parent
+    assert path.read_text() == "new"
+
+
+def test_a_folder_takes_the_place_of_a_folder(tmp_path):
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "old.json").write_text("old")
+    with replacing(path) as new:
+        new.mkdir()
+        (new / "new.json").write_text("new")
+    assert names(path) == ["new.json"]
+    assert names(tmp_path) == ["run"]
+
+
+def test_a_new_file_has_the_mode_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        replace_text(tmp_path / "page.html", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "page.html").stat().st_mode & 0o777 == 0o640
+
+
+def dead_process():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    dead, living = dead_process(), os.getppid()
+    (tmp_path / f".page.html.{dead}.new").write_text("half")
+    (tmp_path / f".page.html.{living}.new").write_text("half")
+    (tmp_path / f".other.html.{dead}.new").write_text("half")
+    (tmp_path / ".page.html.notes.new").write_text("not ours")
+    replace_text(tmp_path / "page.html", "whole")
+    assert names(tmp_path) == [
+        f".other.html.{dead}.new",
+        f".page.html.{living}.new",
+        ".page.html.notes.new",
+        "page.html",
+    ]
+
+
+def test_a_folder_that_a_killed_process_left_is_removed(tmp_path):
+    leftover = tmp_path / f".run.{dead_process()}.new"
+    leftover.mkdir()
+    (leftover / "head.safetensors").write_text("half")
+    with replacing(tmp_path / "run") as new:
+        new.mkdir()
+    assert names(tmp_path) == ["run"]
+
+
+def test_a_second_writer_waits_and_is_told_who_holds_the_lock(tmp_path):
+    path = tmp_path / "results.jsonl"
+    messages = []
+    order = []
+
+    def second():
+        with file_lock(path, messages.append):
+            order.append("second")
+
+    with file_lock(path):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        while not messages:
+            waiting.join(0.01)
+        order.append("first")
+    waiting.join(10)
+    assert order == ["first", "second"]
+    assert messages[0].startswith(f"results.jsonl is being written by process {os.getpid()} on ")
+    assert "results.jsonl.owner" not in names(tmp_path)
