@@ -136,7 +136,9 @@ def report(folder: Path, rows: int, dim: int, repeat: int) -> None:
         f"ratio {cache / plain:.2f}"
     )
     runs = [measure_in_a_new_process(path) for _ in range(repeat)]
-    read = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    read = {}
+    for key in runs[0]:
+        read[key] = statistics.median([run[key] for run in runs])
     print(
         f"opening: {1e3 * read['open']:.1f} ms (first time {1e3 * read['first']:.1f} ms), "
         f"{path.stat().st_size / 1e9:.2f} GB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Prompts:
         `encode` turns lines of text into features (n_line, dim).
         """
         # All prompts go to the encoder in one call, without the gaps.
-        flat = [text for texts in self.texts for text in texts]
+        flat = list(itertools.chain.from_iterable(self.texts))
         lines = [text for text in flat if text is not None]
         has_text = [text is not None for text in flat]
         rows = encode(lines)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from cliad.errors import CliadError
 
-# Width over height of a random box, and the number of boxes tried, as in torchvision's
-# RandomResizedCrop.
+# Width over height of a random box, and how many boxes are tried: torchvision's
+# RandomResizedCrop has the same.
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
 

@@ -46,6 +46,7 @@ def info(path: Path, prompts: str | None = None) -> dict:
         "versions": cache.versions,
         "splits": splits,
         "complete": all(split["to_do"] == 0 for split in splits.values()),
+        # The same open file with each of its prompt sets.
         "prompts": {name: _prompt_set(cache.with_prompts(name)) for name in cache.prompt_sets},
     }
 

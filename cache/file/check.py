@@ -58,7 +58,7 @@ def problems(cache: FeatureCache) -> list[str]:
     Rows that are to do, damaged or not finite, and lists of images that do not match their id.
     """
     lines = []
-    file_lists = {}
+    file_lists = {}  # the paths and labels that the image id was made from
     for name in cache.split_names:
         split = cache.split(name)
         file_lists[name] = (split.paths(), split.y)

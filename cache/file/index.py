@@ -106,6 +106,7 @@ def _load(path: Path) -> Index:
         if isinstance(node, h5py.Dataset):
             arrays[name] = StoredArray(node.id.get_offset(), node.shape, node.dtype)
 
+    # No lock: a file may be read while its rows are written, and some file systems have no locks.
     with h5py.File(path, "r", locking=False) as file:
         attrs = _attributes(file)
         file.visititems(add_array)
@@ -116,6 +117,7 @@ def _load(path: Path) -> Index:
 def _attributes(node: h5py.Group) -> Attributes:
     attributes = {}
     for key, value in node.attrs.items():
+        # Strings of fixed length come as bytes.
         attributes[key] = value.decode() if isinstance(value, bytes) else value
     return attributes
 
@@ -137,6 +139,7 @@ def _missing(index: Index, size: int) -> Iterator[str]:
         for key in TEXT_ATTRIBUTES:
             if key not in attrs:
                 yield f"{key} of text/{prompts}"
+    # An offset past the end: the file was cut off, or its index is damaged.
     for name, array in index.arrays.items():
         if array.offset is not None and array.offset + array.nbytes > size:
             yield name

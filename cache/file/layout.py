@@ -45,6 +45,7 @@ import numpy as np
 
 from cliad.errors import CliadError
 
+# The version of the format. A file with another one is refused.
 SCHEMA = 1
 
 # The values of `status`.
@@ -135,6 +136,7 @@ def part_of(path: Path) -> Path:
 
 def canonical_json(value: object) -> str:
     """One JSON text per value, whatever the order of the keys: the text that ids are hashes of."""
+    # Letters stay as they are: an id must not change with the way JSON escapes them.
     return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
@@ -169,6 +171,7 @@ def batch_checksum(arrays: Mapping[str, np.ndarray]) -> int:
     Arrays come in the order of their names ("features", "tokens", "views/<name>", ...), in the
     type in which the file stores them.
     """
+    # The CRC of a concatenation is computed piece by piece, each starting from the last.
     checksum = 0
     for name in sorted(arrays):
         checksum = zlib.crc32(as_bytes(np.ascontiguousarray(arrays[name])), checksum)

@@ -22,7 +22,7 @@ from cliad.cache.file.index import (
 from cliad.cache.file.layout import CacheError, recipe_id
 from cliad.cache.file.rows import Split
 
-# Arrays of a split that are no features: known before extraction, or written along with it.
+# Arrays of a split that describe its rows. All others hold what the encoder computed.
 BOOKKEEPING = frozenset(SPLIT_ARRAYS) - {"features"}
 
 
@@ -114,6 +114,7 @@ class FeatureCache:
         """The width of the features."""
         return self._first_features.shape[1]
 
+    # The features of all splits have the same type and width; `verify` checks the widths.
     @property
     def _first_features(self) -> StoredArray:
         return self.arrays[f"splits/{self.split_names[0]}/features"]
@@ -153,6 +154,7 @@ class FeatureCache:
     def read(self, name: str) -> np.ndarray:
         """A data set by its HDF5 name, memory-mapped read-only."""
         array = self.arrays[name]
+        # A memory map cannot be empty.
         if array.offset is None:
             return np.empty(array.shape, array.dtype)
         return np.memmap(self.path, array.dtype, "r", array.offset, array.shape)
@@ -195,6 +197,7 @@ class FeatureCache:
     @property
     def text(self) -> np.ndarray | None:
         """Raw text features (n_template, n_class, dim) in float32; None where the file has none."""
+        # A copy, in float32 whatever the file has: text features are few, and sums need precision.
         name = f"text/{self.prompts}/features"
         return np.array(self.read(name), np.float32) if name in self.arrays else None
 
@@ -205,7 +208,7 @@ class FeatureCache:
 
 def _split_order(name: str) -> tuple[int, str]:
     """A sort key: train, val, test, then all others by name."""
-    order = ("train", "val", "test")
+    order = ("train", "val", "test")  # as the field lists them
     return (order.index(name) if name in order else len(order), name)
 
 

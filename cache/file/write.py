@@ -67,6 +67,7 @@ def add_text(path: Path, text: TextSet) -> None:
             copy does not fit on the disk or cannot be written.
     """
     cache = open_cache(path)
+    # Cosines mean something only between features of one encoder.
     if text.encoder_id != cache.encoder_id:
         raise CacheError(
             f"{path.name} holds image features of encoder {cache.encoder_id}, the new prompts "
@@ -151,6 +152,7 @@ class Writer:
             status = self.cache.split(name).status
             for start in range(0, len(status), size):
                 stop = min(start + size, len(status))
+                # A batch is marked in one go, but a power cut may leave a part of the marks.
                 if (status[start:stop] == TO_DO).any():
                     batches.append(BatchRange(name, start, stop))
         return batches
@@ -176,6 +178,7 @@ class Writer:
                 f"expected batches of {self.cache.batch} rows with {expected}, "
                 f"got {start=}, {list(arrays)=}"
             )
+        # In the type of the file, as the checksum is that of the bytes on the disk.
         stored = {}
         for name in sorted(arrays):
             stored[name] = np.ascontiguousarray(arrays[name], self.cache.dtype)
@@ -232,6 +235,7 @@ class Writer:
                 raise ValueError(
                     f"{len(batches)} batches are still to do, the first is {batches[0]}"
                 )
+            # From here on the file counts as complete.
             os.replace(self.cache.path, self.path)
             sync_folder(self.path.parent)
         return self.path
