@@ -616,7 +616,7 @@ def verify(file: Annotated[Path, typer.Argument(help="A cache file.")]) -> None:
     from cliad.cache.file.check import verify as find_problems
 
     found = find_problems(file)
-    print("\n".join(found) or f"{file} is sound")
+    print("\n".join(found) or f"{file} is complete and undamaged")
     raise typer.Exit(1 if found else 0)
 
 

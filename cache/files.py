@@ -26,10 +26,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
+    # In the same folder, as a rename does not lead from one disk to another.
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
         yield new
+        # Before the rename: after a power cut, the name must not stand for an empty file.
         _sync(new)
+        # A rename replaces a file, but no folder.
         if path.is_dir():
             shutil.rmtree(path)
         os.replace(new, path)
@@ -57,18 +60,21 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _is_running(process: int) -> bool:
+    """Whether a process with this number runs on this machine; True where that is not known."""
     if os.name != "posix":
         return True  # there, signal 0 would end the process
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
+    # It runs and is another user's, or the number is too large for a process.
     except (OSError, OverflowError):
         return True
     return True
 
 
 def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -87,10 +93,13 @@ def _sync(path: Path) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Put a folder's list of names on the disk."""
+    # Elsewhere a folder cannot be opened as a file.
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -110,8 +119,10 @@ def file_lock(path: Path, log: Callable[[str], None] = lambda message: None) -> 
         log(f"{path.name} is being written by {who}; waiting for it")
         lock.acquire()
     try:
+        # For the message of those who wait; the lock itself does not say who holds it.
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
+        # Before the lock is released, or the next owner's note would be removed.
         owner.unlink(missing_ok=True)
         lock.release()

@@ -1,7 +1,8 @@
-"""Class names and templates become prompts; sentences that describe classes are prompts already."""
+"""Prompts: class names filled into templates, or sentences that describe each class."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cliad.errors import CliadError, closest
+
+SINGLE = ("a photo of a {}.",)
+
+# The seven templates that OpenAI's notebook on ImageNet prompts found best together.
 IMAGENET7 = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -18,9 +24,9 @@ IMAGENET7 = (
     "art of the {}.",
     "a photo of the small {}.",
 )
-from cliad.errors import CliadError, closest
 
-TEMPLATE_SETS = ("single", "imagenet7", "imagenet80")
+# The 80 templates of the same notebook, one a line.
+IMAGENET80_FILE = Path(__file__).parent / "imagenet_templates.txt"
 
 
 class PromptError(CliadError):
@@ -29,7 +35,10 @@ class PromptError(CliadError):
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts [n_template][n_class], None where a class has no such sentence; `labels` names each row, `recipe` decides the text id."""
+    """Prompts [n_template][n_class], None where a class has no such sentence.
+
+    `labels` (n_template,) names each row of `texts`; `recipe` decides the text id.
+    """
 
     classnames: Sequence[str]
     labels: Sequence[str]
@@ -37,12 +46,21 @@ class Prompts:
     recipe: Mapping
 
     def embed(self, encode: Callable[[list[str]], np.ndarray]) -> np.ndarray:
-        """Features (n_template, n_class, dim) by an encoder of lines, (n, dim); rows of zeros where there is no sentence."""
-        flat = [text for row in self.texts for text in row]
-        rows = encode([text for text in flat if text is not None])
+        """Features (n_template, n_class, dim), with rows of zeros where there is no sentence.
+
+        `encode` turns lines of text into features (n_line, dim).
+        """
+        # All prompts go to the encoder in one call, without the gaps.
+        flat = list(itertools.chain.from_iterable(self.texts))
+        lines = [text for text in flat if text is not None]
+        has_text = [text is not None for text in flat]
+        rows = encode(lines)
         features = np.zeros((len(flat), rows.shape[1]), np.float32)
-        features[[text is not None for text in flat]] = rows
+        features[has_text] = rows
         return features.reshape(len(self.texts), len(self.classnames), -1)
+
+
+# -------------------------------------------------------------------------------------- templates
 
 
 def clean(classname: str) -> str:
@@ -51,7 +69,7 @@ def clean(classname: str) -> str:
 
 
 def fill(template: str, classname: str) -> str:
-    """The prompt for one class; the name stands at `{}` or `{c}`."""
+    """The prompt for one class; the name takes the place of `{}` or `{c}`."""
     return template.replace("{c}", "{}").replace("{}", classname)
 
 
@@ -64,95 +82,98 @@ def check_templates(templates: Sequence[str]) -> tuple[str, ...]:
     if not templates:
         raise PromptError("there are no templates; give at least one, such as 'a photo of a {}.'")
     for template in templates:
+        # No template contains a zero byte of its own.
         if fill(template, "\0").count("\0") != 1:
             raise PromptError(
-                f"template '{template}' has no single place for the class name; write it once as {{}} or {{c}}"
+                f"template '{template}' has no single place for the class name; "
+                "write it once as {} or {c}"
             )
     return tuple(templates)
 
 
 def from_templates(templates: Sequence[str], classnames: Sequence[str]) -> Prompts:
-    """Every template filled with every class name."""
-    templates, names = check_templates(templates), list(classnames)
-    texts = [[fill(template, name) for name in names] for template in templates]
-    return Prompts(names, templates, texts, {"templates": list(templates), "classnames": names})
+    """Every template filled with every class name.
+
+    Raises:
+        PromptError: see `check_templates`.
+    """
+    labels = check_templates(templates)
+    names = list(classnames)
+    texts = [_fill_all(template, names) for template in labels]
+    return Prompts(names, labels, texts, {"templates": list(labels), "classnames": names})
+
+
+def _fill_all(template: str, classnames: Sequence[str]) -> list[str]:
+    return [fill(template, name) for name in classnames]
 
 
 def template_set(name: str) -> tuple[str, ...] | None:
-    """The templates of a named set, None where the name is none of TEMPLATE_SETS.
+    """The templates of a named set; None where there is no such set.
 
-    `single` is "a photo of a {}."; `imagenet7` and `imagenet80` are the ensembles of OpenAI's notebook on ImageNet prompts.
+    `single` is "a photo of a {}."; `imagenet7` and `imagenet80` are the ensembles of OpenAI's
+    notebook on ImageNet prompts.
     """
     if name == "imagenet80":
-        return tuple(
-            (Path(__file__).parent / "imagenet_templates.txt")
-            .read_text(encoding="utf-8")
-            .splitlines()
-        )
-    return {"single": ("a photo of a {}.",), "imagenet7": IMAGENET7}.get(name)
-
-
-def read_templates(file: Path) -> tuple[str, ...]:
-    """Templates from a text file, one a line."""
-    return check_templates(_lines(file, "templates"))
+        return tuple(IMAGENET80_FILE.read_text(encoding="utf-8").splitlines())
+    return {"single": SINGLE, "imagenet7": IMAGENET7}.get(name)
 
 
 def read_classnames(file: Path, n_class: int) -> list[str]:
-    """Class names from a text file, one a line, in label order.
+    """Class names from a text file, one a line, in label order; blank lines do not count.
 
     Raises:
-        PromptError: there are more or fewer than classes.
+        PromptError: the file cannot be read, or its names are more or fewer than `n_class`.
     """
-    names = _lines(file, "class names")
+    try:
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PromptError(f"cannot read class names from {file}: {reason}") from None
+    names = [line.strip() for line in lines if line.strip()]
     if len(names) != n_class:
         raise PromptError(
-            f"{file} has {len(names)} class names, the data set has {n_class} classes; give one name a line in label order"
+            f"{file} has {len(names)} class names, the data set has {n_class} classes; "
+            "give one name a line in label order"
         )
     return names
 
 
-def _lines(file: Path, what: str) -> list[str]:
-    try:
-        return [
-            line.strip()
-            for line in Path(file).read_text(encoding="utf-8").splitlines()
-            if line.strip()
-        ]
-    except (OSError, UnicodeDecodeError) as error:
-        raise PromptError(
-            f"cannot read {what} from {file}: {getattr(error, 'strerror', None) or error}"
-        ) from None
+# ----------------------------------------------------------------------------------- descriptions
 
 
 def from_descriptions(file: Path, classnames: Sequence[str]) -> Prompts:
-    """Prompts from a JSON file that maps a class name to a list of sentences; classes may have different numbers of them.
+    """Prompts from a JSON file that maps each class name to a list of sentences.
+
+    Classes may have different numbers of sentences, and the file more classes than the data set.
 
     Raises:
         PromptError: not such a file, or a class without a sentence.
     """
-    by_name = {
-        clean(name).lower(): sentences for name, sentences in _read_descriptions(Path(file)).items()
-    }
-    found = [by_name.get(name.lower(), ()) for name in classnames]
-    if missing := [
-        name for name, sentences in zip(classnames, found, strict=True) if not sentences
-    ]:
+    by_name = {}
+    for name, sentences in _read_descriptions(Path(file)).items():
+        by_name[clean(name).lower()] = sentences
+    per_class = [by_name.get(name.lower(), []) for name in classnames]
+    missing = [name for name, sentences in zip(classnames, per_class, strict=True) if not sentences]
+    if missing:
         near = closest(missing[0], by_name)
         hint = f"; is '{near}' meant for it?" if near else ""
         raise PromptError(
-            f"{file} has no sentences for {len(missing)} of {len(classnames)} classes, such as '{missing[0]}'{hint}"
+            f"{file} has no sentences for {len(missing)} of {len(classnames)} classes, "
+            f"such as '{missing[0]}'{hint}"
         )
-    count = max(map(len, found))
-    texts = [
-        [sentences[i] if i < len(sentences) else None for sentences in found] for i in range(count)
-    ]
-    labels = [f"description {i + 1}" for i in range(count)]
-    return Prompts(
-        list(classnames),
-        labels,
-        texts,
-        {"templates": labels, "classnames": list(classnames), "sentences": texts},
-    )
+    # Sentence number i of every class makes up row i: the place of a template, without being one.
+    texts = []
+    labels = []
+    for number in range(max(map(len, per_class))):
+        texts.append([_sentence(sentences, number) for sentences in per_class])
+        labels.append(f"description {number + 1}")
+    names = list(classnames)
+    recipe = {"templates": labels, "classnames": names, "sentences": texts}
+    return Prompts(names, labels, texts, recipe)
+
+
+def _sentence(sentences: Sequence[str], number: int) -> str | None:
+    return sentences[number] if number < len(sentences) else None
 
 
 def _read_descriptions(file: Path) -> dict[str, list[str]]:
@@ -160,10 +181,13 @@ def _read_descriptions(file: Path) -> dict[str, list[str]]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PromptError(f"cannot read descriptions from {file}: {str(error)[:80]}") from None
-    if not isinstance(content, dict) or not all(
-        isinstance(s, list) and all(isinstance(x, str) for x in s) for s in content.values()
-    ):
+    if not isinstance(content, dict) or not all(map(_is_list_of_texts, content.values())):
         raise PromptError(
-            f"{file} should map each class name to a list of sentences, as {{'cat': ['A cat has whiskers.', ...], ...}}"
+            f"{file} should map each class name to a list of sentences, "
+            "as {'cat': ['A cat has whiskers.', ...], ...}"
         )
     return content
+
+
+def _is_list_of_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, str) for entry in value)

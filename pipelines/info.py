@@ -6,68 +6,62 @@ from pathlib import Path
 
 import numpy as np
 
+from cliad.cache.file.index import StoredArray
 from cliad.cache.file.layout import DONE, TO_DO, UNREADABLE
 from cliad.cache.file.read import FeatureCache, open_cache
 
-NAMED = 5  # so many unreadable images are named
+# At most so many unreadable images are listed per split.
+MAX_LISTED = 5
 
 
 def info(path: Path, prompts: str | None = None) -> dict:
-    """Everything that a cache file says of itself, ready for JSON. Reads labels and status, no features.
+    """Everything that a cache file says of itself, ready for JSON.
+
+    Reads labels and status, but no features.
 
     Args:
         path: a cache, or the `.part` of one.
-        prompts: as in `open_cache`; all prompt sets are listed either way.
+        prompts: the prompt set whose ids are the file's own; all sets are listed either way.
     Raises:
-        CacheError: the file cannot be opened.
+        CacheError: the file, or one of its prompt sets, cannot be opened.
     """
     cache = open_cache(path, prompts)
-    facts = {
-        name: getattr(cache, name)
-        for name in ("dataset", "encoder", "image_id", "text_id", "fingerprint")
-    }
-    facts |= {
+    splits = {name: _split(cache, name) for name in cache.split_names}
+    return {
+        "dataset": cache.dataset,
+        "encoder": cache.encoder,
+        "image_id": cache.image_id,
+        "text_id": cache.text_id,
+        "fingerprint": cache.fingerprint,
         "path": str(cache.path),
         "bytes": cache.path.stat().st_size,
-        "encoder_id": cache.attrs["encoder_id"],
-    }
-    facts |= {
+        "encoder_id": cache.encoder_id,
+        # HDF5 gives numpy's integers, which JSON does not know.
         "schema": int(cache.attrs["schema"]),
         "dtype": cache.dtype,
         "dim": int(cache.dim),
         "unit_rows": cache.unit_rows,
+        "batch": cache.batch,
+        "recipe": cache.recipe,
+        "versions": cache.versions,
+        "splits": splits,
+        "complete": all(split["to_do"] == 0 for split in splits.values()),
+        # The same open file with each of its prompt sets.
+        "prompts": {name: _prompt_set(cache.with_prompts(name)) for name in cache.prompt_sets},
     }
-    facts |= {"batch": cache.batch, "recipe": cache.recipe, "versions": cache.versions}
-    facts["splits"] = {name: _split(cache, name) for name in cache.split_names}
-    facts["complete"] = not any(split["to_do"] for split in facts["splits"].values())
-    facts["prompts"] = {name: _prompt_set(open_cache(path, name)) for name in cache.prompt_sets}
-    return facts
 
 
 def _split(cache: FeatureCache, name: str) -> dict:
     split = cache.split(name)
     unreadable = np.flatnonzero(split.status == UNREADABLE)
-    counts = {
+    return {
         "n": len(split),
         "n_class": len(np.unique(split.y)),
         "done": int((split.status == DONE).sum()),
-    }
-    counts |= {"unreadable": len(unreadable), "to_do": int((split.status == TO_DO).sum())}
-    root = f"splits/{name}/"
-    arrays = {
-        full.removeprefix(root): _array(entry)
-        for full, entry in sorted(cache.arrays.items())
-        if full.startswith(root)
-    }
-    return counts | {"unreadable_paths": split.paths(unreadable[:NAMED]), "arrays": arrays}
-
-
-def _array(entry) -> dict:
-    shape = [int(side) for side in entry.shape]
-    return {
-        "shape": shape,
-        "dtype": str(entry.dtype),
-        "bytes": int(np.prod(shape, dtype=np.int64)) * entry.dtype.itemsize,
+        "unreadable": len(unreadable),
+        "to_do": int((split.status == TO_DO).sum()),
+        "unreadable_paths": split.paths(unreadable[:MAX_LISTED]),
+        "arrays": _arrays(cache, f"splits/{name}/"),
     }
 
 
@@ -82,10 +76,23 @@ def _prompt_set(cache: FeatureCache) -> dict:
         "n_class": len(cache.classnames),
         "templates": cache.templates,
         "classnames": cache.classnames,
-        "arrays": {
-            full.removeprefix(root): _array(entry)
-            for full, entry in sorted(cache.arrays.items())
-            if full.startswith(root)
-        },
+        "arrays": _arrays(cache, root),
         "recipe": cache.text_recipe,
+    }
+
+
+def _arrays(cache: FeatureCache, root: str) -> dict[str, dict]:
+    """Shape, type and size of all arrays whose HDF5 names start with `root`, in name order."""
+    arrays = {}
+    for full_name in sorted(cache.arrays):
+        if full_name.startswith(root):
+            arrays[full_name.removeprefix(root)] = _array(cache.arrays[full_name])
+    return arrays
+
+
+def _array(stored: StoredArray) -> dict:
+    return {
+        "shape": [int(side) for side in stored.shape],
+        "dtype": str(stored.dtype),
+        "bytes": stored.nbytes,
     }

@@ -1,33 +1,42 @@
-"""The feature cache: one HDF5 file per image identity. The only module that imports h5py.
+"""The format of a cache file, written down, and the small types that describe one.
 
-Layout (schema 1). Every data set is contiguous, every string UTF-8 of fixed length:
+Layout (schema 1). Every HDF5 data set is contiguous, every string UTF-8 of fixed length:
 
-    /                                  attributes: schema dataset encoder encoder_id image_id image_recipe batch unit_rows versions
-    /splits/<split>/features           (n, dim)                    raw image features of the plain view
-    /splits/<split>/labels             (n,) int32
-    /splits/<split>/paths              (n,)                        in the split file's order; "" where an import knows none
-    /splits/<split>/status             (n,) uint8                  0 to do, 1 done, 2 unreadable
-    /splits/<split>/checksums          (n_batch,) uint32           CRC-32 of the rows of a batch, all arrays in name order
-    /splits/<split>/pre_projection     (n, dim_pre)                optional
-    /splits/<split>/tokens             (n, n_token, dim)           optional
-    /splits/<split>/views/<name>       (n_view, n_row, dim)        optional; attributes say how they were made
-    /splits/<split>/views/<name>_rows  (n_row,) int64              the split's rows that the views cover, ascending
-    /text/<prompts>/features           (n_template, n_class, dim)  raw; a zero row: the class has no such sentence
-    /text/<prompts>/pre_projection     (n_template, n_class, dim_text)  optional
-    /text/<prompts>/templates          (n_template,)
-    /text/<prompts>/classnames         (n_class,)                  attributes: text_id text_recipe encoder_id logit_scale
+    /                           attributes: schema dataset encoder encoder_id image_id
+                                image_recipe batch unit_rows versions
 
-An id is the first 8 hex digits of the sha256 of its recipe, a JSON object that holds all that decides the numbers.
+    /splits/<split>/
+        features                (n, dim)       raw image features of the plain view
+        labels                  (n,) int32
+        paths                   (n,)           in the split file's order; "" where unknown
+        status                  (n,) uint8     0 to do, 1 done, 2 unreadable
+        checksums               (n_batch,) uint32, see `batch_checksum`
+        pre_projection          (n, dim_pre)                optional
+        tokens                  (n, n_token, dim)           optional
+        views/<name>            (n_view, n_row, dim)        optional; attributes: how they were made
+        views/<name>_rows       (n_row,) int64 the rows of the split that have views, ascending
 
-Crash safety: the skeleton is made by h5py, complete and at full size, and closed. From then on rows go to their data set's
-offset past HDF5, are synced, and only then marked in `status`; HDF5's own metadata is never touched again. The file has
-its final name only when it is whole (`name.h5.part` until then).
+    /text/<prompts>/            attributes: text_id text_recipe encoder_id logit_scale
+        features                (n_template, n_class, dim)  raw, optional; a row of zeros: the
+                                class has no such sentence
+        pre_projection          (n_template, n_class, dim_text)  optional
+        templates               (n_template,)
+        classnames              (n_class,)
+
+An id is the first 8 hex digits of the sha256 of its recipe, a JSON object that holds everything
+that decides the numbers.
+
+Crash safety: h5py writes the skeleton, complete and at full size, and closes it. From then on rows
+are written past HDF5, at the offset of their data set, are synced to the disk, and only then
+marked in `status`; HDF5's own metadata never changes again. Until all rows are there, the file is
+named `name.h5.part`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,37 +45,29 @@ import numpy as np
 
 from cliad.errors import CliadError
 
+# The version of the format. A file with another one is refused.
 SCHEMA = 1
-TO_DO, DONE, UNREADABLE = 0, 1, 2
+
+# The values of `status`.
+TO_DO = 0
+DONE = 1
+UNREADABLE = 2
 
 
 class CacheError(CliadError):
-    """A cache file that cannot be made, read or trusted; the message says what to do."""
+    """A cache file that cannot be written, read or trusted; the message says what to do."""
 
 
-def recipe_id(recipe: Mapping) -> str:
-    """The 8-character id of a recipe: a JSON object, the order of its keys does not matter."""
-    return hashlib.sha256(
-        json.dumps(recipe, sort_keys=True, ensure_ascii=False).encode()
-    ).hexdigest()[:8]
-
-
-def file_list_hash(splits: Mapping[str, tuple[Sequence[str], np.ndarray]]) -> str:
-    """sha256 over `split<TAB>label<TAB>path` in order, for splits as name -> (paths, labels)."""
-    digest = hashlib.sha256()
-    for name in sorted(splits):
-        paths, labels = splits[name]
-        digest.update(
-            "".join(
-                f"{name}\t{y}\t{path}\n" for path, y in zip(paths, labels, strict=True)
-            ).encode()
-        )
-    return digest.hexdigest()
+# ------------------------------------------------------------------------------------------ types
 
 
 @dataclass(frozen=True)
 class Views:
-    """Augmented views of some rows of a split: `n_view` of each of `rows` (n_row,); `how` is stored beside them."""
+    """Augmented views of some rows of a split.
+
+    `n_view` views of each of `rows` (n_row,). `how` says how they were made and is stored with
+    them, as attributes.
+    """
 
     n_view: int
     rows: np.ndarray
@@ -75,7 +76,11 @@ class Views:
 
 @dataclass(frozen=True)
 class SplitLayout:
-    """What a split is to hold: paths (n,), labels (n,), row shapes such as {"features": (512,)}, and views by name."""
+    """What a split will hold.
+
+    paths (n,), labels (n,), the shape of a row of each array, such as {"features": (512,)}, and
+    the views by name.
+    """
 
     paths: Sequence[str]
     labels: np.ndarray
@@ -85,7 +90,7 @@ class SplitLayout:
 
 @dataclass(frozen=True)
 class TextSet:
-    """A prompt set: features (n_template, n_class, dim) raw or None, and what they were made from."""
+    """A prompt set: raw text features (n_template, n_class, dim) or None, and their origin."""
 
     name: str
     features: np.ndarray | None
@@ -98,12 +103,13 @@ class TextSet:
 
     @property
     def text_id(self) -> str:
+        """The id of the recipe."""
         return recipe_id(self.recipe)
 
 
 @dataclass(frozen=True)
 class Header:
-    """The file's own facts. `recipe` decides the image id; `versions` is recorded only."""
+    """The attributes of the file itself. `recipe` decides the image id, `versions` does not."""
 
     dataset: str
     encoder: str
@@ -116,9 +122,66 @@ class Header:
 
     @property
     def image_id(self) -> str:
+        """The id of the recipe."""
         return recipe_id(self.recipe)
 
 
+# ------------------------------------------------------------------------- names, ids, checksums
+
+
 def part_of(path: Path) -> Path:
-    """The name that a cache bears until it is whole."""
+    """The name that the cache file `path` has until it is complete."""
     return path.with_name(path.name + ".part")
+
+
+def canonical_json(value: object) -> str:
+    """One JSON text per value, whatever the order of the keys: the text that ids are hashes of."""
+    # Letters stay as they are: an id must not change with the way JSON escapes them.
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+
+
+def recipe_id(recipe: Mapping) -> str:
+    """The 8-character id of a recipe."""
+    return hashlib.sha256(canonical_json(recipe).encode()).hexdigest()[:8]
+
+
+def file_list_hash(splits: Mapping[str, tuple[Sequence[str], np.ndarray]]) -> str:
+    """The sha256 of the lines `split<TAB>label<TAB>path` of all splits, name -> (paths, labels).
+
+    Splits come in the order of their names, rows in their own order.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(splits):
+        paths, labels = splits[name]
+        lines = [f"{name}\t{label}\t{path}\n" for path, label in zip(paths, labels, strict=True)]
+        digest.update("".join(lines).encode())
+    return digest.hexdigest()
+
+
+def as_bytes(array: np.ndarray) -> memoryview:
+    """The bytes of a contiguous array, without a copy."""
+    if array.size == 0:
+        return memoryview(b"")  # a view of an empty array cannot be cast
+    return array.data.cast("B")
+
+
+def batch_checksum(arrays: Mapping[str, np.ndarray]) -> int:
+    """The CRC-32 of the rows of one batch: the bytes of its arrays one after another.
+
+    Arrays come in the order of their names ("features", "tokens", "views/<name>", ...), in the
+    type in which the file stores them.
+    """
+    # The CRC of a concatenation is computed piece by piece, each starting from the last.
+    checksum = 0
+    for name in sorted(arrays):
+        checksum = zlib.crc32(as_bytes(np.ascontiguousarray(arrays[name])), checksum)
+    return checksum
+
+
+def view_positions(view_rows: np.ndarray, start: int, stop: int) -> slice:
+    """Where the views of rows `start` to `stop` of a split lie along the axis n_row of the views.
+
+    Views cover some rows of a split only: `view_rows` (n_row,), ascending.
+    """
+    first, last = np.searchsorted(view_rows, [start, stop])
+    return slice(int(first), int(last))

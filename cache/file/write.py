@@ -1,221 +1,93 @@
-"""Writing a cache file: the skeleton first, then its rows, each marked once it is synced."""
+"""Writing a cache file: the skeleton first, then its rows, each marked once it is on the disk."""
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import shutil
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-import h5py
 import numpy as np
 
-from cliad.cache.file.layout import SCHEMA, TO_DO, CacheError, Header, SplitLayout, TextSet, part_of
+from cliad.cache.file.disk import disk_errors, open_for_writing, write_at
+from cliad.cache.file.layout import (
+    TO_DO,
+    CacheError,
+    Header,
+    SplitLayout,
+    TextSet,
+    batch_checksum,
+    part_of,
+    view_positions,
+)
 from cliad.cache.file.read import open_cache
+from cliad.cache.file.skeleton import (
+    NewArrays,
+    add_to_file,
+    header_attributes,
+    split_arrays,
+    text_arrays,
+    text_attributes,
+)
 from cliad.cache.files import file_lock, replacing, sync_folder
 
-SYNC_SECONDS = 1.0  # at most so much finished work is unmarked, and lost, when the power goes
-
-
-@dataclass(frozen=True)
-class _Array:
-    """One data set of the skeleton: its shape and type, and its content where that is known at once."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    data: np.ndarray | None = None
-    attrs: Mapping = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * self.dtype.itemsize
-
-
-def _filled(data, attrs: Mapping = {}) -> _Array:
-    data = np.ascontiguousarray(data)
-    return _Array(data.shape, data.dtype, data, attrs)
-
-
-def _strings(values: Sequence[str]) -> _Array:
-    raw = [value.encode() for value in values]
-    return _filled(np.array(raw, dtype=f"S{max(map(len, raw), default=0) or 1}"))
-
-
-def _split_arrays(name: str, split: SplitLayout, header: Header) -> dict[str, _Array]:
-    n, dtype, root = len(split.labels), np.dtype(header.dtype), f"splits/{name}"
-    arrays = {
-        f"{root}/{column}": _Array((n, *shape), dtype) for column, shape in split.columns.items()
-    }
-    arrays |= {
-        f"{root}/labels": _filled(np.asarray(split.labels, np.int32)),
-        f"{root}/paths": _strings(split.paths),
-        f"{root}/status": _filled(np.zeros(n, np.uint8)),
-        f"{root}/checksums": _filled(np.zeros(-(-n // header.batch), np.uint32)),
-    }
-    for view, spec in split.views.items():
-        shape = (spec.n_view, len(spec.rows), *split.columns["features"])
-        arrays[f"{root}/views/{view}"] = _Array(shape, dtype, attrs=spec.how)
-        arrays[f"{root}/views/{view}_rows"] = _filled(np.asarray(spec.rows, np.int64))
-    return arrays
-
-
-def _text_arrays(text: TextSet, dtype: str) -> dict[str, _Array]:
-    root = f"text/{text.name}"
-    arrays = {
-        f"{root}/templates": _strings(text.templates),
-        f"{root}/classnames": _strings(text.classnames),
-    }
-    for name in ("features", "pre_projection"):
-        if (rows := getattr(text, name)) is not None:
-            arrays[f"{root}/{name}"] = _filled(np.asarray(rows, dtype))
-    return arrays
-
-
-def _text_attrs(text: TextSet) -> dict[str, dict]:
-    attrs = {"text_id": text.text_id, "text_recipe": _json(text.recipe)}
-    return {
-        f"text/{text.name}": attrs
-        | {"encoder_id": text.encoder_id, "logit_scale": float(text.logit_scale)}
-    }
-
-
-def _json(value) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
-
-
-def _put_attrs(node, attrs: Mapping) -> None:
-    for key, value in attrs.items():
-        node.attrs[key] = np.bytes_(value.encode()) if isinstance(value, str) else value
-
-
-def _add_to_file(
-    path: Path, mode: str, arrays: Mapping[str, _Array], attrs: Mapping[str, Mapping]
-) -> None:
-    """Add data sets and attributes to an HDF5 file, reserve its space on the disk, then write the contents known at once."""
-    needed, free = (
-        sum(array.nbytes for array in arrays.values()),
-        shutil.disk_usage(path.parent).free,
-    )
-    if needed + 2**20 > free:  # h5py on a full disk may end in a crash, so it never gets there
-        raise CacheError(
-            f"{path.parent} has {free / 1e6:.0f} MB free, {path.name} needs {needed / 1e6:.0f} MB; free some or give --cache DIR"
-        )
-    with h5py.File(path, mode, locking=False) as file:
-        for name, array in arrays.items():
-            plan = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            plan.set_layout(h5py.h5d.CONTIGUOUS)
-            plan.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-            plan.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-            plan.set_obj_track_times(False)
-            _put_attrs(file.create_dataset(name, array.shape, array.dtype, dcpl=plan), array.attrs)
-        for name, values in attrs.items():
-            _put_attrs(file[name], values)
-        offsets = {name: file[name].id.get_offset() for name in arrays}
-    with _open_rw(path) as fd:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(fd, 0, os.fstat(fd).st_size)
-        for name, array in arrays.items():
-            if array.data is not None and array.nbytes:
-                _write_at(fd, array.data, offsets[name])
-        os.fsync(fd)
+# Finished rows wait at most so long for their mark. They are extracted again after a power cut.
+SYNC_SECONDS = 1.0
 
 
 def create(
     path: Path, header: Header, splits: Mapping[str, SplitLayout], texts: Sequence[TextSet]
 ) -> None:
-    """Write the skeleton of the cache `path` under `path`.part: all of it but the rows, which are still to do."""
-    arrays, attrs = (
-        {},
-        {
-            "/": {
-                "schema": SCHEMA,
-                "dataset": header.dataset,
-                "encoder": header.encoder,
-                "encoder_id": header.encoder_id,
-            }
-        },
-    )
-    attrs["/"] |= {
-        "image_id": header.image_id,
-        "image_recipe": _json(header.recipe),
-        "batch": header.batch,
-    }
-    attrs["/"] |= {"unit_rows": int(header.unit_rows), "versions": _json(header.versions)}
+    """Write the skeleton of the cache `path` as `path`.part, with texts but without rows.
+
+    Raises:
+        CacheError: it does not fit on the disk, or cannot be written.
+    """
+    arrays: NewArrays = {}
+    attributes = header_attributes(header)
     for name, split in splits.items():
-        arrays |= _split_arrays(name, split, header)
+        arrays |= split_arrays(name, split, header)
     for text in texts:
-        arrays |= _text_arrays(text, header.dtype)
-        attrs |= _text_attrs(text)
-    with _replacing_cache(part_of(path)) as new:
-        _add_to_file(new, "w", arrays, attrs)
+        arrays |= text_arrays(text, header.dtype)
+        attributes |= text_attributes(text)
+    with disk_errors(path), replacing(part_of(path)) as new:
+        add_to_file(new, "w", arrays, attributes, cache=path)
 
 
 def add_text(path: Path, text: TextSet) -> None:
-    """Add a prompt set to a finished cache: on a copy that then takes its place, so that readers never see half of it."""
+    """Add a prompt set to a complete cache.
+
+    It is added to a copy, which then takes the place of the file: a reader never sees half of it.
+
+    Raises:
+        CacheError: the text is of another encoder, the file has a prompt set of this name, or the
+            copy does not fit on the disk or cannot be written.
+    """
     cache = open_cache(path)
-    if text.encoder_id != cache.attrs["encoder_id"]:
+    # Cosines mean something only between features of one encoder.
+    if text.encoder_id != cache.encoder_id:
         raise CacheError(
-            f"{path.name} holds features of encoder {cache.attrs['encoder_id']}, the text is of {text.encoder_id}; they share no space"
+            f"{path.name} holds image features of encoder {cache.encoder_id}, the new prompts "
+            f"were encoded by {text.encoder_id}; images and prompts need the same encoder"
         )
     if text.name in cache.prompt_sets:
         raise CacheError(
-            f"{path.name} has prompts '{text.name}' already, with other templates or class names; give --prompts NAME for a new set"
+            f"{path.name} has prompts '{text.name}' already, with other templates or class names; "
+            "give --prompts NAME for a new set"
         )
-    with _replacing_cache(path) as new:
-        if (needed := path.stat().st_size) > shutil.disk_usage(path.parent).free:
+    with disk_errors(path), replacing(path) as new:
+        needed = path.stat().st_size
+        if needed > shutil.disk_usage(path.parent).free:
             raise CacheError(
-                f"{path.parent} has no room for a copy of {path.name} ({needed / 1e6:.0f} MB), which adding prompts needs"
+                f"{path.parent} has no room for a copy of {path.name} ({needed / 1e6:.0f} MB), "
+                "which adding prompts needs; free some space"
             )
         shutil.copyfile(path, new)
-        _add_to_file(new, "r+", _text_arrays(text, cache.dtype), _text_attrs(text))
-
-
-@contextmanager
-def _open_rw(path: Path) -> Iterator[int]:
-    fd = _open_binary(path)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _open_binary(path: Path) -> int:
-    return os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))
-
-
-def _write_at(fd: int, data: np.ndarray, offset: int) -> None:
-    rest = memoryview(np.ascontiguousarray(data)).cast("B")
-    os.lseek(
-        fd, offset, os.SEEK_SET
-    )  # os.pwrite is not to be had on every platform, and there is one writer
-    while rest:
-        rest = rest[os.write(fd, rest) :]
-
-
-def disk_error(error: OSError, path: Path) -> CacheError:
-    """What a user can do about an error of the operating system while `path` is written."""
-    if error.errno == errno.ENOSPC:
-        return CacheError(
-            f"the disk of {path.parent} is full; free some space and run the same command again, or give --cache DIR"
-        )
-    reason = error.strerror or error
-    return CacheError(f"cannot write {path}: {reason}; give another folder with --cache DIR")
-
-
-@contextmanager
-def _replacing_cache(path: Path) -> Iterator[Path]:
-    """`replacing` with the errors of a cache."""
-    try:
-        with replacing(path) as new:
-            yield new
-    except OSError as error:
-        raise disk_error(error, path) from None
+        arrays = text_arrays(text, cache.dtype)
+        add_to_file(new, "r+", arrays, text_attributes(text), cache=path)
 
 
 @contextmanager
@@ -225,105 +97,145 @@ def lock_cache(path: Path, log: Callable[[str], None]) -> Iterator[None]:
     Raises:
         CacheError: the lock beside `path` cannot be made.
     """
-    with ExitStack() as held:
-        try:
-            held.enter_context(file_lock(path, log))
-        except OSError as error:
-            raise disk_error(error, path) from None
+    with ExitStack() as stack:
+        # Only the errors of locking are translated, not those of the caller's block.
+        with disk_errors(path):
+            stack.enter_context(file_lock(path, log))
         yield
 
 
-class Writer:
-    """Fills the rows of `path`.part. Rows are marked once they are synced; `finish` gives the file its name.
+class BatchRange(NamedTuple):
+    """Rows `start` to `stop` of a split: one batch, or what is left of a split at its end."""
 
-    write(split, start, arrays, status): arrays maps "features", "tokens", ... to (n, ...) rows from `start` on, and
-    "views/<name>" to (n_view, k, dim): the views of those k of the n rows that the view covers.
+    split: str
+    start: int
+    stop: int
+
+
+class _Mark(NamedTuple):
+    """The status of rows from `start` on that are written, but perhaps not on the disk yet."""
+
+    split: str
+    start: int
+    status: np.ndarray
+
+
+class Writer:
+    """Fills the rows of `path`.part. `finish` gives the file its name.
+
+    Rows are marked in `status` after a sync has put them on the disk. Whenever the process or the
+    machine stops, each marked row is there.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.cache = path, open_cache(part_of(path))
-        self._fd = _open_binary(self.cache.path)
-        self._marks: list[tuple[np.ndarray, int]] = []
-        self._synced = time.monotonic()
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.cache = open_cache(part_of(path))
+        self._descriptor = open_for_writing(self.cache.path)
+        self._marks: list[_Mark] = []
+        self._last_sync = time.monotonic()
 
     def __enter__(self) -> Writer:
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, *error: object) -> None:
         try:
-            self._sync()
-        except OSError as failure:
-            raise disk_error(failure, self.path) from None
+            with disk_errors(self.path):
+                self._sync()
         finally:
-            os.close(self._fd)
+            os.close(self._descriptor)
 
-    def todo(self) -> list[tuple[str, int, int]]:
-        """The batches (split, start, stop) that still want rows, in order; a batch half marked is one of them."""
-        size, left = self.cache.batch, []
+    def todo(self) -> list[BatchRange]:
+        """The batches in which a row is still to do, in order."""
+        size = self.cache.batch
+        batches = []
         for name in self.cache.split_names:
             status = self.cache.split(name).status
-            left += [
-                (name, i, min(i + size, len(status)))
-                for i in range(0, len(status), size)
-                if (status[i : i + size] == TO_DO).any()
-            ]
-        return left
+            for start in range(0, len(status), size):
+                stop = min(start + size, len(status))
+                # A batch is marked in one go, but a power cut may leave a part of the marks.
+                if (status[start:stop] == TO_DO).any():
+                    batches.append(BatchRange(name, start, stop))
+        return batches
 
     def write(
         self, split: str, start: int, arrays: Mapping[str, np.ndarray], status: np.ndarray
     ) -> None:
-        if start % self.cache.batch or set(arrays) != set(self.cache.row_arrays(split)):
+        """Write one batch of n rows, from row `start` of `split` on.
+
+        Args:
+            split: the split.
+            start: a multiple of the batch size.
+            arrays: "features", "tokens", ... (n, ...), and "views/<name>" (n_view, k, dim), the
+                views of those k of the n rows that have views.
+            status: (n,) DONE or UNREADABLE.
+        Raises:
+            ValueError: not at the start of a batch, or arrays are missing or unknown.
+            CacheError: the disk is full, or the file cannot be written.
+        """
+        expected = self.cache.row_arrays(split)
+        if start % self.cache.batch != 0 or set(arrays) != set(expected):
             raise ValueError(
-                f"batches of {self.cache.batch} with {self.cache.row_arrays(split)} are asked; however: {start=}, {list(arrays)=}"
+                f"expected batches of {self.cache.batch} rows with {expected}, "
+                f"got {start=}, {list(arrays)=}"
             )
-        crc = 0
-        try:
-            for name in sorted(arrays):
-                rows = np.ascontiguousarray(arrays[name], self.cache.dtype)
-                crc = zlib.crc32(memoryview(rows).cast("B") if rows.size else b"", crc)
-                self._write_rows(split, name, start, rows, len(status))
-            self._put(
-                f"splits/{split}/checksums", start // self.cache.batch, np.array([crc], np.uint32)
-            )
-            offset = self.cache.arrays[f"splits/{split}/status"].offset + start
-            self._marks.append((np.asarray(status, np.uint8), offset))
-            if time.monotonic() - self._synced > SYNC_SECONDS:
+        # In the type of the file, as the checksum is that of the bytes on the disk.
+        stored = {}
+        for name in sorted(arrays):
+            stored[name] = np.ascontiguousarray(arrays[name], self.cache.dtype)
+        checksum = np.array([batch_checksum(stored)], np.uint32)
+        batch = BatchRange(split, start, start + len(status))
+        with disk_errors(self.path):
+            for name, rows in stored.items():
+                self._write_array(batch, name, rows)
+            self._put(f"splits/{split}/checksums", start // self.cache.batch, checksum)
+            self._marks.append(_Mark(split, start, np.asarray(status, np.uint8)))
+            if time.monotonic() - self._last_sync > SYNC_SECONDS:
                 self._sync()
-        except OSError as error:
-            raise disk_error(error, self.path) from None
 
-    def _write_rows(self, split: str, name: str, start: int, rows: np.ndarray, n: int) -> None:
-        where = f"splits/{split}/{name}"
+    def _write_array(self, batch: BatchRange, name: str, rows: np.ndarray) -> None:
+        full_name = f"splits/{batch.split}/{name}"
         if not name.startswith("views/"):
-            return self._put(where, start, rows)
-        first, n_row = (
-            np.searchsorted(self.cache.read(where + "_rows"), start),
-            self.cache.arrays[where].shape[1],
-        )
-        for view, of_view in enumerate(rows):
-            self._put(where, view * n_row + first, of_view)
+            self._put(full_name, batch.start, rows)
+            return
+        # On the disk (n_view, n_row, dim) is n_view blocks of n_row rows, one after another.
+        view_rows = self.cache.read(full_name + "_rows")
+        first = view_positions(view_rows, batch.start, batch.stop).start
+        for view, rows_of_view in enumerate(rows):
+            self._put(full_name, view * len(view_rows) + first, rows_of_view)
 
-    def _put(self, name: str, row: int, rows: np.ndarray) -> None:
-        """Write rows at a flat row number, where the last axes of `rows` make up one row."""
-        entry = self.cache.arrays[name]
-        if len(rows):
-            _write_at(self._fd, rows, entry.offset + int(row) * rows[0].nbytes)
+    def _put(self, name: str, first: int, rows: np.ndarray) -> None:
+        """Write rows (k, ...) of a data set, where row `first` is counted over all its blocks."""
+        if len(rows) == 0:
+            return
+        offset = self.cache.arrays[name].offset
+        if offset is None:
+            raise CacheError(f"{self.cache.path} has no place for {name}; extract it with --force")
+        write_at(self._descriptor, rows, offset + first * rows[0].nbytes)
 
     def _sync(self) -> None:
-        os.fsync(self._fd)
-        for status, offset in self._marks:
-            _write_at(self._fd, status, offset)
-        self._marks, self._synced = [], time.monotonic()
+        """Put all rows on the disk, then mark them. The marks follow with the next sync."""
+        os.fsync(self._descriptor)
+        for mark in self._marks:
+            self._put(f"splits/{mark.split}/status", mark.start, mark.status)
+        self._marks = []
+        self._last_sync = time.monotonic()
 
     def finish(self) -> Path:
-        """Sync all, check that no row is left to do, and give the file its final name."""
-        try:
+        """Give the file its final name, once everything is on the disk.
+
+        Raises:
+            ValueError: rows are still to do.
+            CacheError: the disk is full, or the file cannot be written.
+        """
+        with disk_errors(self.path):
             self._sync()
-            os.fsync(self._fd)
-            if left := self.todo():
-                raise ValueError(f"{len(left)} batches are still to do, the first is {left[0]}")
+            os.fsync(self._descriptor)  # the last marks
+            batches = self.todo()
+            if batches:
+                raise ValueError(
+                    f"{len(batches)} batches are still to do, the first is {batches[0]}"
+                )
+            # From here on the file counts as complete.
             os.replace(self.cache.path, self.path)
             sync_folder(self.path.parent)
-        except OSError as error:
-            raise disk_error(error, self.path) from None
         return self.path

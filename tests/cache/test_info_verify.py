@@ -108,7 +108,7 @@ def put(name, at, value):
         ),
         (
             lambda file: file["text/mine"].attrs.modify("encoder_id", np.bytes_("e2")),
-            "do not share a space",
+            "image features are of encoder e1, text features of e2",
         ),
         (lambda file: file.attrs.modify("unit_rows", 1), "not of length one"),
         (lambda file: file.pop("splits/train/paths"), r"lost \['splits/train/paths'\]"),

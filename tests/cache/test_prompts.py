@@ -65,7 +65,8 @@ def test_the_ensembles_say_what_open_clips_own_say(name, theirs):
 
 
 def test_every_named_set_is_one():
-    assert all(prompts.template_set(name) for name in prompts.TEMPLATE_SETS)
+    names = ("single", "imagenet7", "imagenet80")
+    assert all(prompts.check_templates(prompts.template_set(name)) for name in names)
 
 
 def test_the_recipe_of_templates_is_what_was_filled_in():
@@ -95,13 +96,13 @@ def test_missing_sentences_are_counted_with_an_example(tmp_path):
         prompts.from_descriptions(file, ["cat", "eel", "owl"])
 
 
-def test_templates_from_a_file_stand_one_a_line(tmp_path):
-    file = tmp_path / "templates.txt"
-    file.write_text("a photo of a {}.\n\n  the {c}  \n")
-    assert prompts.read_templates(file) == ("a photo of a {}.", "the {c}")
+def test_class_names_from_a_file_stand_one_a_line(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("sea lake\n\n  river  \n")
+    assert prompts.read_classnames(file, 2) == ["sea lake", "river"]
     file.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(prompts.PromptError, match="cannot read templates from"):
-        prompts.read_templates(file)
+    with pytest.raises(prompts.PromptError, match="cannot read class names from"):
+        prompts.read_classnames(file, 2)
 
 
 def test_descriptions_may_differ_in_number(tmp_path):
@@ -138,4 +139,4 @@ def test_class_names_from_a_file_must_be_as_many_as_classes(tmp_path):
     with pytest.raises(prompts.PromptError, match="has 2 class names"):
         prompts.read_classnames(tmp_path / "names.txt", 3)
     with pytest.raises(prompts.PromptError, match="cannot read"):
-        prompts.read_templates(tmp_path / "gone.txt")
+        prompts.read_classnames(tmp_path / "gone.txt", 2)

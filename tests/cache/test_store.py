@@ -22,8 +22,10 @@ from cliad.cache.file.layout import (
     file_list_hash,
     part_of,
     recipe_id,
+    view_positions,
 )
-from cliad.cache.file.read import gather, open_cache
+from cliad.cache.file.read import open_cache
+from cliad.cache.file.rows import gather
 from cliad.cache.file.write import Writer, add_text, create
 
 
@@ -69,7 +71,7 @@ def test_adding_prompts_keeps_the_old_ones(tmp_path):
     assert mine.classnames[1] == "hound" and problems(mine) == [] and mine.text.shape == (2, 3, 6)
     with pytest.raises(CacheError, match="prompts 'mine' already"):
         add_text(path, text_set("mine"))
-    with pytest.raises(CacheError, match="share no space"):
+    with pytest.raises(CacheError, match="images and prompts need the same encoder"):
         add_text(path, text_set("theirs", encoder_id="e2"))
 
 
@@ -80,9 +82,12 @@ def test_adding_prompts_keeps_the_old_ones(tmp_path):
         (lambda p: p.write_bytes(b"not hdf5"), "not an HDF5 file"),
         (lambda p: set_attr(p, "schema", 99), "schema 99"),
         (lambda p: set_attr(p, "image_recipe", b"{}"), "do not match"),
-        (lambda p: set_attr(p, "encoder_id", b"other"), "do not share a space"),
+        (
+            lambda p: set_attr(p, "encoder_id", b"other"),
+            "image features are of encoder other, text features of e1; extract both with one encoder",
+        ),
         (lambda p: p.unlink(), "there is no cache file"),
-        (lambda p: h5py.File(p, "w").close(), "no cliad cache"),
+        (lambda p: h5py.File(p, "w").close(), "not a cliad cache"),
     ],
 )
 def test_a_wrong_file_is_one_clear_line(tmp_path, spoil, message):
@@ -400,7 +405,7 @@ def test_a_file_is_begun_only_where_it_fits(tmp_path, monkeypatch, spare, fits):
     if fits:
         create(tmp_path / "a.h5", header(layout()), {"train": layout()}, [text_set()])
     else:
-        with pytest.raises(CacheError, match=r"has 1 MB free, .* needs 0 MB"):
+        with pytest.raises(CacheError, match=r"has 1 MB free, a\.h5 needs 0 MB"):
             create(tmp_path / "a.h5", header(layout()), {"train": layout()}, [text_set()])
         assert list(tmp_path.iterdir()) == []
 
@@ -536,3 +541,23 @@ def test_a_lost_fact_of_the_text_is_named(tmp_path, lost):
         del file["text/default"].attrs[lost]
     with pytest.raises(CacheError, match=rf"it has lost \['{lost} of text/default'\]"):
         open_cache(path)
+
+
+def test_another_prompt_set_of_an_open_cache_is_checked_as_on_opening(tmp_path):
+    path = write(tmp_path / "a.h5")
+    add_text(path, text_set("mine", classnames=("cat", "hound", "eel")))
+    cache = open_cache(path)
+    assert cache.with_prompts("mine") == open_cache(path, "mine")
+    assert cache.prompts == "default"
+    with pytest.raises(CacheError, match="no prompts 'none'"):
+        cache.with_prompts("none")
+    with h5py.File(path, "r+") as file:
+        file["text/mine/classnames"][1] = b"cow"
+    with pytest.raises(CacheError, match="prompts 'mine' do not match their id"):
+        open_cache(path).with_prompts("mine")
+
+
+@pytest.mark.parametrize("rows, expected", [((0, 4), [1]), ((4, 8), [4, 5]), ((10, 12), [])])
+def test_the_views_of_a_batch_are_those_of_its_rows(rows, expected):
+    covered = np.array([1, 4, 5, 9])
+    assert covered[view_positions(covered, *rows)].tolist() == expected
