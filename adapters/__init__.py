@@ -1,4 +1,7 @@
-"""Stage two: tensors in, logits out. One method, one file; this table is all that knows them."""
+"""Stage two: heads, which are tensors in and logits out. One method, one file.
+
+This table is the only place that lists them: commands, classifiers and tests read it.
+"""
 
 from cliad.adapters.ape import Ape
 from cliad.adapters.clap import Clap

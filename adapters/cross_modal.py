@@ -6,22 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, Plan, hyper
-from cliad.adapters.core.ops import class_weights, text_loss, text_shots, unit
+from cliad.adapters.core.ops import text_loss, unit
+from cliad.adapters.core.texts import cross_modal_constants, cross_modal_plan, wise_average
 
 
 @dataclass(frozen=True)
 class CrossModal(Head):
     """Cross-modal linear probe (Lin et al., 2023): trained on images and class texts alike.
 
-    logits = s w_k . f, w (n_class, dim) trained from the class texts, f unit; the loss is the cross-entropy of images plus that of
-    the text features of all templates, each a shot of its class (CVPR 2023, Eq. 5). WiSE: w <- (1 - wise) w + wise t.
-    NOTE[DIFF] a step takes all texts beside a minibatch of images, the released code as many texts as images; 600 steps instead of
-    12,800; a flipped copy of each image is not used.
+    logits = s w_k . f, where f is unit and w (n_class, dim) is trained from the class texts. The
+    loss is the mean cross-entropy of the images plus that of the sentences of all templates, each a
+    shot of its class (CVPR 2023, Eq. 5). WiSE: w <- (1 - wise) w + wise t.
+    NOTE[DIFF] a step takes all texts beside a minibatch of images, the released code as many texts
+    as images; 600 steps instead of 12,800; a flipped copy of each image is not used.
     """
 
     lr: float = hyper(1e-3, "highest learning rate", 0)
@@ -35,20 +36,20 @@ class CrossModal(Head):
     select: ClassVar[str] = "val"
 
     def plan(self, n: int, shots: float) -> Plan:
-        return Plan.counted(n, steps=self.steps, batch=self.batch, warmup=50, keep="best", look=25)
+        return cross_modal_plan(n, steps=self.steps, batch=self.batch)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        c = {"text": class_weights(support.need_text())[None], "scale": support.scale}
-        return c | text_shots(support.need_text())
+        return cross_modal_constants(support)
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"w": c["text"].repeat(len(generators), 1, 1)}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+        # Not a cosine: the length of w_k is learned, too.
         return c["scale"] * (unit(x) @ p["w"].mT)
 
     def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor:
         return text_loss(self.logits(p, c, h, c["_text"]), c)
 
     def finish(self, p: Tensors, c: Tensors, h: Tensors) -> Tensors:
-        return {"w": torch.lerp(p["w"], c["text"], h["wise"][:, None, None])}
+        return {"w": wise_average(p["w"], c["text"], h["wise"])}

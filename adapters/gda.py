@@ -11,18 +11,20 @@ from torch import Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, hyper
-from cliad.adapters.core.ops import class_weights, cosine_logits, unit
+from cliad.adapters.core.ops import cosine_logits, unit
+from cliad.adapters.core.texts import zero_shot_constants
+
+NO_SCATTER = 1e-12  # mean square of unit rows about their means, below which they are equal
 
 
 @dataclass(frozen=True)
 class Gda(Head):
-    """GDA (Wang et al., 2024): no training, classes as Gaussians of one covariance, beside zero-shot.
+    """GDA (Wang et al., 2024): no training, Gaussians of one covariance beside zero-shot.
 
-    logits = s f T^T + alpha (f W^T + b), w_k = P mu_k, b_k = log(1 / n_class) - mu_k^T P mu_k / 2, mu_k (dim,) the class mean of unit
-    rows, P = dim ((n - 1) S + tr(S) I)^-1, S (dim, dim) the covariance within classes (ICLR 2024, Section 3.2). Where there are
-    views, each is a sample.
-    NOTE[DIFF] one view and one shot leave S = 0, of which the released code makes W = 0, zero-shot; here S is then the
-    covariance about the mean of all samples.
+    logits = s f T^T + alpha (f W^T + b), W (n_class, dim) and b (n_class,) of `gaussians` on the
+    unit rows of the support (ICLR 2024, Section 3.2). Where there are views, each is a sample.
+    NOTE[DIFF] one view and one shot leave no scatter within classes, of which the released code
+    makes W = 0, zero-shot; here the scatter is then that about the mean of all samples.
     """
 
     alpha: float = hyper(1.0, "weight of the Gaussian logits; 0 is zero-shot", 0, 1e6)
@@ -34,47 +36,64 @@ class Gda(Head):
     select: ClassVar[str] = "val"
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        scale = support.scale
-        w, b = zip(
-            *(gaussians(*samples, support.n_class) for samples in _samples(support)), strict=True
-        )
-        return {
-            "text": class_weights(support.need_text())[None],
-            "scale": scale,
-            "w": torch.stack(w),
-            "b": torch.stack(b),
-        }
+        weights = []
+        biases = []
+        # Run by run: runs of unequal size would need padding in the means and the scatter.
+        for run in range(len(support.x)):
+            x, y = samples(support, run)
+            w, b = gaussians(x, y, support.n_class)
+            weights.append(w)
+            biases.append(b)
+        return zero_shot_constants(support) | {"w": torch.stack(weights), "b": torch.stack(biases)}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
-        return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * (
-            x @ c["w"].mT + c["b"][:, None]
-        )
+        gaussian = x @ c["w"].mT + c["b"][:, None]  # (n_run, n, n_class)
+        return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * gaussian
 
 
-def _samples(support: Support):
-    """Each run's own samples, unit rows (n, dim), and labels (n,)."""
-    for run in range(len(support.x)):
-        items = support.mask[run] > 0
-        y = support.y[run, items]
-        if support.all_views is None:
-            yield support.x[run, items], y
-        else:
-            views = unit(support.all_views[:, support.rows[run, items]])
-            yield views.flatten(0, 1), y.repeat(len(views))
+def samples(support: Support, run: int) -> tuple[Tensor, Tensor]:
+    """One run's samples, unit rows (n, dim), and labels (n,): all views where there are any."""
+    is_item = support.mask[run] > 0  # not padding
+    y = support.y[run, is_item]
+    if support.all_views is None or support.rows is None:
+        return support.x[run, is_item], y
+    rows = support.rows[run, is_item]
+    views = unit(support.all_views[:, rows])  # (n_view, n_item, dim)
+    return views.flatten(0, 1), y.repeat(len(views))
 
 
 def gaussians(x: Tensor, y: Tensor, n_class: int) -> tuple[Tensor, Tensor]:
-    """W (n_class, dim) and b (n_class,) of samples x (n, dim), y (n,); a class without samples has the mean of all."""
-    count = torch.bincount(y, minlength=n_class)
-    mean = x.new_zeros(n_class, x.shape[1]).index_add_(0, y, x) / count.clamp(min=1)[:, None]
-    mean = torch.where(count[:, None] > 0, mean, x.mean(dim=0))
-    within = x - mean[y]
-    if within.square().mean() < 1e-12:
+    """The linear classifier W (n_class, dim), b (n_class,) of Gaussians that share a covariance.
+
+    x (n, dim) are the samples, y (n,) their labels. A class without samples has the mean of all.
+    """
+    # Class k is N(mu_k, S) with the same S for all, and all classes are equally likely. By Bayes,
+    #   log p(k | x) = log(1 / n_class) - (x - mu_k)^T P (x - mu_k) / 2 + const,   P = S^-1.
+    # The term x^T P x is the same for all classes, so what decides is linear in x:
+    #   w_k = P mu_k,   b_k = log(1 / n_class) - mu_k^T P mu_k / 2.
+    mean = class_means(x, y, n_class)
+
+    # S has (dim + 1) dim / 2 numbers and a few shots for them: it is singular, and its inverse is
+    # estimated by the empirical Bayes ridge of Kubokawa and Srivastava (2008), as in the paper:
+    #   P = dim ((n - 1) S + tr(S) I)^-1
+    # tr(S) / dim is the mean eigenvalue of S, so P is the inverse of ((n - 1) / dim) S + that mean
+    # in every direction. With (n - 1) S = A, the scatter matrix, tr(S) = tr(A) / (n - 1).
+    within = x - mean[y]  # (n, dim)
+    if within.square().mean() < NO_SCATTER:
         within = x - x.mean(dim=0)
-    scatter = within.mT @ within  # (n - 1) S
+    scatter = within.mT @ within  # A (dim, dim)
     ridge = scatter.trace() / max(len(x) - 1, 1)  # tr(S)
-    ridged = scatter + ridge.clamp(min=1e-12) * torch.eye(
-        x.shape[1], dtype=x.dtype, device=x.device
-    )
+    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    # The clamp keeps the matrix invertible where all samples are one point.
+    ridged = scatter + ridge.clamp(min=1e-12) * identity
+
+    # All w_k at once: solve (A + tr(S) I) W^T = dim mu^T. It is positive definite, hence Cholesky.
     w = x.shape[1] * torch.cholesky_solve(mean.mT, torch.linalg.cholesky(ridged)).mT
     return w, -math.log(n_class) - (w * mean).sum(dim=1) / 2
+
+
+def class_means(x: Tensor, y: Tensor, n_class: int) -> Tensor:
+    """The mean (n_class, dim) of each class's samples; that of all where a class has none."""
+    count = torch.bincount(y, minlength=n_class)[:, None]  # (n_class, 1)
+    total = x.new_zeros(n_class, x.shape[1]).index_add_(0, y, x)
+    return torch.where(count > 0, total / count.clamp(min=1), x.mean(dim=0))

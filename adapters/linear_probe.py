@@ -1,4 +1,4 @@
-"""Linear probe (Radford et al., 2021): L2-regularised multinomial logistic regression on the image features."""
+"""Linear probe (Radford et al., 2021): logistic regression on the image features, by L-BFGS."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ DOUBLE_UP_TO = 2**24  # n * dim * n_class: a problem up to here is solved in dou
 class LinearProbe(Head):
     """Linear probe (Radford et al., 2021): logistic regression on raw image features.
 
-    min over W (n_class, dim), b (n_class,) of  C sum_i CE(W x_i + b, y_i) + |W|^2 / 2  (their Section 3.2, as CoOp runs it),
-    solved by L-BFGS, all runs at once. C is searched on validation: 7 powers of ten, then 8 bisection steps.
-    NOTE[DIFF] among values of C with the same validation accuracy CoOp's script takes the largest; this one takes the lowest loss,
-    and the smallest C where losses are equal.
+    The minimum over W (n_class, dim) and b (n_class,) of
+
+        C sum_i CE(W x_i + b, y_i) + |W|^2 / 2
+
+    (their Section 3.2, as CoOp runs it). L-BFGS finds it for all runs at once. C is searched on
+    validation: 7 powers of ten, then 8 bisection steps.
+    NOTE[DIFF] among values of C with the same validation accuracy CoOp's script takes the largest;
+    this one takes the lowest loss, and the smallest C where losses are equal.
     """
 
     C: float = hyper(1.0, "inverse strength of the L2 penalty", 1e-12, 1e12)
     max_iter: int = hyper(300, "most L-BFGS iterations", 1)
-    tol: float = hyper(
-        1e-3,
-        "share of the objective that a step must still promise; a thousandth of it in double precision",
-        0,
-    )
+    tol: float = hyper(1e-3, "relative tolerance of L-BFGS (divided by 1000 in float64)", 0)
 
     vary: ClassVar[frozenset[str]] = frozenset({"C"})
     space: ClassVar[dict[str, tuple]] = {"C": (1e-6, 1e-4, 1e-2, 1.0, 1e2, 1e4, 1e6)}
@@ -45,55 +45,129 @@ class LinearProbe(Head):
         return Plan(batch=n)  # no steps: `start` solves it; runs of equal n are solved together
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        return {"_x": support.x, "_y": support.y, "_mask": support.mask, "_onehot": support.onehot}
+        return {"_x": support.x, "_mask": support.mask, "_onehot": support.onehot}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
-        dim, n_class = c["_x"].shape[-1], c["_onehot"].shape[-1]
-        small = c["_x"][0].numel() * n_class <= DOUBLE_UP_TO
-        mask, onehot = (
-            c[name].double() if small else c[name].to(c["_x"]) for name in ("_mask", "_onehot")
+        n_class = c["_onehot"].shape[-1]
+        in_double = c["_x"][0].numel() * n_class <= DOUBLE_UP_TO
+        dtype = torch.float64 if in_double else c["_x"].dtype
+
+        x, basis = reduced_basis(c["_x"].to(dtype))
+        objective = Objective.of(
+            x, onehot=c["_onehot"].to(dtype), mask=c["_mask"].to(dtype), C=h["C"].to(dtype)
         )
-        count = mask.sum(dim=1)
-        ridge = 1 / (
-            h["C"].to(count) * count
-        )  # both terms are divided by C n: mean cross-entropy + ridge |W|^2 / 2
-        x, basis = c["_x"].to(mask), None
-        if x.shape[1] < dim:  # the weights lie in the span of the items: x = x' Q, |W' Q| = |W'|
-            basis, x = (part.mT for part in torch.linalg.qr(x.mT))
-            dim = x.shape[2]
-        x = torch.cat(
-            [x, mask[..., None]], dim=-1
-        )  # (n_run, n, dim + 1): the last weight is the intercept
-        decay = ridge[:, None] * torch.cat([x.new_ones(dim), x.new_zeros(1)])  # (n_run, dim + 1)
-
-        def objective(w: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
-            """Value (n,) and gradient of w (n, n_class, dim + 1) for the runs (n,)."""
-            log_p = F.log_softmax(x[run] @ w.mT, dim=-1)
-            shrunk = decay[run, None] * w
-            value = (
-                -(log_p * onehot[run]).sum(dim=(1, 2)) / count[run]
-                + (shrunk * w).sum(dim=(1, 2)) / 2
-            )
-            residual = (log_p.exp() - onehot[run]) * mask[run, :, None] / count[run, None, None]
-            return value, residual.mT @ x[run] + shrunk
-
-        # the Hessian's first guess: softmax even over classes, (x x^T / n) / n_class + ridge
-        curvature = x.mT @ x / (count * n_class)[:, None, None]
-        jitter = 1e-8 * curvature.diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True)
-        curvature = curvature + torch.diag_embed(decay + jitter)
-        metric = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
-        w = lbfgs(
+        solution = lbfgs(
             objective,
-            x.new_zeros(len(x), n_class, dim + 1),
-            metric,
+            objective.zeros(),
+            objective.inverse_hessian(),
             steps=self.max_iter,
-            tolerance=self.tol * (1e-3 if small else 1),
+            tolerance=self.tol * (1e-3 if in_double else 1),
         )
-        w, b = w[..., :-1], w[..., -1].to(c["_x"])
+        w = in_full_space(solution[..., :-1], basis)
+        b = solution[..., -1]
         return {
-            "w": (w if basis is None else w @ basis).to(c["_x"]).contiguous(),
-            "b": b.contiguous(),
+            "w": w.to(c["_x"].dtype).contiguous(),
+            "b": b.to(c["_x"].dtype).contiguous(),
         }
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
         return x @ p["w"].mT + p["b"][:, None]
+
+
+def reduced_basis(x: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The items in as few dimensions as they span, and the basis; x itself and None for n >= dim.
+
+    x (n_run, n, dim) becomes (n_run, n, n); the basis (n_run, n, dim) has orthonormal rows.
+    """
+    # A part of W that is orthogonal to all items changes no logit and adds to |W|^2, so the best W
+    # has none: its rows lie in the span of the items, of at most n dimensions.
+    #   x^T = Q R           Q (n_run, dim, n) with orthonormal columns, R (n_run, n, n)
+    #   x = R^T Q^T = x' B  with x' = R^T, the items, and B = Q^T, the basis
+    # For W = W' B the logits are x W^T = x' W'^T, and |W| = |W'|: the same problem for W'
+    # (n_class, n), which is much smaller where few shots meet wide features.
+    if x.shape[1] >= x.shape[2]:
+        return x, None
+    q, r = torch.linalg.qr(x.mT)
+    return r.mT, q.mT
+
+
+def in_full_space(w: Tensor, basis: Tensor | None) -> Tensor:
+    """The weights W = W' B (n_run, n_class, dim) of weights W' of `reduced_basis`."""
+    return w if basis is None else w @ basis
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """The function that a run of the linear probe minimises, of weights w (n_class, dim + 1):
+
+        sum_i CE(w x_i, y_i) / n + sum_k sum_d decay_d w_kd^2 / 2
+
+    It is the probe's, divided by C n, so that its size hardly depends on n and C.
+
+    x (n_run, n, dim + 1): items with a 1 behind them, so that the last weight is the intercept;
+    onehot (n_run, n, n_class): labels; mask (n_run, n): 1, or 0 for padding, whose x and onehot are
+    zeros; count (n_run,): n, the items of each run; decay (n_run, dim + 1).
+    """
+
+    x: Tensor
+    onehot: Tensor
+    mask: Tensor
+    count: Tensor
+    decay: Tensor
+
+    @classmethod
+    def of(cls, x: Tensor, *, onehot: Tensor, mask: Tensor, C: Tensor) -> Objective:
+        """The objective on items x (n_run, n, dim), with C (n_run,)."""
+        count = mask.sum(dim=1)
+        ridge = 1 / (C * count)
+        # The intercept has no penalty.
+        penalised = torch.cat([x.new_ones(x.shape[2]), x.new_zeros(1)])
+        return cls(
+            x=torch.cat([x, mask[..., None]], dim=-1),
+            onehot=onehot,
+            mask=mask,
+            count=count,
+            decay=ridge[:, None] * penalised,
+        )
+
+    def zeros(self) -> Tensor:
+        """Weights to start from, (n_run, n_class, dim + 1)."""
+        n_run, _, width = self.x.shape
+        return self.x.new_zeros(n_run, self.onehot.shape[-1], width)
+
+    def __call__(self, w: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
+        """Values (n,) and gradients (n, n_class, dim + 1) at weights w of the runs (n,)."""
+        x = self.x[run]
+        onehot = self.onehot[run]
+        count = self.count[run]
+        log_p = F.log_softmax(x @ w.mT, dim=-1)  # (n, n_item, n_class)
+        decayed = self.decay[run, None] * w  # the penalty's gradient
+
+        # CE is -log p of the own class; rows of zeros in onehot leave the padding out.
+        cross_entropy = -(log_p * onehot).sum(dim=(1, 2)) / count
+        value = cross_entropy + (decayed * w).sum(dim=(1, 2)) / 2
+
+        # In the logits the gradient of CE is p - onehot, and a logit's gradient in w_k is x_i. In
+        # the padding p is not 0, so it is masked.
+        residual = (log_p.exp() - onehot) * self.mask[run, :, None] / count[:, None, None]
+        return value, residual.mT @ x + decayed
+
+    def inverse_hessian(self) -> Tensor:
+        """The inverse Hessian at w = 0 for the weights of one class, (n_run, dim + 1, dim + 1).
+
+        It is the same for each class.
+        """
+        # With p_i the softmax of item i, the Hessian between the weights of classes k and l is
+        #   sum_i (p_ik [k = l] - p_ik p_il) x_i x_i^T / n + [k = l] diag(decay)
+        # At w = 0 all p_ik are 1 / n_class. The second term in the bracket is then the same for all
+        # k and l: it sees only the mean over classes of a direction. That mean is 0 in all steps
+        # from w = 0, since the residuals of an item sum to 0. So the term drops out, and what is
+        # left is one matrix for each class:
+        #   H = X^T X / (n n_class) + diag(decay)
+        n_class = self.onehot.shape[-1]
+        hessian = self.x.mT @ self.x / (self.count * n_class)[:, None, None]
+        # A hundred-millionth of its trace on the diagonal, so that it is positive definite where
+        # the decay is tiny and items are dependent.
+        jitter = 1e-8 * hessian.diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True)
+        hessian = hessian + torch.diag_embed(self.decay + jitter)
+        return torch.cholesky_inverse(torch.linalg.cholesky(hessian))

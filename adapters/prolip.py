@@ -1,4 +1,4 @@
-"""ProLIP (Fahes et al., 2024): the last projection of the image tower, trained and held near where it was."""
+"""ProLIP (Fahes et al., 2024): the image tower's last projection, trained near CLIP's own."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, Plan, hyper
-from cliad.adapters.core.ops import class_weights, cosine_logits
+from cliad.adapters.core.ops import cosine_logits
+from cliad.adapters.core.texts import zero_shot_constants
 
 
 @dataclass(frozen=True)
 class ProLip(Head):
-    """ProLIP (Fahes et al., 2024): the image tower's last projection, trained and held near its own.
+    """ProLIP (Fahes et al., 2024): the image tower's last projection, trained near CLIP's own.
 
-    x = v (W0 + R) + b = f + v R, v (n, dim_pre) before the projection W0 (dim_pre, dim), f the raw feature, R zeros at the start;
-    logits = s cos(x, t_k); cross-entropy + strength / shots * |R|^2 (their Eq. 4, lambda = 1 / N). R is trained in W0's place:
-    the same steps of Adam, and neither W0 nor b need be known.
-    NOTE[DIFF] minibatches of 256 of the plain view, where the released code takes the whole support in one of 300 views each step.
+    x = v (W0 + R) + b, where v (n, dim_pre) enters the last projection, W0 (dim_pre, dim) and b are
+    CLIP's, and R starts at zeros; logits = s cos(x, t_k). The loss is the cross-entropy
+    + strength / shots * |R|^2 (their Eq. 4, with lambda = 1 / N).
+    NOTE[DIFF] minibatches of 256 of the plain view, where the released code takes the whole support
+    in one of 300 views each step.
     """
 
-    strength: float = hyper(1.0, "penalty on the distance from the projection, times the shots", 0)
+    strength: float = hyper(
+        1.0, "penalty on the distance from CLIP's projection; it is divided by the shots", 0
+    )
     lr: float = hyper(1e-3, "highest learning rate", 0)
     steps: int = hyper(300, "optimiser steps", 1)
     batch: int = hyper(256, "largest minibatch", 1)
@@ -40,16 +44,23 @@ class ProLip(Head):
         return Plan.counted(n, steps=self.steps, batch=self.batch, optimiser="adam", eps=1e-4)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        text = class_weights(support.need_text())[None]
-        zeros = text.new_zeros(1, support.x.shape[-1] - text.shape[-1], text.shape[-1])
-        return {"text": text, "scale": support.scale, "_shots": support.shots, "_zeros": zeros}
+        c = zero_shot_constants(support)
+        dim = c["text"].shape[-1]
+        dim_pre = support.x.shape[-1] - dim  # x is the feature and v, one behind the other
+        zeros = c["text"].new_zeros(1, dim_pre, dim)
+        return c | {"_shots": support.shots, "_zeros": zeros}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"residual": c["_zeros"].repeat(len(generators), 1, 1)}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+        # v (W0 + R) + b = (v W0 + b) + v R = f + v R, f (n, dim) the raw feature of the cache: so
+        # neither W0 nor b need be known. R has the gradient that W0 would have, hence Adam moves
+        # it by the same steps.
         dim = c["text"].shape[-1]
-        return cosine_logits(x[..., :dim] + x[..., dim:] @ p["residual"], c["text"], c["scale"])
+        feature = x[..., :dim]
+        before_projection = x[..., dim:]
+        return cosine_logits(feature + before_projection @ p["residual"], c["text"], c["scale"])
 
     def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor:
         return h["strength"] / c["_shots"] * p["residual"].square().sum(dim=(1, 2))

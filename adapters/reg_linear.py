@@ -1,4 +1,4 @@
-"""Regularised linear adapter (Fahes et al., 2024): a square matrix after the projection, held near the identity."""
+"""Regularised linear adapter (Fahes et al., 2024): a square matrix held near the identity."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, Plan, hyper
-from cliad.adapters.core.ops import class_weights, cosine_logits
+from cliad.adapters.core.ops import cosine_logits
+from cliad.adapters.core.texts import zero_shot_constants
 
 
 @dataclass(frozen=True)
 class RegLinear(Head):
     """Regularised linear adapter (Fahes et al., 2024): a square matrix held near the identity.
 
-    x' = f + f R, R (dim, dim) zeros at the start; logits = s cos(x', t_k); cross-entropy + strength / shots * |R|^2
-    (the linear adapter of ProLIP's paper, I + R being its matrix).
-    NOTE[DIFF] minibatches of 256 and 300 steps, where the released code takes 300 steps on the whole support.
+    x' = f + f R, where R (dim, dim) starts at zeros; logits = s cos(x', t_k). The loss is the
+    cross-entropy + strength / shots * |R|^2 (the linear adapter of ProLIP's paper, whose matrix is
+    I + R).
+    NOTE[DIFF] minibatches of 256 and 300 steps, where the released code takes 300 steps on the
+    whole support.
     """
 
-    strength: float = hyper(1.0, "penalty on the distance from the identity, times the shots", 0)
+    strength: float = hyper(
+        1.0, "penalty on the distance from the identity; it is divided by the shots", 0
+    )
     lr: float = hyper(1e-3, "highest learning rate", 0)
     steps: int = hyper(300, "optimiser steps", 1)
     batch: int = hyper(256, "largest minibatch", 1)
@@ -36,12 +41,7 @@ class RegLinear(Head):
         return Plan.counted(n, steps=self.steps, batch=self.batch, optimiser="adam", eps=1e-4)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        scale = support.scale
-        return {
-            "text": class_weights(support.need_text())[None],
-            "scale": scale,
-            "_shots": support.shots,
-        }
+        return zero_shot_constants(support) | {"_shots": support.shots}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         dim = c["text"].shape[-1]

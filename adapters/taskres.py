@@ -18,8 +18,8 @@ from cliad.adapters.core.ops import cosine_logits, raw_class_weights, unit
 class TaskRes(Head):
     """TaskRes (Yu et al., 2023): a trained residual, added to the class texts.
 
-    t'_k = t_k + alpha r_k, t_k (dim,) the raw mean over templates, r (n_class, dim) zeros at the start;
-    logits = s cos(f, t'_k) (CVPR 2023, Section 3.3). The length of t_k decides how far a step goes.
+    t'_k = t_k + alpha r_k, where t_k (dim,) is the mean over templates of the raw text features and
+    r (n_class, dim) starts at zeros; logits = s cos(f, t'_k) (CVPR 2023, Section 3.3).
     """
 
     alpha: float = hyper(0.5, "weight of the residual; 0 is zero-shot", 0, 1000)
@@ -33,16 +33,16 @@ class TaskRes(Head):
     optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
 
     def plan(self, n: int, shots: float) -> Plan:
-        epochs = self.epochs or (100 if shots <= 4 else 200)
-        return Plan.dassl(n, epochs=epochs, batch=self.batch, optimiser="adam")
+        published = 100 if shots <= 4 else 200
+        return Plan.dassl(n, epochs=self.epochs or published, batch=self.batch, optimiser="adam")
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
+        # The texts keep their raw length: a step turns a longer text less.
         return {"text": raw_class_weights(support.need_text())[None], "scale": support.scale}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"residual": torch.zeros_like(c["text"]).repeat(len(generators), 1, 1)}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
-        return cosine_logits(
-            x, unit(c["text"] + h["alpha"][:, None, None] * p["residual"]), c["scale"]
-        )
+        text = c["text"] + h["alpha"][:, None, None] * p["residual"]  # (n_run, n_class, dim)
+        return cosine_logits(x, unit(text), c["scale"])

@@ -11,20 +11,23 @@ from torch import Generator, Tensor
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, Plan, hyper
 from cliad.adapters.core.keys import KEY_ALPHAS, KEY_BETAS, distinct, keys_by_class, nearness
-from cliad.adapters.core.ops import class_weights, cosine_logits
+from cliad.adapters.core.ops import cosine_logits
+from cliad.adapters.core.texts import zero_shot_constants
 
 
 @dataclass(frozen=True)
 class TipAdapterF(Head):
     """Tip-Adapter-F (Zhang et al., 2022): Tip-Adapter's keys, trained for 20 epochs.
 
-    logits as Tip-Adapter's, with the keys F (n_support, dim) as parameters, not normalised again (ECCV 2022, Section 3.1). They are
-    trained with the alpha and beta given; then both are searched on validation with the trained keys.
-    NOTE[DIFF] the last epoch is kept; the released code keeps the epoch that is best on the test set.
+    The logits are Tip-Adapter's; the keys F (n_support, dim) are parameters, which are not made
+    unit again (ECCV 2022, Section 3.1). They are trained with the alpha and beta given; then both
+    are searched on validation with the trained keys.
+    NOTE[DIFF] the last epoch is kept; the released code keeps the epoch that is best on the test
+    set.
     """
 
-    alpha: float = hyper(1.0, "weight of the cache's logits; 0 is zero-shot", 0, 1000)
-    beta: float = hyper(1.0, "sharpness: how fast a key's say falls with distance", 0, 1000)
+    alpha: float = hyper(1.0, "weight of the support images' labels; 0 is zero-shot", 0, 1000)
+    beta: float = hyper(1.0, "sharpness: larger = only very similar support images count", 0, 1000)
     lr: float = hyper(1e-3, "highest learning rate", 0)
     weight_decay: float = hyper(0.01, "weight decay", 0)
     epochs: int = hyper(20, "passes over the support set", 1)
@@ -41,18 +44,13 @@ class TipAdapterF(Head):
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
         keys, values = keys_by_class(support)
-        scale = support.scale
-        return {
-            "text": class_weights(support.need_text())[None],
-            "scale": scale,
-            "_keys": keys,
-            "values": values,
-        }
+        return zero_shot_constants(support) | {"_keys": keys, "values": values}
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
         return {"keys": c["_keys"]}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+        # As in Tip-Adapter, nearness is computed once for each beta.
         rows, which = distinct(p["keys"], h["beta"])
-        near = nearness(x, p["keys"], c["values"], rows[:, 0])[which]
+        near = nearness(x, p["keys"], c["values"], rows[:, 0])[which]  # (n_run, n, n_class)
         return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * near

@@ -9,20 +9,22 @@ from torch import Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head
-from cliad.adapters.core.ops import class_weights, cosine_logits
+from cliad.adapters.core.ops import cosine_logits
+from cliad.adapters.core.texts import zero_shot_constants
 
 
 @dataclass(frozen=True)
 class ZeroShot(Head):
     """Zero-shot CLIP (Radford et al., 2021): no training, the nearest class text.
 
-    logits = s cos(x, t_k), t_k the unit mean of the class's unit text features over templates (their Section 3.1.4).
+    logits = s cos(x, t_k), where t_k (dim,) is the mean over templates of the unit text features of
+    class k, made unit again (their Section 3.1.4), and s is CLIP's logit scale.
     """
 
     per_class: ClassVar[bool] = False
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        return {"text": class_weights(support.need_text())[None], "scale": support.scale}
+        return zero_shot_constants(support)
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
         return cosine_logits(x, c["text"], c["scale"])

@@ -17,7 +17,8 @@ from cliad.adapters.core.ops import cosine_logits, raw_class_weights, unit
 class ZsLp(Head):
     """ZS-LP (Silva-Rodriguez et al., 2024): a linear probe that starts at the class texts.
 
-    logits = s cos(f, w_k), w (n_class, dim) trained from the raw mean text feature of each class (CVPR 2024, Section 3.2).
+    logits = s cos(f, w_k). The weights w (n_class, dim) are trained from the mean over templates of
+    the raw text features of each class (CVPR 2024, Section 3.2).
     """
 
     lr: float = hyper(0.1, "highest learning rate", 0)
@@ -38,4 +39,6 @@ class ZsLp(Head):
         return {"w": c["_text"].repeat(len(generators), 1, 1)}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+        # The gradient goes through `unit`, which divides it by the length of w_k, about 10 at the
+        # start: lr is made for raw texts of that length.
         return cosine_logits(x, unit(p["w"]), c["scale"])

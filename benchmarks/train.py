@@ -73,7 +73,7 @@ def timed(what) -> tuple[float, object]:
 
 def compare(episodes: list[Episode], shots: int, repeat: int, quick: bool, scored) -> dict:
     """Median seconds and mean accuracy of both, over episodes."""
-    epochs = PRESETS["paper"].epochs[sum(shots > most for most in (1, 2, 4, 8))]
+    epochs = PRESETS["paper"].epochs_at(shots)
     epochs = max(2, epochs // 20) if quick else epochs
     rows = {"default": ([], []), LOOP: ([], [])}
     for episode in episodes:

@@ -223,6 +223,16 @@ def test_parameters_are_two_matrices_to_a_branch(hidden, width):
     assert n_parameter(hidden=hidden, ratio="learned") == 2 * 16 * width + 1
 
 
+@pytest.mark.parametrize("hidden", ["0", "-3", "2.5", "wide", "7/2", "D/0", "D/-1", "d/4"])
+def test_a_width_that_is_neither_a_number_nor_a_share_is_refused(hidden):
+    with pytest.raises(HeadError, match=r"expected hidden to be a number .* where D is 16"):
+        n_parameter(hidden=hidden)
+
+
+def test_a_share_of_less_than_one_is_one():
+    assert n_parameter(hidden="D/100") == 2 * 16
+
+
 @pytest.mark.parametrize("final_relu", [True, False])
 def test_only_without_the_final_relu_may_the_adapter_take_away(final_relu):
     """With alpha 1 and unit vectors as class texts, logits are the adapted feature itself."""

@@ -13,7 +13,7 @@ from cliad.adapters import linear_probe
 from cliad.adapters.core.classifier import hypers, inputs
 from cliad.adapters.core.fit import fit, stack
 from cliad.adapters.core.lbfgs import lbfgs
-from cliad.adapters.linear_probe import LinearProbe
+from cliad.adapters.linear_probe import LinearProbe, Objective, in_full_space, reduced_basis
 
 HARD = World(noise=2.5)
 
@@ -144,3 +144,61 @@ def test_the_tolerance_decides_how_near_the_minimum_is():
         excess.append(objective(ours.p["w"][0], ours.p["b"][0], x, y, 1.0) / best - 1)
     assert excess[0] > excess[1] > excess[2] > excess[3]
     assert excess[1] < 0.1 and excess[2] < 0.01 and excess[3] < 1e-5
+
+
+def test_items_fewer_than_dimensions_are_written_in_a_basis_of_their_span():
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    short, basis = reduced_basis(x)
+    assert short.shape == (2, 3, 3) and basis.shape == (2, 3, 8)
+    torch.testing.assert_close(short @ basis, x)
+    torch.testing.assert_close(basis @ basis.mT, torch.eye(3).double().expand(2, 3, 3))
+    w = torch.ones(2, 5, 3, dtype=torch.float64)
+    torch.testing.assert_close(x @ in_full_space(w, basis).mT, short @ w.mT)
+
+
+def test_items_as_many_as_dimensions_stay_as_they_are():
+    x = torch.ones(2, 8, 8)
+    short, basis = reduced_basis(x)
+    assert short is x and basis is None
+    assert in_full_space(x, basis) is x
+
+
+def random_objective():
+    """Two runs of 6 items of 4 dimensions and 3 classes; the second has 2 rows of padding."""
+    g = torch.Generator().manual_seed(0)
+    mask = torch.ones(2, 6, dtype=torch.float64)
+    mask[1, 4:] = 0
+    x = torch.randn(2, 6, 4, generator=g, dtype=torch.float64) * mask[..., None]
+    y = torch.randint(3, (2, 6), generator=g)
+    onehot = torch.nn.functional.one_hot(y, 3) * mask[..., None]
+    C = torch.tensor([2.0, 0.3], dtype=torch.float64)
+    return Objective.of(x, onehot=onehot, mask=mask, C=C), x, y
+
+
+def test_the_objective_is_the_probes_divided_by_c_and_the_items():
+    made, x, y = random_objective()
+    w = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values, _ = made(w, torch.tensor([0, 1]))
+    for run, (n, C) in enumerate([(6, 2.0), (4, 0.3)]):
+        expected = objective(w[run, :, :4], w[run, :, 4], x[run, :n], y[run, :n], C) / (C * n)
+        assert values[run].item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_gradient_is_autograds():
+    made, _, _ = random_objective()
+    w = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    w.requires_grad_()
+    values, gradient = made(w, torch.tensor([1, 0]))
+    torch.testing.assert_close(gradient, torch.autograd.grad(values.sum(), w)[0])
+
+
+def test_the_inverse_hessian_undoes_autograds_for_directions_of_no_mean_over_classes():
+    made, _, _ = random_objective()
+    direction = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1)).double()
+    direction -= direction.mean(dim=1, keepdim=True)
+
+    def gradient(w):
+        return made(w, torch.tensor([0, 1]))[1]
+
+    _, bent = torch.autograd.functional.jvp(gradient, made.zeros(), direction)
+    torch.testing.assert_close(bent @ made.inverse_hessian(), direction, rtol=1e-5, atol=1e-6)
