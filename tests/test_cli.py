@@ -140,6 +140,7 @@ def test_the_command_ends_with_the_exit_code():
 def test_the_command_keeps_its_memory_pages():
     code = """
 import resource, cliad.cli, numpy
+cliad.cli.set_up_process()
 faults = []
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -149,6 +150,26 @@ print(min(faults))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 100
+
+
+def test_importing_the_command_line_leaves_the_process_alone_and_a_command_sets_it_up():
+    code = """
+import os, cliad.cli
+print("GOMP_SPINCOUNT" in os.environ)
+cliad.cli.main()
+"""
+    env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    # What a command leaves in the environment is seen by the hook that runs when it ends.
+    hook = "import atexit, os; atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT')))"
+    done = subprocess.run(
+        [sys.executable, "-c", hook + code, "--version"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, version, after = done.stdout.splitlines()
+    assert before == "False" and version.startswith("cliad ") and after == "5000"
 
 
 def test_transfer_and_base_to_new_on_the_command_line(cliad, place):
