@@ -45,6 +45,7 @@ def main() -> None:
     try:
         app()
     except CliadError as error:
+        # On one line, for logs and scripts, though a message may quote text with line breaks.
         message = " ".join(str(error).split())
         print(f"cliad: {message}", file=sys.stderr)
         sys.exit(1)
@@ -55,6 +56,7 @@ app = typer.Typer(
     help="Few-shot adaptation of CLIP in two stages: extract features once, "
     "then train heads on them in about a second.",
     no_args_is_help=True,
+    # A bug shows Python's own traceback; typer's would print the values of all variables, too.
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -82,7 +84,8 @@ def _options(
     """What can be typed before a command; `_print_version` does the work."""
 
 
-# The commands, in the order in which `cliad --help` shows them.
+# Which commands there are: the name that users type and its function, in the order in which
+# `cliad --help` lists them. typer lists groups, such as `data`, after commands.
 app.command("extract")(stage_one.extract)
 app.command("datasets")(stage_one.datasets)
 app.command("models")(stage_one.models)
@@ -98,6 +101,7 @@ app.command("report")(experiments.report)
 app.command("demo")(experiments.demo)
 app.command("heads")(experiments.heads)
 app.command("shots")(experiments.shots)
+
 app.add_typer(data_app, name="data")
 data_app.command("check")(stage_one.check_data)
 data_app.command("download")(stage_one.download_data)

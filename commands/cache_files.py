@@ -38,6 +38,7 @@ def info(file: CacheFileArgument, as_json: JsonOption = False) -> None:
         return
     megabytes = facts["bytes"] / 1e6
     rows = "unit rows" if facts["unit_rows"] else "raw rows"
+    # A `.part` file can be looked at, too, while an extraction runs or after it was killed.
     state = "" if facts["complete"] else ", NOT complete"
     print(
         f"{facts['dataset']} by {facts['encoder']}, fingerprint {facts['fingerprint']}, "
@@ -108,6 +109,7 @@ def export(
     from cliad.cache.formats.exporting import export_cache
     from cliad.pipelines.runs.export import export_run, is_run
 
+    # A cache is a file and a run is a folder, so the source alone says which is meant.
     if is_run(source):
         if prompts:
             raise typer.BadParameter("--prompts is for a cache; a run has its own")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,7 @@ from cliad.commands.options import (
 
 if TYPE_CHECKING:
     from cliad.cache.file.read import FeatureCache
+    from cliad.pipelines.experiments.grid import Grid
     from cliad.pipelines.experiments.score import Result
 
 INTERRUPTED = 130  # the exit code of a program that Ctrl-C stopped, as shells have it
@@ -98,8 +99,7 @@ def train(
     from cliad.pipelines.experiments.train import train as run_train
 
     named = {"alpha": alpha, "beta": beta, "lr": lr, "epochs": epochs, "hidden": hidden}
-    given = {name: value for name, value in named.items() if value is not None}
-    hyper = {**given, **_settings(set_)}
+    hyper = _hyper(named, set_)
     folder = cache_dir(cache)
     if base_to_new:
         (row,) = run_base_to_new(
@@ -116,30 +116,28 @@ def train(
             device=device,
             log=show.log,
         )
-        if as_json:
-            show.print_json(row)
-        else:
-            show.print_halves(row)
-        return
-    result, features = run_train(
-        folder=folder,
-        dataset=dataset,
-        encoder=encoder,
-        prompts=prompts,
-        head=head,
-        hyper=hyper,
-        shots=shots,
-        seed=seed,
-        protocol=protocol,
-        select=select,
-        device=device,
-        log=show.log,
-    )
-    row = _scored_and_saved(result, features, test=test, out=out, folder=folder, device=device)
+        print_row = show.print_halves
+    else:
+        result, features = run_train(
+            folder=folder,
+            dataset=dataset,
+            encoder=encoder,
+            prompts=prompts,
+            head=head,
+            hyper=hyper,
+            shots=shots,
+            seed=seed,
+            protocol=protocol,
+            select=select,
+            device=device,
+            log=show.log,
+        )
+        row = _scored_and_saved(result, features, test=test, out=out, folder=folder, device=device)
+        print_row = show.print_run
     if as_json:
         show.print_json(row)
     else:
-        show.print_run(row)
+        print_row(row)
 
 
 def _scored_and_saved(
@@ -163,10 +161,20 @@ def _scored_and_saved(
             result, features, names, folder=folder, device=device, log=show.log
         )
     out = out or run_folder.folder_of(Path("runs"), result)
+    # run.json holds the command as it was typed, so that it can be pasted again.
     command = shlex.join(["cliad", *sys.argv[1:]])
     saved = run_folder.save(result, features, out, command=command)
     row = result.row(str(saved))
     return row if transfer is None else {**row, "transfer": transfer}
+
+
+def _hyper(named: Mapping[str, object], settings: Sequence[str]) -> dict[str, object]:
+    """Hyper-parameters by name: from the options that were typed, and from `--set`, which wins.
+
+    What was not typed is left out, because a head tells its own default from the same value given.
+    """
+    given = {name: value for name, value in named.items() if value is not None}
+    return {**given, **_settings(settings)}
 
 
 def _settings(typed: Sequence[str]) -> dict[str, str]:
@@ -217,6 +225,7 @@ def grid(
     from cliad.cache.folder import cache_dir
     from cliad.pipelines.experiments.grid import grid as run_grid
 
+    # None is a word that was not typed: it is the configuration file's, or has its default.
     words = {
         "dataset": dataset,
         "encoder": encoder,
@@ -246,13 +255,19 @@ def grid(
                 progress=progress,
             )
         except KeyboardInterrupt:
+            # Rows are written as they come, so there is nothing to save here.
             show.log(
                 "stopped; finished rows are in the results file, run the same command to go on"
             )
             raise typer.Exit(INTERRUPTED) from None
     if as_json:
         show.print_json({**asdict(done), "out": str(done.out)})
-        return
+    else:
+        _print_grid(done)
+
+
+def _print_grid(done: Grid) -> None:
+    """How many rows were added, how quickly, and how to see them."""
     if done.done:
         rate = done.done / done.seconds
         print(f"{done.done} rows in {done.seconds:.1f} s, {rate:.1f} rows/s")
@@ -271,6 +286,7 @@ def report(
     """
     from cliad.pipelines.report.report import report as run_report
 
+    # A page is for a browser, so it is a file; tables are for pasting, so they go to stdout.
     if out is None and form == "html":
         out = Path("report.html")
     text = run_report(results, form=form, out=out, log=show.log)
@@ -300,7 +316,8 @@ def demo(
         show.print_json({"zero_shot_top1": done.zero_shot, "top1": done.mean, "files": files})
         return
     zero_shot = show.percent(done.zero_shot)
-    table = [["zero-shot", *[zero_shot for _ in SHOTS]]]  # it does not depend on the shots
+    # Zero-shot sees no training image: it is the same number in every column.
+    table = [["zero-shot", *[zero_shot for _ in SHOTS]]]
     for head, by_shots in done.mean.items():
         table.append([head, *[show.percent(by_shots[shots]) for shots in SHOTS]])
     seeds = ", ".join(str(seed) for seed in SEEDS)

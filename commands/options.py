@@ -4,8 +4,8 @@ A command's signature names them, a line each, and holds the defaults:
 
     def info(file: CacheFileArgument, as_json: JsonOption = False) -> None:
 
-typer reads the type, the help text and, where they differ from the parameter's name, the words that
-a user types.
+typer reads the type and the help text. A user types the parameter's name (`views_seed` as
+`--views-seed`), or what is written here, where that name would hide a module or a builtin.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ EncoderOption = Annotated[
 PromptsOption = Annotated[
     str | None, Option(metavar="NAME", help="Prompt set of the cache, where it has several.")
 ]
+# A run names its encoder; these are for weights that lie elsewhere here. Their hashes are compared.
 RunModelOption = Annotated[
     str | None,
     Option(
@@ -54,10 +55,12 @@ RunPretrainedOption = Annotated[
         help="Its weights: a tag of open_clip such as openai, or a file.",
     ),
 ]
+# float16 halves the file; float32 also makes the encoder compute in full precision.
 DtypeOption = Annotated[str, Option(help="How features are stored: float16 or float32.")]
 WorkersOption = Annotated[
     int | None, Option(help="Threads that read images; default one per core.")
 ]
+# `auto` takes mps for encoders only, because heads are too small to gain from it.
 DeviceOption = Annotated[str, Option(help="auto, cuda, cuda:1, mps or cpu.")]
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON document on stdout.")]
 CacheFileArgument = Annotated[Path, Argument(help="A cache file.")]
@@ -84,6 +87,8 @@ ExtractPretrainedOption = Annotated[
     str | None,
     Option(metavar="TAG|FILE", help="Weights: a tag of open_clip such as openai, or a file."),
 ]
+# Three states: when it is not typed, the published settings of the weights decide. A file of
+# weights looks the same with either activation.
 QuickGeluOption = Annotated[
     bool | None,
     Option(
@@ -91,6 +96,7 @@ QuickGeluOption = Annotated[
         help="The activation of a weights file that does not say it.",
     ),
 ]
+# Changes every feature, so it is part of the encoder's identity.
 SqueezeOption = Annotated[
     bool,
     Option(
@@ -129,6 +135,7 @@ ViewsScaleOption = Annotated[
     ),
 ]
 ViewsSeedOption = Annotated[int, Option(help="Seed of the crops.")]
+# 16 shots of ImageNet are 1.2 % of its training images: crops of all take 80 times the room.
 ViewsForOption = Annotated[
     str | None,
     Option(
@@ -139,6 +146,7 @@ ViewsForOption = Annotated[
 FlipOption = Annotated[
     bool, Option("--flip", help="Store the mirrored plain view of training images too.")
 ]
+# What ProLIP needs.
 PreProjectionOption = Annotated[
     bool, Option("--pre-projection", help="Store features before the last projection too.")
 ]
@@ -158,6 +166,7 @@ ImportSourceArgument = Annotated[
     Path, Argument(metavar="PATH", help="The folder or file with the features.")
 ]
 ImportDatasetOption = Annotated[str, Option(metavar="NAME", help="Name of the data set.")]
+# Nothing in a file of features proves it: the name is all that later commands go by.
 ImportEncoderOption = Annotated[
     str, Option(metavar="NAME", help="Name of the encoder that made them, such as ViT-B-32.")
 ]
@@ -182,6 +191,7 @@ ImportLabelsOption = Annotated[
     str | None,
     Option(metavar="COLUMN", help="clip-retrieval: the column with the classes, or folder."),
 ]
+# CLIP multiplies cosines by 100 and stores the logarithm, 4.6: a number below 10 may be either.
 LogitScaleOption = Annotated[
     float | None, Option(help="Multiplier of the cosines; default the source's own, else 100.")
 ]
@@ -259,10 +269,12 @@ AlphaOption = Annotated[
 BetaOption = Annotated[float | None, Option(help="The same for the text side.")]
 LrOption = Annotated[float | None, Option(help="Learning rate.")]
 EpochsOption = Annotated[int | None, Option(help="Passes over the support images.")]
+# Text, because a share of the width, D/4, is not a number yet.
 HiddenOption = Annotated[
     str | None,
     Option(help="Bottleneck width: a number, or a share of the feature width such as D/4."),
 ]
+# All heads together have 21 hyper-parameters: the common ones are options, the others are set here.
 SetOption = Annotated[
     list[str],
     Option(
@@ -290,7 +302,10 @@ TrainOutOption = Annotated[
     Option(metavar="DIR", help="Run folder; default runs/ and a name made from the run."),
 ]
 
-# --------------------------------------------------------------- grid: lists of values, as text
+# --------------------------------------------------------------- grid: lists of values
+
+# These are text, because `pipelines.experiments.axes` reads lists and ranges, for a configuration
+# file too. None has a default here: what is not typed may stand in that file.
 
 DatasetListOption = Annotated[
     str | None,
@@ -361,7 +376,6 @@ ConfigOption = Annotated[
 ResultsOutOption = Annotated[
     Path | None, Option(metavar="FILE", help="Results file, added to; default results.jsonl.")
 ]
-# Without a default of its own, so that a configuration file can name the device.
 GridDeviceOption = Annotated[str | None, Option(help="auto (default), cuda, cuda:1, mps or cpu.")]
 
 # --------------------------------------------------------------- report, shots, demo

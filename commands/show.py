@@ -28,6 +28,7 @@ def log(message: str) -> None:
 
 
 def print_json(document: object) -> None:
+    # Class names and paths stay as they are written, in any alphabet.
     print(json.dumps(document, indent=1, ensure_ascii=False))
 
 
@@ -61,7 +62,7 @@ def _progress(*columns: ProgressColumn) -> Progress:
         *columns,
         console=Console(stderr=True),
         transient=True,
-        disable=not sys.stderr.isatty(),
+        disable=not sys.stderr.isatty(),  # log files would fill with redrawn bars
     )
 
 
@@ -75,6 +76,7 @@ def image_bar() -> Iterator[Callable[[ExtractProgress], None]]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:.3g} images/s"),
         TimeRemainingColumn(),
+        # A large share says that reading images is the limit, not the encoder: --workers may help.
         TextColumn("waited for data {task.fields[waiting]:.0%}"),
     ) as bar:
         task = bar.add_task("", total=None, rate=0, waiting=0)
@@ -220,6 +222,7 @@ def print_predictions_as_json(predictions: Iterable[Prediction]) -> int:
         before = ",\n "
         if prediction.error is None:
             classified += 1
+    # The bracket opens with the first prediction, so that an error before it leaves stdout empty.
     nothing_printed = before == "["
     print("[]" if nothing_printed else "]")
     return classified
@@ -229,6 +232,7 @@ def print_predictions_as_csv(predictions: Iterable[Prediction]) -> int:
     """A line for each class of each image, or one with the error."""
     import csv
 
+    # csv writes \r\n unless told otherwise, which cut and awk keep in the last field.
     table = csv.writer(sys.stdout, lineterminator="\n")
     table.writerow(["path", "rank", "class", "probability", "error"])
     classified = 0
@@ -239,5 +243,5 @@ def print_predictions_as_csv(predictions: Iterable[Prediction]) -> int:
             classified += 1
         for rank, (name, probability) in enumerate(prediction.top, 1):
             table.writerow([prediction.path, rank, name, f"{probability:.6f}", ""])
-        sys.stdout.flush()
+        sys.stdout.flush()  # a pipe sees each image at once, not 8 kB later
     return classified

@@ -63,6 +63,7 @@ def predict(
         classified = show.print_predictions_as_csv(predictions)
     else:
         classified = show.print_predictions(predictions)
+    # One broken image among many is no reason for a script to stop; none classified is.
     raise typer.Exit(0 if classified else 1)
 
 
