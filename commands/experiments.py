@@ -102,6 +102,7 @@ def train(
     hyper = _hyper(named, set_)
     folder = cache_dir(cache)
     if base_to_new:
+        # Its head knows half of the classes, so it is scored and not saved.
         (row,) = run_base_to_new(
             folder=folder,
             dataset=dataset,

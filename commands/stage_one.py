@@ -257,6 +257,7 @@ def _print_data_check(checked: DataCheck) -> None:
         expected = "-" if split.expected is None else f"{split.expected:,}"
         counts = [f"{split.listed:,}", expected, f"{split.missing:,}", f"{split.unreadable:,}"]
         table.append([split.name, *counts])
+    # A data set that is not on disk has problems and advice, but no splits to count.
     if table:
         columns = ["split", "listed", "expected", "missing", "unreadable"]
         show.print_table("splits", columns, table)
