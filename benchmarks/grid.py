@@ -2,9 +2,11 @@
 
     python benchmarks/grid.py FEATURES [--quick] [--repeats 5]
 
-FEATURES holds tip-adapter-caches/caltech101 and caltech101_text_vitb32.npz. Prints, as medians of repeats made side by side:
-(a) the default recipe, batched, against a plain PyTorch loop, one run at a time, with CoOp's recipe (batch 32; 50, 100, 100, 200,
-    200 epochs at 1, 2, 4, 8, 16 shots): runs per second and accuracy of both;
+FEATURES holds tip-adapter-caches/caltech101 and caltech101_text_vitb32.npz. Prints, as medians of
+repeats made side by side:
+(a) the default recipe, batched, against a plain PyTorch loop, one run at a time, with CoOp's recipe
+    (batch 32; 50, 100, 100, 200, 200 epochs at 1, 2, 4, 8, 16 shots): runs per second and accuracy
+    of both;
 (b) the same recipe on both sides, and the largest difference of logits in double precision;
 (c) the share of the machine's float32 matrix-product rate that the 16-shot group of (a) reaches.
 """
@@ -12,12 +14,15 @@ FEATURES holds tip-adapter-caches/caltech101 and caltech101_text_vitb32.npz. Pri
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import statistics
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,42 +31,59 @@ from torch.nn import functional as F
 from cliad.adapters.clip_adapter import ClipAdapter
 from cliad.adapters.core.classifier import logits_of
 from cliad.adapters.core.episode import Episode
-from cliad.adapters.core.fit import fit
+from cliad.adapters.core.fit import Run, fit
 from cliad.adapters.core.ops import class_weights, unit
 from cliad.adapters.core.optimiser import rate
-from cliad.cache.file.read import open_cache
+from cliad.cache.file.read import FeatureCache, open_cache
 from cliad.cache.formats.importing import import_features
 from cliad.cli import set_up_process
-from cliad.pipelines.experiments.episode import make_episodes, score_rows
+from cliad.pipelines.experiments.episode import LabelledRows, make_episodes, score_rows
 from cliad.pipelines.fewshot.draw import DrawRequest
 
-COOP_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
-ALPHAS, SEEDS = (0.2, 0.4, 0.6, 0.8), (1, 2, 3, 4)
+COOP_EPOCHS = {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}  # by shots
+QUICK_SHOTS = (1, 4, 16)
+ALPHAS = (0.2, 0.4, 0.6, 0.8)
+SEEDS = (1, 2, 3, 4)
+CPU = torch.device("cpu")
+T = TypeVar("T")
+
+
+# --------------------------------------------------------------- the plain loops
 
 
 class Adapter(nn.Module):
     """CLIP-Adapter as its released code writes it."""
 
-    def __init__(self, dim: int, text: Tensor, scale: float, alpha: float):
+    def __init__(self, episode: Episode, alpha: float):
         super().__init__()
+        dim = episode.features.shape[1]
         self.net = nn.Sequential(
             nn.Linear(dim, dim // 4, bias=False),
             nn.ReLU(),
             nn.Linear(dim // 4, dim, bias=False),
             nn.ReLU(),
         )
-        self.text, self.scale, self.alpha = text, scale, alpha
+        self.text = class_weights(episode.text)
+        self.scale = episode.logit_scale
+        self.alpha = alpha
 
     def forward(self, x: Tensor) -> Tensor:
+        """Unit features (n, dim) -> logits (n, n_class)."""
         x = self.alpha * self.net(x) + (1 - self.alpha) * x
         return self.scale * (x / x.norm(dim=-1, keepdim=True)) @ self.text.T
 
 
-def coop_loop(episode: Episode, alpha: float, shots: int) -> Adapter:
-    """One run: SGD 0.002, momentum 0.9, decay 5e-4, cosine per epoch after one epoch at 1e-5, shuffled batches of 32."""
+def coop_loop(run: Run, shots: int) -> Adapter:
+    """One run by CoOp's recipe.
+
+    SGD 0.002, momentum 0.9, decay 5e-4, cosine per epoch after one epoch at 1e-5, shuffled batches
+    of 32.
+    """
+    episode = run.episode
     torch.manual_seed(episode.seed)
-    x, y = unit(episode.features)[episode.index], episode.y
-    model = Adapter(x.shape[1], class_weights(episode.text), episode.logit_scale, alpha)
+    x = unit(episode.features)[episode.index]
+    y = episode.y
+    model = Adapter(episode, run.head.alpha)
     epochs = COOP_EPOCHS[shots]
     optimiser = torch.optim.SGD(model.parameters(), lr=0.002, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs)
@@ -69,52 +91,170 @@ def coop_loop(episode: Episode, alpha: float, shots: int) -> Adapter:
         if epoch == 0:
             optimiser.param_groups[0]["lr"] = 1e-5
         for part in torch.randperm(len(y)).split(32):
-            optimiser.zero_grad()
-            F.cross_entropy(model(x[part]), y[part]).backward()
-            optimiser.step()
+            train_step(model, optimiser, x[part], y[part])
         if epoch == 0:
             optimiser.param_groups[0]["lr"] = 0.002
         schedule.step()
     return model
 
 
-def same_recipe_loop(head: ClipAdapter, episode: Episode) -> Adapter:
-    """One run of the head's own recipe in plain PyTorch: AdamW, linear warm-up, cosine, the same minibatches and start."""
-    x, y = unit(episode.features)[episode.index], episode.y
-    model = Adapter(x.shape[1], class_weights(episode.text), episode.logit_scale, head.alpha)
+def same_recipe_loop(run: Run) -> Adapter:
+    """One run of the head's own recipe in plain PyTorch.
+
+    AdamW, linear warm-up, cosine, the same minibatches and the same start as `fit` has.
+    """
+    head, episode = run
+    x = unit(episode.features)[episode.index]
+    y = episode.y
+    model = Adapter(episode, head.alpha)
     generator = torch.Generator().manual_seed(episode.seed)
+    # The head keeps its weights as (n_run, in, out), nn.Linear as (out, in).
     start = head.start({"text": model.text[None]}, {}, [generator])
-    model.net[0].weight.data, model.net[2].weight.data = (
-        start["visual_w1"][0].T.contiguous(),
-        start["visual_w2"][0].T.contiguous(),
-    )
+    model.net[0].weight.data = start["visual_w1"][0].T.contiguous()
+    model.net[2].weight.data = start["visual_w2"][0].T.contiguous()
     plan = head.plan(len(y), episode.shots)
     optimiser = torch.optim.AdamW(model.parameters(), lr=head.lr, weight_decay=head.weight_decay)
+    parts: Sequence[Tensor | slice] = [slice(None)]  # one batch of all items
     for step in range(plan.steps):
         if plan.per_epoch > 1 and step % plan.per_epoch == 0:
             parts = torch.randperm(len(y), generator=generator).tensor_split(plan.per_epoch)
-        part = parts[step % plan.per_epoch] if plan.per_epoch > 1 else slice(None)
+        part = parts[step % plan.per_epoch]
         optimiser.param_groups[0]["lr"] = rate(plan, step, head.lr)
-        optimiser.zero_grad()
-        F.cross_entropy(model(x[part]), y[part]).backward()
-        optimiser.step()
+        train_step(model, optimiser, x[part], y[part])
     return model
 
 
-def seconds(work) -> tuple[float, object]:
+def train_step(model: Adapter, optimiser: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    optimiser.zero_grad()
+    F.cross_entropy(model(x), y).backward()
+    optimiser.step()
+
+
+# --------------------------------------------------------------- measuring
+
+
+@dataclass
+class Measured:
+    """One number per repeat.
+
+    Gains are times faster than the plain loop of the name, share is of the machine's rate of matrix
+    products; the others are accuracies.
+    """
+
+    coop_gain: list[float] = field(default_factory=list)
+    same_gain: list[float] = field(default_factory=list)
+    share: list[float] = field(default_factory=list)
+    ours: list[float] = field(default_factory=list)
+    coop: list[float] = field(default_factory=list)
+    same: list[float] = field(default_factory=list)
+
+
+def timed(work: Callable[[], T]) -> tuple[float, T]:
+    """The seconds that `work` takes, and what it gives."""
     started = time.perf_counter()
-    done = work()
-    return time.perf_counter() - started, done
+    result = work()
+    return time.perf_counter() - started, result
 
 
 def matmul_rate() -> float:
     """Float32 operations per second of a large matrix product."""
     a, b = torch.randn(2, 2048, 2048)
-    return 2 * 2048**3 / min(seconds(lambda: a @ b)[0] for _ in range(4))
+    times = []
+    for _ in range(4):
+        seconds, _ = timed(lambda: a @ b)
+        times.append(seconds)
+    return 2 * 2048**3 / min(times)
+
+
+def operations(run: Run) -> float:
+    """Floating-point operations of one run.
+
+    Each sample takes 10 D H + 4 D C, where a multiply-add is 2 operations. Forward: two layers of
+    D x H and the product with the text, D x C. Backward: both gradients of the second layer, that
+    of the weights of the first, and that of the product's input.
+    """
+    head, episode = run
+    n = len(episode.y)
+    dim = episode.features.shape[1]
+    plan = head.plan(n, episode.shots)
+    epochs = plan.steps / plan.per_epoch
+    return epochs * n * (10 * dim * (dim // 4) + 4 * dim * episode.n_class)
 
 
 def accuracy(logits: Tensor, y: Tensor) -> float:
     return (logits.argmax(dim=-1) == y).float().mean().item()
+
+
+def exact_gap(run: Run, x: Tensor) -> float:
+    """The largest difference of logits between `fit` and the plain loop in double precision.
+
+    In single precision Adam makes steps of full size out of gradients that are rounding alone, so
+    that equal recipes part.
+    """
+    episode = replace(
+        run.episode, features=run.episode.features.double(), text=run.episode.text.double()
+    )
+    exact = Run(run.head, episode)
+    model = same_recipe_loop(exact)
+    (fitted,) = fit([exact])
+    with torch.no_grad():
+        gap = model(x.double()) - fitted.logits(x.double())
+    return gap.abs().max().item()
+
+
+def compare(runs: Sequence[Run], shots: int, test: LabelledRows, repeats: int) -> None:
+    """Print (a), (b) and (c) for one number of shots."""
+    measured = Measured()
+    x = unit(test.x)
+    for repeat in range(repeats):
+        position = repeat * 5 % len(runs)  # another alpha and seed each time
+        alone = runs[position]
+        # All at once and one by one in turns, so that a busy machine slows all of them.
+        rate_now = matmul_rate()
+        seconds_together, fitted = timed(functools.partial(fit, runs))
+        seconds_coop, coop_model = timed(functools.partial(coop_loop, alone, shots))
+        seconds_same, same_model = timed(functools.partial(same_recipe_loop, alone))
+        seconds_each = seconds_together / len(runs)
+        measured.coop_gain.append(seconds_coop / seconds_each)
+        measured.same_gain.append(seconds_same / seconds_each)
+        measured.share.append(operations(runs[0]) / seconds_each / rate_now)
+        with torch.no_grad():
+            measured.ours.append(accuracy(logits_of([fitted[position]], x)[0], test.y))
+            measured.coop.append(accuracy(coop_model(x), test.y))
+            measured.same.append(accuracy(same_model(x), test.y))
+    print(_line(measured, shots, 1 / seconds_each, exact_gap(runs[3], x)), flush=True)
+
+
+def _line(measured: Measured, shots: int, runs_per_second: float, gap: float) -> str:
+    parts = [
+        f"{shots:2} shots: {runs_per_second:6.1f} runs/s, accuracy {_percent(measured.ours)}",
+        f"(a) {statistics.median(measured.coop_gain):5.1f} x CoOp's loop, "
+        f"accuracy {_percent(measured.coop)}",
+        f"(b) {statistics.median(measured.same_gain):4.1f} x the same recipe, "
+        f"accuracy {_percent(measured.same)}, logits in float64 differ by {gap:.0e}",
+        f"(c) {statistics.median(measured.share):.0%} of the matrix-product rate",
+    ]
+    return " | ".join(parts)
+
+
+def _percent(accuracies: Sequence[float]) -> str:
+    return f"{100 * statistics.mean(accuracies):.2f}"
+
+
+# --------------------------------------------------------------- the command
+
+
+def import_caltech(features: Path, folder: Path) -> FeatureCache:
+    """Tip-Adapter's Caltech101 features as a cache: the 65 classes that the text file has."""
+    path = import_features(
+        "tip-adapter",
+        features / "tip-adapter-caches" / "caltech101",
+        dataset="caltech65",
+        encoder="ViT-B-32",
+        text=features / "caltech101_text_vitb32.npz",
+        cache_folder=folder,
+    )
+    return open_cache(path)
 
 
 def main() -> None:
@@ -123,85 +263,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer runs and repeats")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--group", type=int, default=16, help="runs trained at once")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     set_up_process()  # both sides run as `cliad grid` does
-    repeats = 2 if asked.quick else asked.repeats
+    repeats = 2 if options.quick else options.repeats
     with tempfile.TemporaryDirectory() as folder:
-        cache = open_cache(_import(asked.features, Path(folder)))
-        test = score_rows(cache, "test", torch.device("cpu"))
+        cache = import_caltech(options.features, Path(folder))
+        test = score_rows(cache, "test", CPU)
         print(
-            f"{cache.dataset}: {len(cache.classnames)} classes, {len(test[1])} test images; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+            f"{cache.dataset}: {len(cache.classnames)} classes, {len(test.y)} test images; "
+            f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
         )
-        for shots in (1, 4, 16) if asked.quick else COOP_EPOCHS:
-            drawn = make_episodes(
-                cache, [DrawRequest(shots, seed) for seed in SEEDS], torch.device("cpu")
-            )
-            runs = [(ClipAdapter(alpha=alpha), one.episode) for one in drawn for alpha in ALPHAS][
-                : asked.group
-            ]
-            _compare(runs, shots, test, repeats)
-
-
-def _import(features: Path, folder: Path) -> Path:
-    words = {
-        "dataset": "caltech65",
-        "encoder": "ViT-B-32",
-        "text": features / "caltech101_text_vitb32.npz",
-    }
-    return import_features(
-        "tip-adapter", features / "tip-adapter-caches" / "caltech101", cache_folder=folder, **words
-    )
-
-
-def _compare(runs: list, shots: int, test: tuple, repeats: int) -> None:
-    """Print (a), (b) and (c) for one number of shots."""
-    coop, same, share, accuracies = [], [], [], []
-    x, y = unit(test[0]), test[1]
-    for repeat in range(repeats):
-        alone = runs[repeat * 5 % len(runs)]
-        rate_now = matmul_rate()
-        together, fitted = seconds(lambda: fit(runs))
-        one, coop_model = seconds(lambda run=alone: coop_loop(run[1], run[0].alpha, shots))
-        mine, same_model = seconds(lambda run=alone: same_recipe_loop(*run))
-        each = together / len(runs)
-        coop.append(one / each)
-        same.append(mine / each)
-        share.append(operations(*runs[0]) / each / rate_now)
-        with torch.no_grad():
-            ours = logits_of([fitted[runs.index(alone)]], x)[0]
-            accuracies.append(
-                [accuracy(logits, y) for logits in (ours, coop_model(x), same_model(x))]
-            )
-    mid, means = (
-        statistics.median,
-        [100 * statistics.mean(column) for column in zip(*accuracies, strict=True)],
-    )
-    print(
-        f"{shots:2} shots: {1 / each:6.1f} runs/s, accuracy {means[0]:.2f}"
-        f" | (a) {mid(coop):5.1f} x CoOp's loop, accuracy {means[1]:.2f}"
-        f" | (b) {mid(same):4.1f} x the same recipe, accuracy {means[2]:.2f}, logits in float64 differ by {exact_gap(runs[3], x):.0e}"
-        f" | (c) {mid(share):.0%} of the matrix-product rate",
-        flush=True,
-    )
-
-
-def operations(head: ClipAdapter, episode: Episode) -> float:
-    """Floating-point operations of one run: 10 D H + 4 D C for each sample."""
-    n, dim, n_class = len(episode.y), episode.features.shape[1], episode.n_class
-    plan = head.plan(n, episode.shots)
-    return plan.steps / plan.per_epoch * n * (10 * dim * (dim // 4) + 4 * dim * n_class)
-
-
-def exact_gap(run: tuple, x: Tensor) -> float:
-    """The largest difference of logits between `fit` and the plain loop in double precision.
-
-    In single precision Adam makes steps of full size out of gradients that are rounding alone, so that equal recipes part.
-    """
-    head, episode = run
-    episode = replace(episode, features=episode.features.double(), text=episode.text.double())
-    model, (fitted,) = same_recipe_loop(head, episode), fit([(head, episode)])
-    with torch.no_grad():
-        return (model(x.double()) - fitted.logits(x.double())).abs().max().item()
+        for shots in QUICK_SHOTS if options.quick else COOP_EPOCHS:
+            requests = [DrawRequest(shots, seed) for seed in SEEDS]
+            runs = []
+            for drawn in make_episodes(cache, requests, CPU):
+                runs += [Run(ClipAdapter(alpha=alpha), drawn.episode) for alpha in ALPHAS]
+            compare(runs[: options.group], shots, test, repeats)
 
 
 if __name__ == "__main__":

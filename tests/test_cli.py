@@ -41,33 +41,22 @@ def place(tmp_path_factory):
 def test_train_prints_a_table_and_saves_a_run(cliad, place):
     done = cliad("train", "--alpha", "0.2", "--shots", "4")
     assert done.returncode == 0, done.stderr
-    assert (
-        "zero-shot" in done.stdout
-        and "clip-adapter" in done.stdout
-        and "fixed" in done.stdout
-        and "toy, toy, 4 shots, seed 1" in done.stdout
-    )
+    for text in ("zero-shot", "clip-adapter", "fixed", "toy, toy, 4 shots, seed 1"):
+        assert text in done.stdout
     folder = place / done.stdout.rsplit("run folder: ", 1)[1].strip()
-    assert {p.name for p in folder.iterdir()} == {
-        "head.safetensors",
-        "run.json",
-        "result.json",
-        "README.md",
-    }
-    assert (
-        json.loads((folder / "run.json").read_text())["command"]
-        == "cliad train --alpha 0.2 --shots 4"
-    )
+    files = {path.name for path in folder.iterdir()}
+    assert files == {"head.safetensors", "run.json", "result.json", "README.md"}
+    about = json.loads((folder / "run.json").read_text())
+    assert about["command"] == "cliad train --alpha 0.2 --shots 4"
 
 
 def test_json_is_one_document_on_stdout(cliad):
     row = json.loads(cliad("train", "--alpha", "0", "--shots", "2", "--json", "--out", "r").stdout)
-    words = "dataset encoder head shots seed alpha zero_shot_top1 top1 train_seconds selected_on protocol index_hash fingerprint run"
-    assert (
-        set(words.split()) <= set(row)
-        and row["top1"] == row["zero_shot_top1"]
-        and row["run"] == "r"
-    )
+    words = "dataset encoder head shots seed protocol alpha selected_on index_hash fingerprint run"
+    scores = "zero_shot_top1 top1 train_seconds"
+    assert {*words.split(), *scores.split()} <= set(row)
+    assert row["top1"] == row["zero_shot_top1"]
+    assert row["run"] == "r"
 
 
 @pytest.mark.parametrize(
@@ -88,12 +77,10 @@ def test_json_is_one_document_on_stdout(cliad):
 def test_an_error_is_one_line_and_exit_1(cliad, place, words, said):
     before = sorted(place.rglob("*"))
     done = cliad(*words.split())
-    assert (
-        done.returncode == 1
-        and said in done.stderr
-        and done.stderr.count("\n") == 1
-        and done.stdout == ""
-    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
     assert sorted(place.rglob("*")) == before
 
 
@@ -105,22 +92,17 @@ def test_wrong_usage_is_exit_2(cliad):
 def test_version_and_heads(cliad):
     assert cliad("--version").stdout.startswith("cliad ")
     heads = {head["head"]: head for head in json.loads(cliad("heads", "--json").stdout)}
-    assert (
-        heads["clip-adapter"]["parameters"] == 2 * 16 * 4 and heads["zero-shot"]["parameters"] == 0
-    )
+    assert heads["clip-adapter"]["parameters"] == 2 * 16 * 4
+    assert heads["zero-shot"]["parameters"] == 0
 
 
 def test_shots_needs_no_cache(cliad, tmp_path):
     items = [[f"{c}/{i}.jpg", c, f"class {c}"] for c in (1, 0) for i in range(6)]
-    (tmp_path / "split.json").write_text(json.dumps({"train": items, "val": items[:8], "test": []}))
-    drawn = json.loads(
-        cliad("shots", "--split-file", tmp_path / "split.json", "--shots", "2", "--json").stdout
-    )
-    assert [item["label"] for item in drawn["train"]] == [1, 1, 0, 0] and set(drawn["val"][0]) == {
-        "path",
-        "label",
-        "classname",
-    }
+    file = tmp_path / "split.json"
+    file.write_text(json.dumps({"train": items, "val": items[:8], "test": []}))
+    drawn = json.loads(cliad("shots", "--split-file", file, "--shots", "2", "--json").stdout)
+    assert [item["label"] for item in drawn["train"]] == [1, 1, 0, 0]
+    assert set(drawn["val"][0]) == {"path", "label", "classname"}
 
 
 def test_the_command_ends_with_the_exit_code():
@@ -130,16 +112,15 @@ def test_the_command_ends_with_the_exit_code():
         capture_output=True,
         text=True,
     )
-    assert (
-        done.returncode == 1
-        and done.stderr == "cliad: shots is the number of images per class, at least 1; got 0\n"
-    )
+    assert done.returncode == 1
+    assert done.stderr == "cliad: shots is the number of images per class, at least 1; got 0\n"
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_the_command_keeps_its_memory_pages():
     code = """
 import resource, cliad.cli, numpy
+cliad.cli.set_up_process()
 faults = []
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -151,64 +132,81 @@ print(min(faults))
     assert int(done.stdout) < 100
 
 
+def test_importing_the_command_line_leaves_the_process_alone_and_a_command_sets_it_up():
+    code = """
+import os, cliad.cli
+print("GOMP_SPINCOUNT" in os.environ)
+cliad.cli.main()
+"""
+    env = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    # What a command leaves in the environment is seen by the hook that runs when it ends.
+    hook = "import atexit, os; atexit.register(lambda: print(os.environ.get('GOMP_SPINCOUNT')))"
+    done = subprocess.run(
+        [sys.executable, "-c", hook + code, "--version"],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, version, after = done.stdout.splitlines()
+    assert before == "False"
+    assert version.startswith("cliad ")
+    assert after == "5000"
+
+
 def test_transfer_and_base_to_new_on_the_command_line(cliad, place):
     row = json.loads(cliad("train", "--shots", "2", "--test", "toy", "--out", "r", "--json").stdout)
-    assert [other["test_dataset"] for other in row["transfer"]] == ["toy"] and row["transfer"][0][
-        "top1"
-    ] == row["top1"]
+    (other,) = row["transfer"]
+    assert other["test_dataset"] == "toy"
+    assert other["top1"] == row["top1"]
     before = sorted(place.rglob("*"))
     row = json.loads(cliad("train", "--shots", "2", "--base-to-new", "--json").stdout)
-    assert (
-        row["n_base"] == 3
-        and row["n_new"] == 2
-        and 0 <= row["new_top1"] <= 1
-        and sorted(place.rglob("*")) == before
-    )
+    assert row["n_base"] == 3
+    assert row["n_new"] == 2
+    assert 0 <= row["new_top1"] <= 1
+    assert sorted(place.rglob("*")) == before
+
+
+def test_the_table_names_the_other_data_sets_and_the_halves(cliad):
+    done = cliad("train", "--shots", "2", "--test", "toy", "--out", "r")
+    assert done.stdout.splitlines()[-1].startswith("on toy: ")
+    halves = cliad("train", "--shots", "2", "--base-to-new").stdout
+    assert "toy, toy, 2 shots, seed 1: base to new" in halves
+    assert "base (3 classes)" in halves
+    assert "new (2)" in halves
+
+
+def test_info_and_verify_print_what_a_cache_holds(cliad, place):
+    (file,) = (place / "caches").glob("*/*.h5")
+    shown = cliad("info", file).stdout
+    assert shown.startswith("toy by toy, fingerprint ")
+    assert "NOT complete" not in shown
+    done = cliad("verify", file)
+    assert done.returncode == 0
+    assert done.stdout == f"{file} is complete and undamaged\n"
+
+
+def test_demo_data_sets_are_listed_and_checked(cliad):
+    assert "your own images: folder:PATH" in cliad("datasets").stdout
+    done = cliad("data", "check", "digits")
+    assert done.returncode == 0
+    assert done.stdout.startswith("digits: in the package; 10 classes")
+    assert done.stdout.endswith("no problem found\n")
+    assert json.loads(cliad("data", "check", "digits", "--json").stdout)["root"] is None
 
 
 def test_a_grid_and_its_report(cliad, tmp_path):
     out = tmp_path / "r.jsonl"
-    done = cliad(
-        "grid",
-        "--shots",
-        "1,2",
-        "--seeds",
-        "1",
-        "--alpha",
-        "0:1:0.5",
-        "--set",
-        "batch=8",
-        "--epochs",
-        "2",
-        "--out",
-        out,
-    )
-    assert (
-        done.returncode == 0
-        and "6 runs in" in done.stderr
-        and "rows/s" in done.stdout
-        and len(out.read_text().splitlines()) == 6
-    )
-    again = json.loads(
-        cliad(
-            "grid",
-            "--shots",
-            "1,2",
-            "--seeds",
-            "1",
-            "--set",
-            "batch=8",
-            "--epochs",
-            "2",
-            "--out",
-            out,
-            "--alpha",
-            "0",
-            "--json",
-        ).stdout
-    )
-    assert again["asked"] == again["found"] == 2 and again["done"] == 0
-    assert cliad("report", out, "--out", tmp_path / "r.html").returncode == 0 and (
-        tmp_path / "r.html"
-    ).read_text().startswith("<!DOCTYPE html>")
+    axes = "--shots 1,2 --seeds 1 --set batch=8 --epochs 2"
+    done = cliad("grid", *axes.split(), "--alpha", "0:1:0.5", "--out", out)
+    assert done.returncode == 0
+    assert "6 runs in" in done.stderr
+    assert "rows/s" in done.stdout
+    assert len(out.read_text().splitlines()) == 6
+    again = json.loads(cliad("grid", *axes.split(), "--alpha", "0", "--out", out, "--json").stdout)
+    assert set(again) == {"out", "asked", "found", "done", "seconds"}
+    assert again["asked"] == again["found"] == 2
+    assert again["done"] == 0
+    assert cliad("report", out, "--out", tmp_path / "r.html").returncode == 0
+    assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
     assert "| shots | selected on | 1 | 2 |" in cliad("report", out, "--format", "md").stdout

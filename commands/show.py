@@ -1,0 +1,247 @@
+"""What the commands print: tables, progress bars, result rows, predictions.
+
+rich and csv are loaded where they are used, so that `cliad --help` does not wait for them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
+    from cliad.cache.datasets.download import Fetching
+    from cliad.cache.extract.filling import Progress as ExtractProgress
+    from cliad.pipelines.experiments.grid import Progress as GridProgress
+    from cliad.pipelines.runs.predict import Prediction
+
+# --------------------------------------------------------------- lines, numbers, tables
+
+
+def log(message: str) -> None:
+    """A line for the user on stderr; stdout holds results only, so that it can be piped."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def print_json(document: object) -> None:
+    # Class names and paths stay as they are written, in any alphabet.
+    print(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table; the first column is text, the others are numbers."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def percent(fraction: float | None) -> str:
+    """0.5 as `50.0 %`; a dash where there is no number."""
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+# --------------------------------------------------------------- progress bars
+
+
+def _progress(*columns: ProgressColumn) -> Progress:
+    """A progress bar on stderr that goes when it is done; none where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(
+        *columns,
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),  # log files would fill with redrawn bars
+    )
+
+
+@contextmanager
+def image_bar() -> Iterator[Callable[[ExtractProgress], None]]:
+    """Images done, rate, time left, and the share of the time spent waiting for images."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    with _progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.3g} images/s"),
+        TimeRemainingColumn(),
+        # A large share says that reading images is the limit, not the encoder: --workers may help.
+        TextColumn("waited for data {task.fields[waiting]:.0%}"),
+    ) as bar:
+        task = bar.add_task("", total=None, rate=0, waiting=0)
+
+        def show(state: ExtractProgress) -> None:
+            bar.update(
+                task,
+                completed=state.done,
+                total=state.total,
+                rate=state.rate,
+                waiting=state.waiting,
+            )
+
+        yield show
+
+
+@contextmanager
+def row_bar() -> Iterator[Callable[[GridProgress], None]]:
+    """Rows of a grid done, rate, time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    with _progress(
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.3g} rows/s"),
+        TimeRemainingColumn(),
+    ) as bar:
+        task = bar.add_task("", total=None, rate=0)
+
+        def show(state: GridProgress) -> None:
+            bar.update(task, completed=state.done, total=state.total, rate=state.rate)
+
+        yield show
+
+
+@contextmanager
+def download_bar() -> Iterator[Callable[[Fetching], None]]:
+    """A bar for each file that is downloaded: bytes, rate, time left."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    with _progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    ) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(state: Fetching) -> None:
+            if state.file not in tasks:
+                tasks[state.file] = bar.add_task(state.file)
+            # A server that does not say the size gives 0; rich then shows a bar without an end.
+            bar.update(tasks[state.file], completed=state.done, total=state.total or None)
+
+        yield show
+
+
+# --------------------------------------------------------------- result rows
+
+
+def print_run(row: Mapping[str, Any]) -> None:
+    """The result row of one run: accuracy beside zero-shot, what was searched, the run folder.
+
+    With the key `transfer` also a line for each other data set that the run was scored on.
+    """
+    accuracy = "diverged" if row["diverged"] else percent(row["top1"])
+    seconds = f"{row['train_seconds']:.2f} s"
+    print_table(
+        title_of(row),
+        ["head", "test accuracy", "training", "selected on"],
+        [
+            ["zero-shot", percent(row["zero_shot_top1"]), "", ""],
+            [row["head"], accuracy, seconds, row["selected_on"]],
+        ],
+    )
+    if row["found"]:
+        print(", ".join(_setting(name, value) for name, value in row["found"].items()))
+    print(f"run folder: {row['run']}")
+    for other in row.get("transfer", []):
+        top1 = percent(other["top1"])
+        zero_shot = percent(other["zero_shot_top1"])
+        print(f"on {other['test_dataset']}: {top1}, zero-shot {zero_shot}")
+
+
+def print_halves(row: Mapping[str, Any]) -> None:
+    """The base-to-new row of one run: accuracy on both halves of the classes."""
+    zero_shot = ["zero_shot_base_top1", "zero_shot_new_top1", "zero_shot_harmonic"]
+    fitted = ["base_top1", "new_top1", "harmonic"]
+    print_table(
+        f"{title_of(row)}: base to new",
+        ["head", f"base ({row['n_base']} classes)", f"new ({row['n_new']})", "harmonic mean"],
+        [
+            ["zero-shot", *[percent(row[word]) for word in zero_shot]],
+            [row["head"], *[percent(row[word]) for word in fitted]],
+        ],
+    )
+
+
+def title_of(row: Mapping[str, Any]) -> str:
+    """Which run a row is of."""
+    return f"{row['dataset']}, {row['encoder']}, {row['shots']} shots, seed {row['seed']}"
+
+
+def _setting(name: str, value: object) -> str:
+    return f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}"
+
+
+# --------------------------------------------------------------- predictions
+
+# Each of these prints every prediction as soon as it is there, and returns how many images were
+# classified.
+
+
+def print_predictions(predictions: Iterable[Prediction]) -> int:
+    """An image a paragraph on stdout; images that cannot be read on stderr."""
+    classified = 0
+    for prediction in predictions:
+        if prediction.error is not None:
+            log(f"cliad: {prediction.path}: {prediction.error}")
+            continue
+        lines = [prediction.path]
+        for name, probability in prediction.top:
+            lines.append(f"  {percent(probability):>8}  {name}")
+        print("\n".join(lines), flush=True)
+        classified += 1
+    return classified
+
+
+def print_predictions_as_json(predictions: Iterable[Prediction]) -> int:
+    """One JSON list, an image a line."""
+    classified = 0
+    before = "["
+    for prediction in predictions:
+        print(before + json.dumps(prediction.json(), ensure_ascii=False), end="", flush=True)
+        before = ",\n "
+        if prediction.error is None:
+            classified += 1
+    # The bracket opens with the first prediction, so that an error before it leaves stdout empty.
+    nothing_printed = before == "["
+    print("[]" if nothing_printed else "]")
+    return classified
+
+
+def print_predictions_as_csv(predictions: Iterable[Prediction]) -> int:
+    """A line for each class of each image, or one with the error."""
+    import csv
+
+    # csv writes \r\n unless told otherwise, which cut and awk keep in the last field.
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    table.writerow(["path", "rank", "class", "probability", "error"])
+    classified = 0
+    for prediction in predictions:
+        if prediction.error is not None:
+            table.writerow([prediction.path, "", "", "", prediction.error])
+        else:
+            classified += 1
+        for rank, (name, probability) in enumerate(prediction.top, 1):
+            table.writerow([prediction.path, rank, name, f"{probability:.6f}", ""])
+        sys.stdout.flush()  # a pipe sees each image at once, not 8 kB later
+    return classified
