@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -125,3 +126,31 @@ class Support:
     def onehot(self) -> Tensor:
         """(n_run, n, n_class); padding is rows of zeros."""
         return F.one_hot(self.y, self.n_class) * self.mask[..., None]
+
+
+def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tensor]:
+    """The support of all runs, padded to the longest, and its row numbers (n_run, n).
+
+    features (n_row, dim): the matrix that the row numbers point into, as the head takes it.
+    """
+    n = max(len(episode.index) for episode in episodes)
+    rows = _padded([episode.index for episode in episodes], n)
+    y = _padded([episode.y for episode in episodes], n)
+    ones = [torch.ones_like(episode.index, dtype=features.dtype) for episode in episodes]
+    mask = _padded(ones, n)
+    first = episodes[0]
+    support = Support(
+        x=features[rows] * mask[..., None],
+        y=y,
+        mask=mask,
+        text=first.text,
+        logit_scale=first.logit_scale,
+        n_class=first.n_class,
+    )
+    return support, rows
+
+
+def _padded(values: Sequence[Tensor], n: int) -> Tensor:
+    """Vectors of at most n numbers as rows (n_run, n), with zeros behind."""
+    rows = [F.pad(value, (0, n - len(value))) for value in values]
+    return torch.stack(rows)
