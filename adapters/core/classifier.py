@@ -1,23 +1,26 @@
-"""What fitting gives: a classifier, and the logits of many at once."""
+"""What fitting gives: a classifier, and the logits of many classifiers at once."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from cliad.adapters.core.episode import Episode, Support, Tensors
-from cliad.adapters.core.head import Head, HeadError
+from cliad.adapters.core.head import Head, HeadError, static_fields
 from cliad.adapters.core.ops import unit
 
-SCORED_AT_ONCE = 4096  # rows
+SCORED_AT_ONCE = 4096  # rows of x in one product: more would only take more memory
 
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
-    """What fitting gives: a head with its parameters p and constants c, each (1, ...). `diverged`: they are not finite."""
+    """What fitting gives: a head with its parameters p and constants c, each (1, ...).
+
+    diverged: its loss rose in training (see `train.LossWatch`), or parameters are not finite.
+    """
 
     head: Head
     p: Tensors
@@ -26,88 +29,118 @@ class Classifier:
     diverged: bool = False
 
     def logits(self, x: Tensor) -> Tensor:
-        """(n, n_class) float32 logits of raw or unit features x (n, dim); raw ones for a head that needs them."""
-        x = x if "raw" in self.head.needs else unit(x)
+        """(n, n_class) float32 logits of features x (n, dim).
+
+        x: raw features for a head that needs them, raw or unit rows for others.
+        """
+        x = rows_for(self.head, x)
         h = hypers([self.head], x)
+        parts = []
         with torch.no_grad():
-            return torch.cat(
-                [
-                    self.head.logits(self.p, self.c, h, part[None])[0]
-                    for part in x.split(SCORED_AT_ONCE)
-                ]
-            )
+            for part in x.split(SCORED_AT_ONCE):
+                logits = self.head.logits(self.p, self.c, h, part[None])  # (1, n, n_class)
+                parts.append(logits[0])
+            return torch.cat(parts)
 
     def rebind(self, text: Tensor) -> Classifier:
-        """The same parameters for other classes, text (n_template, n_class, dim); HeadError where they have a class axis."""
+        """The same parameters for other classes, text (n_template, n_class, dim).
+
+        Raises:
+            HeadError: the parameters have a class axis.
+        """
         if self.head.per_class:
+            name = type(self.head).__name__
             raise HeadError(
-                f"{type(self.head).__name__} has parameters for each of its classes; it cannot serve others"
+                f"{name} has parameters for each of its classes; it cannot serve others"
             )
-        none = text.new_zeros(1, 0, text.shape[-1])
+        empty = text.new_zeros(1, 0, text.shape[-1])  # (n_run, n, dim): no items
         support = Support(
-            none, none[..., 0].long(), none[..., 0], text, self.logit_scale, text.shape[1]
+            x=empty,
+            y=empty[..., 0].long(),
+            mask=empty[..., 0],
+            text=text,
+            logit_scale=self.logit_scale,
+            n_class=text.shape[1],
         )
         c = self.head.bind(support, hypers([self.head], text))
-        return replace(
-            self, c={name: value for name, value in c.items() if not name.startswith("_")}
-        )
+        return replace(self, c=lasting(c))
+
+
+def lasting(tensors: Tensors) -> Tensors:
+    """Without those named _like_this, which served training only."""
+    return {name: value for name, value in tensors.items() if not name.startswith("_")}
 
 
 def logits_of(classifiers: Sequence[Classifier], x: Tensor) -> Tensor:
-    """(n_run, n, n_class) logits of x (n, dim), or of x (n_run, n, dim) where each run sees its own; the runs are of one group.
+    """(n_run, n, n_class) logits of classifiers of one group, see `can_stack`.
 
-    What is fitted is stacked again, so that all runs are scored by the products that trained them.
+    x (n, dim) for all runs, or (n_run, n, dim) where each run sees its own items. What was fitted
+    is stacked again, so that all runs are scored by the products that trained them.
     """
-    first = classifiers[0]
-    join = lambda values: (
-        values[0] if all(value is values[0] for value in values) else torch.cat(values)
-    )
-    p, c = (
-        {
-            name: join([getattr(one, part)[name] for one in classifiers])
-            for name in getattr(first, part)
-        }
-        for part in ("p", "c")
-    )
-    x = x if "raw" in first.head.needs else unit(x)
-    h, x = hypers([one.head for one in classifiers], x), x if x.dim() == 3 else x[None]
+    head = classifiers[0].head
+    p = _stacked([classifier.p for classifier in classifiers])
+    c = _stacked([classifier.c for classifier in classifiers])
+    x = rows_for(head, x)
+    h = hypers([classifier.head for classifier in classifiers], x)
+    if x.dim() == 2:
+        x = x[None]
     with torch.no_grad():
-        logits = torch.cat(
-            [first.head.logits(p, c, h, part) for part in x.split(SCORED_AT_ONCE, dim=1)], dim=1
-        )
+        parts = [head.logits(p, c, h, part) for part in x.split(SCORED_AT_ONCE, dim=1)]
+        logits = torch.cat(parts, dim=1)
+    # without parameters or hyper-parameters of their own, all runs have the same logits, once
     return logits.expand(len(classifiers), -1, -1)
+
+
+def _stacked(fitted: Sequence[Tensors]) -> Tensors:
+    """The tensors (1, ...) of all classifiers as (n_run, ...); (1, ...) where all share one."""
+    stacked = {}
+    for name, first in fitted[0].items():
+        values = [tensors[name] for tensors in fitted]
+        shared = all(value is first for value in values)
+        stacked[name] = first if shared else torch.cat(values)
+    return stacked
 
 
 def can_stack(classifiers: Sequence[Classifier]) -> bool:
     """Whether classifiers differ in `vary` fields and in the values of tensors only."""
-    static = lambda one: [
-        (f.name, getattr(one.head, f.name)) for f in fields(one.head) if f.name not in one.head.vary
-    ]
-    shapes = lambda one: [
-        (name, value.shape) for part in (one.p, one.c) for name, value in part.items()
-    ]
-    key = lambda one: (type(one.head), static(one), shapes(one), one.logit_scale)
-    return all(key(one) == key(classifiers[0]) for one in classifiers)
+    first = _stack_key(classifiers[0])
+    return all(_stack_key(classifier) == first for classifier in classifiers)
+
+
+def _stack_key(classifier: Classifier) -> tuple[object, ...]:
+    return (
+        type(classifier.head),
+        static_fields(classifier.head),
+        [(name, value.shape) for name, value in classifier.p.items()],
+        [(name, value.shape) for name, value in classifier.c.items()],
+        classifier.logit_scale,
+    )
 
 
 def hypers(heads: Sequence[Head], like: Tensor) -> Tensors:
-    """h: each field of `vary` as a vector (n_run,)."""
-    return {
-        name: like.new_tensor([float(getattr(head, name)) for head in heads])
-        for name in sorted(heads[0].vary)
-    }
+    """h: each field of `vary` as a vector (n_run,) with the type and device of `like`."""
+    h = {}
+    for name in sorted(heads[0].vary):
+        values = [float(getattr(head, name)) for head in heads]
+        h[name] = like.new_tensor(values)
+    return h
+
+
+def rows_for(head: Head, x: Tensor) -> Tensor:
+    """Features (..., dim) as a head takes them: raw where it needs "raw", else unit rows."""
+    return x if "raw" in head.needs else unit(x)
 
 
 def inputs(head: Head, episode: Episode) -> Tensor:
     """The feature matrix (n_row, dim) as the head takes it, see Head.needs."""
     if "pre_projection" in head.needs:
-        return torch.cat([episode.features, episode.pre_projection], dim=-1)
-    return episode.features if "raw" in head.needs else unit(episode.features)
+        return torch.cat([episode.features, episode.need_pre_projection()], dim=-1)
+    return rows_for(head, episode.features)
 
 
 def validation(head: Head, episode: Episode) -> tuple[Tensor, Tensor]:
     """Validation rows as `Classifier.logits` takes them, and labels (n_val,)."""
     columns = [episode.features[episode.val_index]]
     if "pre_projection" in head.needs:
-        columns.append(episode.pre_projection[episode.val_index])
+        columns.append(episode.need_pre_projection()[episode.val_index])
     return torch.cat(columns, dim=-1), episode.val_y

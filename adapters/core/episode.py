@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,13 +14,18 @@ Tensors = dict[str, Tensor]  # every tensor (n_run, ...), or (1, ...) where all 
 
 @dataclass(frozen=True, eq=False)
 class Episode:
-    """One run's support and validation, as row numbers into ONE feature matrix that many episodes share.
+    """One run's support and validation, as row numbers into one feature matrix.
 
-    It has no test data: a choice made on an episode cannot have seen the test set.
+    Many episodes share the matrix. An episode has no test data: a choice made on it cannot have
+    seen the test set.
 
-    features (n_row, dim) raw float32; index (n,), y (n,); val_index (n_val,), val_y (n_val,);
-    text (n_template, n_class, dim) raw, a zero row where a class has no such sentence, or None; logit_scale the multiplier;
-    views (n_view, n_row, dim) raw augmented views of the rows, or None; pre_projection (n_row, dim_pre) likewise.
+    features (n_row, dim): raw, float32.
+    index (n,), y (n,): rows and labels of the support.
+    val_index (n_val,), val_y (n_val,): rows and labels of validation.
+    text (n_template, n_class, dim): raw, a zero row where a class has no such sentence; or None.
+    logit_scale: what cosines are multiplied by.
+    views (n_view, n_row, dim): raw augmented views of the rows; or None.
+    pre_projection (n_row, dim_pre): what entered the encoder's last projection; or None.
     """
 
     features: Tensor
@@ -44,14 +50,27 @@ class Episode:
         """Validation rows (n_val, dim) and labels (n_val,)."""
         return self.features[self.val_index], self.val_y
 
+    def need_pre_projection(self) -> Tensor:
+        """The features before the projection.
+
+        Raises:
+            ValueError: there are none; `fit.require` tells users so before.
+        """
+        if self.pre_projection is None:
+            raise ValueError("expected features before the projection, got an episode without them")
+        return self.pre_projection
+
 
 @dataclass(frozen=True, eq=False)
 class Support:
-    """The support sets of n_run runs, stacked; a run with fewer than n items is padded with rows of zeros.
+    """The support sets of n_run runs, stacked; shorter ones are padded with rows of zeros to n.
 
-    x (n_run, n, dim): unit rows, or raw ones where the head needs "raw"; y (n_run, n), 0 in the padding;
-    mask (n_run, n): 1.0 for an item, 0.0 for padding; text (n_template, n_class, dim) raw, or None;
-    rows (n_run, n): row numbers in `all_views` (n_view, n_row, dim) raw, which all runs share; None where there are no views.
+    x (n_run, n, dim): unit rows, or raw ones where the head needs "raw".
+    y (n_run, n): labels, 0 in the padding.
+    mask (n_run, n): 1.0 for an item, 0.0 for padding.
+    text (n_template, n_class, dim): raw, or None.
+    rows (n_run, n): row numbers in `all_views`; None where there are no views.
+    all_views (n_view, n_row, dim): raw views, which all runs share; or None.
     """
 
     x: Tensor
@@ -63,31 +82,75 @@ class Support:
     rows: Tensor | None = None
     all_views: Tensor | None = None
 
-    def per_view(self, what: Callable[[Tensor], Tensor] = lambda views: views) -> Tensor | None:
-        """what(views), computed once on (n_view, n_row, dim), for the support: (n_run, ..., n, dim), zeros in the padding."""
+    def per_view(self, function: Callable[[Tensor], Tensor] | None = None) -> Tensor | None:
+        """`function` of the views (n_view, n_row, dim), picked for the support.
+
+        The function is computed once for all runs. Returns (n_run, ..., n, dim), zeros in the
+        padding; None where there are no views. Without a function: the views themselves.
+        """
         if self.all_views is None:
             return None
-        values = what(self.all_views)
-        picked = values[..., self.rows, :].movedim(-3, 0)
-        return picked * self.mask.view(len(picked), *[1] * (picked.dim() - 3), -1, 1)
+        values = self.all_views if function is None else function(self.all_views)
+        picked = values[..., self.rows, :]  # (..., n_run, n, dim)
+        picked = picked.movedim(-3, 0)  # (n_run, ..., n, dim)
+        between = [1] * (picked.dim() - 3)
+        return picked * self.mask.view(len(picked), *between, -1, 1)
 
     @property
     def shots(self) -> Tensor:
-        """(n_run,) support images per class, their mean where classes are uneven; not below 1 / n_class."""
+        """(n_run,) support images per class, their mean where classes are uneven.
+
+        Not below 1 / n_class, so that it can be divided by.
+        """
         return self.mask.sum(dim=1).clamp(min=1) / self.n_class
 
     def need_text(self) -> Tensor:
-        """The class texts; ValueError where there are none, which `fit.require` tells users in advance."""
+        """The class texts.
+
+        Raises:
+            ValueError: there are none; `fit.require` tells users so before.
+        """
         if self.text is None:
             raise ValueError("expected class texts, got a support without them")
         return self.text
 
     @property
     def scale(self) -> Tensor:
-        """The logit scale (1, 1, 1), with a run axis as every constant has: those of several runs stack to (n_run, 1, 1)."""
+        """The logit scale (1, 1, 1).
+
+        It has a run axis as every constant has: those of several runs stack to (n_run, 1, 1).
+        """
         return self.x.new_full((1, 1, 1), self.logit_scale)
 
     @property
     def onehot(self) -> Tensor:
         """(n_run, n, n_class); padding is rows of zeros."""
         return F.one_hot(self.y, self.n_class) * self.mask[..., None]
+
+
+def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tensor]:
+    """The support of all runs, padded to the longest, and its row numbers (n_run, n).
+
+    features (n_row, dim): the matrix that the row numbers point into, as the head takes it.
+    """
+    n = max(len(episode.index) for episode in episodes)
+    rows = _padded([episode.index for episode in episodes], n)
+    y = _padded([episode.y for episode in episodes], n)
+    ones = [torch.ones_like(episode.index, dtype=features.dtype) for episode in episodes]
+    mask = _padded(ones, n)
+    first = episodes[0]
+    support = Support(
+        x=features[rows] * mask[..., None],
+        y=y,
+        mask=mask,
+        text=first.text,
+        logit_scale=first.logit_scale,
+        n_class=first.n_class,
+    )
+    return support, rows
+
+
+def _padded(values: Sequence[Tensor], n: int) -> Tensor:
+    """Vectors of at most n numbers as rows (n_run, n), with zeros behind."""
+    rows = [F.pad(value, (0, n - len(value))) for value in values]
+    return torch.stack(rows)

@@ -1,12 +1,15 @@
-"""What a head is: tensors in, logits out. A head is written once, for many runs: every tensor has a leading run axis.
+"""What a head is: tensors in, logits out.
 
-Axes: n_run runs trained together, n items, n_view cached views of an item, n_template prompts, n_class classes, dim features.
+A head is written once, for many runs: every tensor has a leading run axis.
+
+Axes: n_run runs trained together, n items, n_view cached views of an item, n_template prompts,
+n_class classes, dim features.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 from torch import Generator, Tensor
@@ -16,17 +19,22 @@ from cliad.errors import CliadError
 
 
 class HeadError(CliadError):
-    """A head cannot do what is asked with these hyper-parameters or this data; the message says why."""
+    """A head cannot work with these hyper-parameters or this data; the message says why."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a head is trained on n items: known before any data is seen, equal for all runs of a group.
+    """How a head is trained on n items: known before any data is seen, equal for a group's runs.
 
-    steps 0 means that `start` gives the solution. `batch` None is the full support. An epoch of `per_epoch` steps shows each
-    item once, in minibatches of nearly equal size. `warmup` steps come first: at the constant rate `warmup_rate`, or, where that
-    is None, rising linearly from zero. Where a run selects on validation, `keep` "best" takes the parameters that do best there,
-    looked at every `look` steps; a run that does not select ends with the last ones, whatever `keep` says.
+    steps 0 means that `start` gives the solution. `batch` None is the full support. An epoch of
+    `per_epoch` steps shows each item once, in minibatches of nearly equal size.
+
+    `warmup` steps come first: at the constant rate `warmup_rate`, or, where that is None, rising
+    linearly from zero.
+
+    Where a run selects on validation, `keep` "best" takes the parameters that do best there,
+    looked at every `look` steps. A run that does not select ends with the last ones, whatever
+    `keep` says.
     """
 
     steps: int = 0
@@ -42,19 +50,27 @@ class Plan:
     look: int = 1
 
     @classmethod
-    def counted(cls, n: int, *, steps: int, batch: int, **options) -> Plan:
-        """The plan of `steps` steps over n items in minibatches of at most `batch`."""
-        per_epoch = -(-n // batch)
-        return cls(steps=steps, per_epoch=per_epoch, batch=-(-n // per_epoch), **options)
+    def counted(cls, n: int, *, steps: int, batch: int, **options: Any) -> Plan:
+        """The plan of `steps` steps over n items in minibatches of at most `batch`.
+
+        options: other fields of the plan.
+        """
+        per_epoch = -(-n // batch)  # rounded up
+        even_batch = -(-n // per_epoch)
+        return cls(steps=steps, per_epoch=per_epoch, batch=even_batch, **options)
 
     @classmethod
-    def epochs(cls, n: int, *, epochs: int, batch: int, **options) -> Plan:
+    def epochs(cls, n: int, *, epochs: int, batch: int, **options: Any) -> Plan:
         """The plan of `epochs` passes over n items in minibatches of at most `batch`."""
-        return cls.counted(n, steps=epochs * -(-n // batch), batch=batch, **options)
+        per_epoch = -(-n // batch)
+        return cls.counted(n, steps=epochs * per_epoch, batch=batch, **options)
 
     @classmethod
-    def dassl(cls, n: int, *, epochs: int, batch: int, **options) -> Plan:
-        """The recipe of CoOp and all that is built on its trainer: cosine per epoch after one epoch at the constant rate 1e-5."""
+    def dassl(cls, n: int, *, epochs: int, batch: int, **options: Any) -> Plan:
+        """The recipe of CoOp and of everything built on its trainer, Dassl.
+
+        A cosine per epoch, after one epoch at the constant rate 1e-5.
+        """
         per_epoch = -(-n // batch)
         return cls.epochs(
             n,
@@ -68,13 +84,14 @@ class Plan:
 
 
 def hyper(
-    default,
+    default: object,
     meaning: str,
     low: float | None = None,
     high: float | None = None,
     choices: Sequence = (),
 ) -> Any:
-    """A hyper-parameter of a head: its default, what it means, and what it may be."""
+    """A hyper-parameter of a head: its default, what it means, and its allowed values."""
+    # Any, as dataclasses.field itself has: the field's own annotation is its type
     return field(
         default=default,
         metadata={"meaning": meaning, "low": low, "high": high, "choices": tuple(choices)},
@@ -83,17 +100,23 @@ def hyper(
 
 @dataclass(frozen=True)
 class Head:
-    """The contract of all heads. A head is a frozen dataclass of hyper-parameters and holds no data.
+    """The contract of all heads: a frozen dataclass of hyper-parameters, without any data.
 
-    vary       fields that leave all shapes alone: runs that differ in nothing else train as one group, and methods
-               get them as vectors h[name] (n_run,)
-    tuned      fields of `vary` that only `logits` reads once training is over: they are searched without training again
-    space      what `--select val` searches: field -> candidates, the first of equally good ones wins
-    refine     bisection steps around the best candidate of a one-field space, in log10 (the linear probe's C)
-    needs      of {"text", "raw", "views", "pre_projection", "tokens"}; "raw": x comes as the encoder gave it, else in unit rows;
-               "pre_projection" (with "raw"): x (n, dim + dim_pre) is the feature and, behind it, what entered the last projection
-    optional_inputs      what it uses where the cache has it, and does without where not
-    select     the published way: "fixed" values, or chosen on "val" (fields of `space`, or the epoch, see Plan.keep)
+    vary       fields that leave all shapes alone: runs that differ in nothing else train as one
+               group, and methods get them as vectors h[name] (n_run,)
+    tuned      fields of `vary` that only `logits` reads once training is over: they are searched
+               without training again
+    space      what `--select val` searches: field -> candidates; of equally good ones the first
+               wins
+    refine     bisection steps around the best candidate of a one-field space, in log10 (the linear
+               probe's C)
+    needs      of {"text", "raw", "views", "pre_projection", "tokens"}; "raw": x comes as the
+               encoder gave it, else in unit rows; "pre_projection" (with "raw"): x
+               (n, dim + dim_pre) is the feature and, behind it, what entered the last projection
+    optional_inputs
+               inputs that it uses where the cache has them, and does without elsewhere
+    select     the published way: "fixed" values, or chosen on "val" (fields of `space`, or the
+               epoch, see Plan.keep)
     per_class  whether parameters have a class axis, so that they cannot serve other classes
     """
 
@@ -106,12 +129,12 @@ class Head:
     select: ClassVar[str] = "fixed"
     per_class: ClassVar[bool] = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for spec in fields(self):
             check(type(self).__name__, spec.name, getattr(self, spec.name), spec.metadata)
 
     def plan(self, n: int, shots: float) -> Plan:
-        """The training plan for a run of n items, `shots` of each class (their mean where uneven)."""
+        """The training plan for a run of n items, `shots` of each class (the mean if uneven)."""
         return Plan()
 
     def searches(self) -> dict[str, tuple]:
@@ -119,7 +142,10 @@ class Head:
         return dict(self.space)
 
     def bind(self, support: Support, h: Tensors) -> Tensors:
-        """The constants c that logits need: class weights, keys, ..."""
+        """The constants c that logits need: class weights, keys, ...
+
+        Names that begin with an underscore serve training only and are dropped after it.
+        """
         raise NotImplementedError
 
     def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
@@ -127,15 +153,19 @@ class Head:
         return {}
 
     def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
-        """Logits (n_run, n, n_class) of x (n_run, n, dim), or of x (1, n, dim) where all runs see the same items."""
+        """Logits (n_run, n, n_class) of x (n_run, n, dim), or of x (1, n, dim) for all runs."""
         raise NotImplementedError
 
     def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor | None:
-        """What is added to each run's mean cross-entropy: (n_run,), or None."""
+        """The term (n_run,) that is added to each run's mean cross-entropy; None for no term."""
         return None
 
     def rates(self, c: Tensors, h: Tensors) -> dict[str, tuple[Tensor, int]]:
-        """Step sizes (n_run,) of parameters that do not use h["lr"], each with k: "plain gradient step every k-th step"; 1 is as usual."""
+        """Step sizes of the parameters that do not use h["lr"]: (n_run,), and a number k.
+
+        k = 1: the plan's optimiser steps at this rate. k > 1: a plain gradient step at every
+        k-th step.
+        """
         return {}
 
     def finish(self, p: Tensors, c: Tensors, h: Tensors) -> Tensors:
@@ -143,24 +173,46 @@ class Head:
         return p
 
 
-def check(head: str, name: str, value, rule: Mapping) -> None:
-    """HeadError where a hyper-parameter is not what its `hyper` line allows."""
-    low, high, choices = (rule.get(key) for key in ("low", "high", "choices"))
+def static_fields(head: Head) -> tuple[tuple[str, object], ...]:
+    """Names and values of the fields that are not in `vary`: equal for all runs of a group."""
+    names = [spec.name for spec in fields(head) if spec.name not in head.vary]
+    return tuple((name, getattr(head, name)) for name in names)
+
+
+def check(head: str, name: str, value: object, rule: Mapping[str, Any]) -> None:
+    """Check a hyper-parameter against its `hyper` line, which is `rule`.
+
+    Raises:
+        HeadError: the value is not one of the choices, or out of range.
+    """
+    choices = rule.get("choices")
     if choices and value not in choices:
-        raise HeadError(f"{name} of {head} is one of {', '.join(map(str, choices))}; got {value}")
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        listed = ", ".join(map(str, choices))
+        raise HeadError(f"{name} of {head} is one of {listed}; got {value}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
-    if not ((low is None or value >= low) and (high is None or value <= high)):
-        span = (
-            f"from {low:g} to {high:g}"
-            if None not in (low, high)
-            else f"at least {low:g}"
-            if high is None
-            else f"at most {high:g}"
-        )
-        raise HeadError(f"{name} ({rule['meaning']}) is {span}; got {value:g}")
+    low = rule.get("low")
+    high = rule.get("high")
+    # "not a number" is refused too: every comparison with it is false
+    high_enough = low is None or value >= low
+    low_enough = high is None or value <= high
+    if not (high_enough and low_enough):
+        raise HeadError(f"{name} ({rule['meaning']}) is {_span(low, high)}; got {value:g}")
 
 
-def default_of(spec) -> Any:
+def _span(low: float | None, high: float | None) -> str:
+    """The allowed range in words; at least one end is given."""
+    if high is None:
+        return f"at least {low:g}"
+    if low is None:
+        return f"at most {high:g}"
+    return f"from {low:g} to {high:g}"
+
+
+def default_of(spec: Field) -> Any:
     """The default of a dataclass field."""
-    return spec.default if spec.default is not MISSING else spec.default_factory()
+    if spec.default is not MISSING:
+        return spec.default
+    if spec.default_factory is not MISSING:
+        return spec.default_factory()
+    raise ValueError(f"expected a field with a default, got {spec.name}")

@@ -1,4 +1,7 @@
-"""The cache of keys that Tip-Adapter, its fine-tuned form and APE share: support features by class, and how near a query is to them."""
+"""The cache of keys that Tip-Adapter, its fine-tuned form and APE share.
+
+Keys are support features by class; a query's nearness to them votes for the classes.
+"""
 
 from __future__ import annotations
 
@@ -8,56 +11,74 @@ from torch import Tensor
 from cliad.adapters.core.episode import Support
 from cliad.adapters.core.ops import unit
 
+# What is searched on validation: alpha, the weight of the keys beside zero-shot, and beta.
 KEY_ALPHAS = (0.1, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0)
 KEY_BETAS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.5, 7.0, 9.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0)
 
 
 def keys_by_class(support: Support) -> tuple[Tensor, Tensor]:
-    """Unit keys (n_run, n_class * n_slot, dim), n_slot to a class, and their values (n_run, n_class, n_slot): 1, or 0 in an empty slot.
+    """Unit keys (n_run, n_class * n_slot, dim) and their values (n_run, n_class, n_slot).
 
-    An item's key is the unit mean of its raw views where there are views (Tip-Adapter, Section 4.1), else the plain feature.
+    Each class has n_slot slots; a value is 1, or 0 in an empty slot. An item's key is the unit mean
+    of its raw views where there are views (Tip-Adapter, Section 4.1), else the plain feature.
     """
     mean = support.per_view(lambda views: views.mean(dim=0))
-    at, values = slots(support.y, support.mask, support.n_class)
-    keys = unit(support.x if mean is None else mean)
-    index = at.flatten(1)[..., None].expand(-1, -1, keys.shape[-1])
+    keys = unit(support.x if mean is None else mean)  # (n_run, n, dim)
+    positions, values = slots(support.y, support.mask, support.n_class)
+    index = positions.flatten(1)[..., None].expand(-1, -1, keys.shape[-1])
+    # an empty slot points to item 0: times its value, it is a row of zeros
     return keys.gather(1, index) * values.flatten(1)[..., None], values
 
 
 def slots(y: Tensor, mask: Tensor, n_class: int) -> tuple[Tensor, Tensor]:
-    """Where each class's items are: positions (n_run, n_class, n_slot) in y (n_run, n), and 1.0, or 0.0 in an empty slot."""
-    y = torch.where(mask > 0, y, n_class)  # padding is a class of its own, dropped below
-    order = y.argsort(dim=1, stable=True)
-    sorted_y = y.gather(1, order)
-    count = torch.zeros_like(y[:, :1]).repeat(1, n_class + 1).scatter_add_(1, y, torch.ones_like(y))
-    nth = torch.arange(y.shape[1], device=y.device) - (count.cumsum(dim=1) - count).gather(
-        1, sorted_y
-    )
+    """The items of each class in slots, as many as the largest class of any run has items.
+
+    From labels y (n_run, n) and mask (n_run, n): positions (n_run, n_class, n_slot) in y, and
+    values (n_run, n_class, n_slot): 1.0, or 0.0 in an empty slot.
+    """
+    # 1. Padding becomes a class of its own behind the others, which step 5 leaves out.
+    y = torch.where(mask > 0, y, n_class)
+    # 2. Sort each run's items by class; stable, so that a class's items keep their order.
+    order = y.argsort(dim=1, stable=True)  # (n_run, n) positions in y
+    sorted_y = y.gather(1, order)  # (n_run, n)
+    # 3. Where each class begins in that order: the number of items in the classes before it.
+    count = torch.zeros_like(y[:, :1]).repeat(1, n_class + 1)  # (n_run, n_class + 1)
+    count = count.scatter_add_(1, y, torch.ones_like(y))
+    begin = count.cumsum(dim=1) - count  # (n_run, n_class + 1)
+    # 4. An item's slot: its place in that order, counted from where its class begins.
+    place = torch.arange(y.shape[1], device=y.device)
+    slot = place - begin.gather(1, sorted_y)  # (n_run, n)
+    # 5. Write each item that is not padding to (run, class, slot).
     n_slot = int(count[:, :n_class].max())
+    shape = (len(y), n_class, n_slot)
+    positions = torch.zeros(shape, dtype=torch.long, device=y.device)
+    values = torch.zeros(shape, dtype=mask.dtype, device=y.device)
     run, item = (sorted_y < n_class).nonzero(as_tuple=True)
-    at, value = (
-        torch.zeros(len(y), n_class, n_slot, dtype=kind, device=y.device)
-        for kind in (torch.long, mask.dtype)
-    )
-    at[run, sorted_y[run, item], nth[run, item]] = order[run, item]
-    value[run, sorted_y[run, item], nth[run, item]] = 1
-    return at, value
+    target = (run, sorted_y[run, item], slot[run, item])
+    positions[target] = order[run, item]
+    values[target] = 1
+    return positions, values
 
 
 def distinct(shared: Tensor, *hyper: Tensor) -> tuple[Tensor, Tensor | slice]:
-    """Distinct rows (k, n_hyper) of hyper-parameters (n_run,), and which of them each run has.
+    """Distinct rows (k, n_hyper) of hyper-parameters (n_run,), and the row number of each run.
 
-    Where one fitted run is asked under many hyper-parameters (`shared` has one run), equal ones are computed once.
+    While hyper-parameters are searched, one fitted run (`shared` has length 1) is scored under many
+    of them: equal ones are computed once. Otherwise each run keeps its own row.
     """
     rows = torch.stack(hyper, dim=1)
-    return rows.unique(dim=0, return_inverse=True) if len(shared) == 1 else (rows, slice(None))
+    if len(shared) == 1:
+        return rows.unique(dim=0, return_inverse=True)
+    return rows, slice(None)
 
 
 def nearness(x: Tensor, keys: Tensor, values: Tensor, beta: Tensor) -> Tensor:
     """sum over a class's slots of values * exp(-beta (1 - x . key)): (n_run, n, n_class).
 
-    x (n_run or 1, n, dim), keys (n_run or 1, n_class * n_slot, dim), values (n_run or 1, n_class, n_slot), beta (n_run,).
+    x (n_run or 1, n, dim), keys (n_run or 1, n_class * n_slot, dim),
+    values (n_run or 1, n_class, n_slot), beta (n_run,) (Tip-Adapter, Section 3.1).
     """
-    affinity = x @ keys.mT
+    affinity = x @ keys.mT  # (n_run or 1, n, n_class * n_slot) cosines
     near = ((affinity - 1) * beta[:, None, None]).exp()
-    return (near.unflatten(-1, values.shape[-2:]) * values[:, None]).sum(dim=-1)
+    by_class = near.unflatten(-1, values.shape[-2:])  # (n_run, n, n_class, n_slot)
+    return (by_class * values[:, None]).sum(dim=-1)

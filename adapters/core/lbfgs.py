@@ -2,16 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cliad.adapters.core.ops import per_run
+
 PATIENCE = 3  # steps
+MOST_HALVINGS = 25
+ARMIJO = 1e-4  # share of the promised descent that a step must bring (Nocedal and Wright, Eq. 3.4)
+TINY = 1e-30  # keeps a divisor above zero
+
+# Weights w (n, n_class, dim) and run numbers (n,) -> values (n,) and gradients like w.
+Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Point:
+    """Where the runs are: weights and gradients (n, n_class, dim), function values (n,)."""
+
+    w: Tensor
+    value: Tensor
+    grad: Tensor
+
+    def only(self, moving: Tensor) -> _Point:
+        """The runs where `moving` (n,) is true."""
+        return _Point(self.w[moving], self.value[moving], self.grad[moving])
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """What one step taught about the Hessian, in the letters of Nocedal and Wright (Section 7.2).
+
+    s (n, n_class, dim): the step. y (n, n_class, dim): the change of the gradient along it.
+    rho (n,): 1 / (s . y), or 0 where the function did not curve upwards: such a pair does nothing.
+    """
+
+    s: Tensor
+    y: Tensor
+    rho: Tensor
+
+    @classmethod
+    def between(cls, old: _Point, new: _Point) -> _Pair:
+        """The pair of the step from one point to the next."""
+        s = new.w - old.w
+        y = new.grad - old.grad
+        curvature = _inner(s, y)
+        return cls(s, y, torch.where(curvature > 0, 1 / curvature.clamp(min=TINY), 0))
+
+    def only(self, moving: Tensor) -> _Pair:
+        """The runs where `moving` (n,) is true."""
+        return _Pair(self.s[moving], self.y[moving], self.rho[moving])
 
 
 def lbfgs(
-    objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    objective: Objective,
     w: Tensor,
     metric: Tensor,
     *,
@@ -19,77 +66,105 @@ def lbfgs(
     memory: int = 10,
     tolerance: float = 1e-5,
 ) -> Tensor:
-    """Minimise n_run smooth functions at once (Nocedal and Wright, Algorithm 7.5, with backtracking); none sees the others.
+    """Minimise n_run smooth functions at once (Nocedal and Wright, Algorithm 7.5, backtracking).
 
-    objective(w, run) gives values (n,) and gradients like w (n, n_class, dim) of the runs (n,) that still move; metric
-    (n_run, dim, dim) is the first guess of the inverse Hessian of a class's weights. A run stops where PATIENCE steps in a row promise
-    less than the share `tolerance` of its value (half the squared Newton decrement; one poor guess of the Hessian may promise little
-    far from the end), or where no step goes down any more.
+    No run depends on another. A run stops where PATIENCE steps in a row promise less than the share
+    `tolerance` of its value (half the squared Newton decrement; one poor guess of the Hessian may
+    promise little far from the end), or where no step goes down any more.
+
+    Args:
+        objective: values and gradients of the runs that still move.
+        w: (n_run, n_class, dim), where the search starts.
+        metric: (n_run, dim, dim), the first guess of the inverse Hessian of a class's weights.
+        steps: the most steps.
+        memory: how many past steps the guess of the Hessian uses.
+        tolerance: see above.
     """
-    done, run = w.clone(), torch.arange(len(w), device=w.device)
-    value, grad = objective(w, run)
-    pairs: list[tuple[Tensor, ...]] = []
+    result = w.clone()
+    # `run` (n,) numbers the runs that still move; all that follows has this axis
+    run = torch.arange(len(w), device=w.device)
+    point = _Point(w, *objective(w, run))
+    pairs: list[_Pair] = []
     small = torch.zeros_like(run)  # how many steps in a row promised less than `tolerance`
     for _ in range(steps):
-        direction = -_two_loop(grad, pairs, metric[run])
-        slope = _sum(grad, direction)
-        new, new_value, new_grad, moved = _backtrack(objective, run, w, value, direction, slope)
-        moves, change = new - w, new_grad - grad
-        curved = _sum(moves, change)
-        pairs = [
-            *pairs[-(memory - 1) :],
-            (moves, change, torch.where(curved > 0, 1 / curved.clamp(min=1e-30), 0)),
-        ]
-        w, value, grad = new, new_value, new_grad
-        done[run] = w
-        small = torch.where(-slope > 2 * tolerance * value, 0, small + 1)
-        moved &= small < PATIENCE
-        if not moved.all():
-            run, w, value, grad, small = (
-                run[moved],
-                w[moved],
-                value[moved],
-                grad[moved],
-                small[moved],
-            )
-            pairs = [tuple(part[moved] for part in pair) for pair in pairs]
+        direction = -_inverse_hessian_times(point.grad, pairs, metric[run])
+        slope = _inner(point.grad, direction)
+        new, moving = _backtrack(objective, run, point, direction, slope)
+        pairs = [*pairs[-(memory - 1) :], _Pair.between(point, new)]
+        # along a Newton direction the quadratic model promises a descent of -slope / 2
+        small = torch.where(-slope > 2 * tolerance * point.value, 0, small + 1)
+        point = new
+        result[run] = point.w
+        moving = moving & (small < PATIENCE)
+        if not moving.all():
+            run = run[moving]
+            small = small[moving]
+            point = point.only(moving)
+            pairs = [pair.only(moving) for pair in pairs]
         if not len(run):
             break
-    return done
+    return result
 
 
-def _sum(a: Tensor, b: Tensor) -> Tensor:
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """The inner product (n,) of each run's tensors (n, n_class, dim)."""
     return (a * b).flatten(1).sum(dim=1)
 
 
-def _two_loop(grad: Tensor, pairs: list, metric: Tensor) -> Tensor:
-    """The inverse Hessian's estimate times the gradient; the last pair scales the metric that it starts from."""
-    q, alphas = grad, []
-    for step, change, rho in reversed(pairs):
-        alphas.append(rho * _sum(step, q))
-        q = q - alphas[-1][:, None, None] * change
-    q = q @ metric
+def _inverse_hessian_times(grad: Tensor, pairs: Sequence[_Pair], metric: Tensor) -> Tensor:
+    """H g: the estimate H of the inverse Hessian times the gradient g (n, n_class, dim).
+
+    Nocedal and Wright, Algorithm 7.4, the two-loop recursion. metric (n, dim, dim) is the H_0 of
+    each class's weights; pairs are from old to new.
+    """
+    # BFGS updates H with each pair (their Eq. 7.16), where V = I - rho y s^T:
+    #     H_new = V^T H_old V + rho s s^T
+    # H itself would have (n_class * dim)^2 numbers a run, but H_new g needs vectors only:
+    #     q = V g = g - alpha y                                 with alpha = rho (s . g)
+    #     r = H_old q                                           the same problem, one pair less
+    #     H_new g = V^T r + rho s (s . g) = r + (alpha - beta) s        with beta = rho (y . r)
+    # so that a loop from the newest pair to the oldest makes q, and a loop back makes r.
+
+    # 1. From the newest pair to the oldest: q (n, n_class, dim), and each pair's alpha (n,).
+    q = grad
+    alphas = []
+    for pair in reversed(pairs):
+        alpha = pair.rho * _inner(pair.s, q)
+        alphas.append(alpha)
+        q = q - per_run(alpha, q) * pair.y
+    # 2. r = H_0 q. The metric has the shape of the curvature but not its size: the newest pair
+    #    scales it by (s . y) / (y . metric y), their Eq. 7.20 with the metric for the identity.
+    r = q @ metric
     if pairs:
-        step, change, rho = pairs[-1]
-        length = _sum(change, change @ metric)
-        q = q * torch.where(rho > 0, _sum(step, change) / length.clamp(min=1e-30), 1)[:, None, None]
-    for (step, change, rho), alpha in zip(pairs, reversed(alphas), strict=True):
-        q = q + (alpha - rho * _sum(change, q))[:, None, None] * step
-    return q
+        newest = pairs[-1]
+        length = _inner(newest.y, newest.y @ metric)
+        ratio = _inner(newest.s, newest.y) / length.clamp(min=TINY)
+        r = r * per_run(torch.where(newest.rho > 0, ratio, 1), r)
+    # 3. From the oldest pair to the newest.
+    for pair, alpha in zip(pairs, reversed(alphas), strict=True):
+        beta = pair.rho * _inner(pair.y, r)
+        r = r + per_run(alpha - beta, r) * pair.s
+    return r
 
 
 def _backtrack(
-    objective: Callable, run: Tensor, w: Tensor, value: Tensor, direction: Tensor, slope: Tensor
-):
-    """Halve each run's step until its function goes down enough (Armijo); a run that never does stays where it is."""
-    size = torch.ones_like(value)
-    for _ in range(25):
-        new = w + size[:, None, None] * direction
-        new_value, new_grad = objective(new, run)
-        fine = new_value <= value + 1e-4 * size * slope
+    objective: Objective, run: Tensor, point: _Point, direction: Tensor, slope: Tensor
+) -> tuple[_Point, Tensor]:
+    """Halve each run's step until its function goes down enough (Armijo's condition).
+
+    slope (n,) is the derivative along the direction. Returns the new point and which runs (n,) have
+    moved; a run that never goes down enough stays where it is.
+    """
+    size = torch.ones_like(point.value)
+    for _ in range(MOST_HALVINGS):
+        new_w = point.w + per_run(size, point.w) * direction
+        new = _Point(new_w, *objective(new_w, run))
+        fine = new.value <= point.value + ARMIJO * size * slope
         if fine.all():
-            return new, new_value, new_grad, fine
+            return new, fine
         size = torch.where(fine, size, size / 2)
-    keep = lambda new, old: torch.where(fine.view(-1, *[1] * (new.dim() - 1)), new, old)
-    _, old_grad = objective(w, run)
-    return keep(new, w), keep(new_value, value), keep(new_grad, old_grad), fine
+    rows = per_run(fine, new.w)
+    w = torch.where(rows, new.w, point.w)
+    value = torch.where(fine, new.value, point.value)
+    grad = torch.where(rows, new.grad, point.grad)
+    return _Point(w, value, grad), fine

@@ -3,85 +3,135 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 N_BIN = 15
+LOWEST_TEMPERATURE = 1e-2
+HIGHEST_TEMPERATURE = 1e2
+GOLDEN_STEPS = 40  # 0.618^40 = 4e-9 of log(1e4) = 9.2: float32 cannot tell the ends apart any more
 
 
 def metrics(logits: Tensor, y: Tensor) -> dict[str, float]:
-    """top1, top5, mean_class (mean over classes of their accuracy), ece and nll of logits (n, n_class), labels y (n,)."""
+    """top1, top5, mean_class, ece and nll of logits (n, n_class) on labels y (n,).
+
+    mean_class is the mean over classes of their accuracy; a class without items does not count.
+    """
+    n_class = logits.shape[-1]
     right = logits.argmax(dim=-1) == y
-    top = logits.topk(min(5, logits.shape[-1]), dim=-1).indices
-    count = torch.bincount(y, minlength=logits.shape[-1])
-    per_class = torch.bincount(y[right], minlength=logits.shape[-1])[count > 0] / count[count > 0]
-    values = {
-        "top1": right.float().mean(),
-        "top5": (top == y[:, None]).any(dim=-1).float().mean(),
-        "mean_class": per_class.mean(),
+    top5 = logits.topk(min(5, n_class), dim=-1).indices  # (n, 5)
+    count = torch.bincount(y, minlength=n_class)
+    count_right = torch.bincount(y[right], minlength=n_class)
+    present = count > 0
+    per_class = count_right[present] / count[present]
+    return {
+        "top1": right.float().mean().item(),
+        "top5": (top5 == y[:, None]).any(dim=-1).float().mean().item(),
+        "mean_class": per_class.mean().item(),
+        **calibration(logits, y),
     }
-    return {name: value.item() for name, value in values.items()} | calibration(logits, y)
 
 
 def calibration(logits: Tensor, y: Tensor) -> dict[str, float]:
-    """Expected calibration error (15 equal bins, L1; Guo et al., 2017, Section 2) and mean negative log-likelihood."""
-    _, confidence, right = _bins(logits, y)
-    return {
-        "ece": ((right - confidence).abs().sum() / len(y)).item(),
-        "nll": F.cross_entropy(logits, y).item(),
-    }
+    """Expected calibration error and mean negative log-likelihood.
+
+    The error has 15 equal bins and absolute differences (Guo et al., 2017, Section 2).
+    """
+    bins = _bins(logits, y)
+    # a bin's weight (count / n) times |right / count - confidence / count|: the counts cancel
+    ece = (bins.right - bins.confidence).abs().sum() / len(y)
+    return {"ece": ece.item(), "nll": F.cross_entropy(logits, y).item()}
 
 
 def reliability(logits: Tensor, y: Tensor) -> list[list[float]]:
     """[items, their mean confidence, their accuracy] of each of the 15 bins that has items."""
-    bins = torch.stack(_bins(logits, y), dim=1).tolist()
-    return [
-        [int(count), round(confidence / count, 4), round(right / count, 4)]
-        for count, confidence, right in bins
-        if count
-    ]
+    bins = _bins(logits, y)
+    rows = torch.stack([bins.count, bins.confidence, bins.right], dim=1).tolist()
+    filled = []
+    for count, confidence, right in rows:
+        if count:
+            mean_confidence = round(confidence / count, 4)
+            accuracy = round(right / count, 4)
+            filled.append([int(count), mean_confidence, accuracy])
+    return filled
 
 
-def _bins(logits: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Items (N_BIN,), the sum of their confidence, and how many are right, by bin of confidence."""
+@dataclass(frozen=True, eq=False)
+class _Bins:
+    """Sums over the items of each bin of confidence, all (N_BIN,).
+
+    How many items there are, their confidence, and how many of them are right.
+    """
+
+    count: Tensor
+    confidence: Tensor
+    right: Tensor
+
+
+def _bins(logits: Tensor, y: Tensor) -> _Bins:
     confidence, predicted = logits.softmax(dim=-1).max(dim=-1)
-    bins = (confidence * N_BIN).long().clamp(max=N_BIN - 1)
-    each = torch.stack([torch.ones_like(confidence), confidence, (predicted == y).to(confidence)])
-    return tuple(
-        torch.zeros(3, N_BIN, device=logits.device, dtype=logits.dtype).index_add_(1, bins, each)
-    )
+    bins = (confidence * N_BIN).long().clamp(max=N_BIN - 1)  # confidence 1 is in the last bin
+    right = (predicted == y).to(confidence)
+    items = torch.stack([torch.ones_like(confidence), confidence, right])  # (3, n)
+    empty = torch.zeros(3, N_BIN, device=logits.device, dtype=logits.dtype)
+    return _Bins(*empty.index_add_(1, bins, items))
 
 
 def fit_temperature(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Temperatures t (n_run,) > 0 that are likeliest for logits / t (n_run, n, n_class) on y (n_run, n).
+    """Most probable temperatures t (n_run,) > 0 for logits / t (n_run, n, n_class) on y (n_run, n).
 
-    Golden-section search in log t, all runs at once; weight (n_run, n) is zero for items that do not count.
-    Before it sees data, log t is thought to be normal around 0 with deviation 1: where all of a few validation images are right,
-    their loss alone would fall for ever as t goes to 0, and every prediction would be called certain.
+    weight (n_run, n) is zero for items that do not count. All runs are searched at once.
+
+    The prior of log t is normal around 0 with deviation 1. Without it, where all of a few
+    validation images are right, the loss would fall for ever as t goes to 0, and every prediction
+    would be called certain.
     """
-    weight = torch.ones_like(y, dtype=logits.dtype) if weight is None else weight
-    target = logits.gather(-1, y[..., None])[..., 0]
+    if weight is None:
+        weight = torch.ones_like(y, dtype=logits.dtype)
+    own_class = logits.gather(-1, y[..., None])[..., 0]  # (n_run, n) the logit of the true class
 
     def loss(log_t: Tensor) -> Tensor:
-        scaled = logits * (-log_t).exp()[:, None, None]
-        return ((scaled.logsumexp(dim=-1) - target * (-log_t).exp()[:, None]) * weight).sum(
-            dim=1
-        ) + log_t**2 / 2
+        """Negative log of likelihood times prior (n_run,), up to a constant."""
+        inverse = (-log_t).exp()  # 1 / t, (n_run,)
+        scaled = logits * inverse[:, None, None]
+        nll = scaled.logsumexp(dim=-1) - own_class * inverse[:, None]  # (n_run, n)
+        return (nll * weight).sum(dim=1) + log_t**2 / 2
 
-    ratio = (math.sqrt(5) - 1) / 2
-    low, high = (
-        logits.new_full((len(logits),), math.log(1e-2)),
-        logits.new_full((len(logits),), math.log(1e2)),
-    )
-    a, b = high - ratio * (high - low), low + ratio * (high - low)
-    at_a, at_b = loss(a), loss(b)
-    for _ in range(40):
-        left = at_a <= at_b
-        low, high = torch.where(left, low, a), torch.where(left, b, high)
-        new = torch.where(left, high - ratio * (high - low), low + ratio * (high - low))
-        at_new = loss(new)
-        a, b = torch.where(left, new, b), torch.where(left, a, new)
-        at_a, at_b = torch.where(left, at_new, at_b), torch.where(left, at_a, at_new)
-    return ((low + high) / 2).exp()
+    low = logits.new_full((len(logits),), math.log(LOWEST_TEMPERATURE))
+    high = logits.new_full((len(logits),), math.log(HIGHEST_TEMPERATURE))
+    return _golden_section(loss, low, high).exp()
+
+
+def _golden_section(loss: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """The minimum (n_run,) of a function with one minimum in [low, high], each run on its own."""
+    # Two inner points divide the interval by the golden ratio g = 0.618, from either side:
+    #
+    #     low ------- left -- right ------- high      left = high - g (high - low)
+    #                                                 right = low + g (high - low)
+    #
+    # Where loss(left) <= loss(right), the minimum is not beyond `right`, which becomes the new
+    # `high`; else `left` becomes the new `low`. The interval shrinks to g of its length. As
+    # g^2 = 1 - g, the inner point that remains lies just where one of the two new ones belongs,
+    # so that a step needs the loss at one new point only.
+    golden = (math.sqrt(5) - 1) / 2
+    left = high - golden * (high - low)
+    right = low + golden * (high - low)
+    loss_left = loss(left)
+    loss_right = loss(right)
+    for _ in range(GOLDEN_STEPS):
+        lower = loss_left <= loss_right  # (n_run,): the minimum is in the lower part
+        remaining = torch.where(lower, left, right)
+        loss_remaining = torch.where(lower, loss_left, loss_right)
+        low = torch.where(lower, low, left)
+        high = torch.where(lower, right, high)
+        new = torch.where(lower, high - golden * (high - low), low + golden * (high - low))
+        loss_new = loss(new)
+        left = torch.where(lower, new, remaining)
+        right = torch.where(lower, remaining, new)
+        loss_left = torch.where(lower, loss_new, loss_remaining)
+        loss_right = torch.where(lower, loss_remaining, loss_new)
+    return (low + high) / 2

@@ -1,171 +1,207 @@
-"""Choosing hyper-parameters on the episode's validation items, all candidates trained in one batch."""
+"""Choosing hyper-parameters on validation items, all candidates trained in one batch."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliad.adapters.core.classifier import Classifier, hypers, validation
+from cliad.adapters.core.classifier import Classifier, hypers, rows_for, validation
 from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import Run, fit, group
 from cliad.adapters.core.head import Head, HeadError
-from cliad.adapters.core.ops import unit
 
 SAME_LOSS = 1e-3  # nats per item
 SWEEP_FLOATS = 2**26  # the most logits held at once while fitted candidates are compared
+WITHOUT_LIMIT = 10**9  # runs in one batch
 
 
 def fit_all(
-    runs: Sequence[Run], largest: int = 10**9, *, validate: bool = False
+    runs: Sequence[Run], largest: int = WITHOUT_LIMIT, *, validate: bool = False
 ) -> list[Classifier]:
-    """Fit any runs, group by group, in batches of at most `largest`; the order stays. `validate`: see `fit`."""
+    """Fit any runs, group by group, in batches of at most `largest`; the order stays.
+
+    validate: see `fit`.
+    """
     fitted: dict[int, Classifier] = {}
-    for members in group(runs):
-        for start in range(0, len(members), largest):
-            part = members[start : start + largest]
-            fitted |= zip(part, fit([runs[i] for i in part], validate=validate), strict=True)
-    return [fitted[i] for i in range(len(runs))]
+    for positions in group(runs):
+        for start in range(0, len(positions), largest):
+            part = positions[start : start + largest]
+            classifiers = fit([runs[position] for position in part], validate=validate)
+            fitted.update(zip(part, classifiers, strict=True))
+    return [fitted[position] for position in range(len(runs))]
 
 
-@dataclass(frozen=True)
-class _Score:
-    """How good a candidate is: more right first, then less loss.
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A fitted classifier and how it does on validation.
 
-    Losses that differ by less than SAME_LOSS are equal, and the first candidate stays: otherwise the last bit of a sum, and so
-    the number of threads, would choose.
+    right: items that it classifies rightly. loss: its mean cross-entropy in nats.
+    A classifier that diverged, or whose loss is not finite, has right -1 and loss infinity.
     """
 
+    classifier: Classifier
     right: float
     loss: float
 
-    def beats(self, other: _Score | None) -> bool:
-        if other is None or self.right != other.right:
-            return other is None or self.right > other.right
+    def beats(self, other: Candidate) -> bool:
+        """More right first, then less loss.
+
+        Losses that differ by less than SAME_LOSS are equal: otherwise the last bit of a sum, and so
+        the number of threads, would choose.
+        """
+        if self.right != other.right:
+            return self.right > other.right
         return self.loss < other.loss - SAME_LOSS
 
 
 def fit_selected(
-    runs: Sequence[Run], given: Collection[str] = (), largest: int = 10**9
+    runs: Sequence[Run], given: Collection[str] = (), largest: int = WITHOUT_LIMIT
 ) -> list[Classifier]:
     """Fit runs with their hyper-parameters chosen on each episode's own validation items.
 
-    Fields of the head's space that are `given` keep their value. First the fields that training depends on are searched, each
-    candidate trained; then, with the parameters found, those in `tuned`.
+    Fields of the head's space that are `given` keep their value. First the fields that training
+    depends on are searched, each candidate trained; then, with the parameters found, those in
+    `tuned`.
 
     Raises:
-        HeadError: an episode without validation items, or a head with nothing to search.
+        HeadError: an episode without validation items.
     """
-    head = runs[0][0]
-    free = {name: values for name, values in head.searches().items() if name not in given}
     for _, episode in runs:
         if not len(episode.val_index):
             raise HeadError("there are no validation images to select on; use --select fixed")
-    grid = {name: values for name, values in free.items() if name not in head.tuned}
-    chosen = _best_trained(runs, grid, largest)
-    if grid and head.refine:
-        chosen = _bisect(runs, chosen, next(iter(grid)), head.refine, largest)
+    head, _ = runs[0]
+    free = {name: values for name, values in head.searches().items() if name not in given}
+    trained = {name: values for name, values in free.items() if name not in head.tuned}
     tuned = {name: values for name, values in free.items() if name in head.tuned}
+    chosen = _best_trained(runs, trained, largest)
+    if trained and head.refine:
+        name = next(iter(trained))  # a space that is refined has one field
+        chosen = _bisect(runs, chosen, name, head.refine, largest)
+    if not tuned:
+        return [candidate.classifier for candidate in chosen]
     return [
-        _tune(classifier, episode, tuned)
-        for (classifier, _), (_, episode) in zip(chosen, runs, strict=True)
+        _tune(candidate.classifier, episode, tuned)
+        for candidate, (_, episode) in zip(chosen, runs, strict=True)
     ]
+
+
+def _heads(head: Head, space: Mapping[str, Sequence]) -> list[Head]:
+    """The head with each combination of the values of `space`; of an empty space, itself."""
+    heads = []
+    for values in itertools.product(*space.values()):
+        combination = dict(zip(space, values, strict=True))
+        heads.append(replace(head, **combination))
+    return heads
 
 
 def _best_trained(
-    runs: Sequence[Run], grid: dict[str, tuple], largest: int
-) -> list[tuple[Classifier, _Score]]:
-    """The best candidate of each run, over the product of `grid`."""
-    combos = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    trained = fit_all(
-        [(replace(head, **combo), episode) for head, episode in runs for combo in combos],
-        largest,
-        validate=True,
-    )
-    per_run = [trained[i : i + len(combos)] for i in range(0, len(trained), len(combos))]
-    return [
-        _first_best(candidates, episode)
-        for candidates, (_, episode) in zip(per_run, runs, strict=True)
-    ]
+    runs: Sequence[Run], space: Mapping[str, Sequence], largest: int
+) -> list[Candidate]:
+    """The best candidate of each run, over the product of `space`; all runs train together."""
+    searched: list[Run] = []
+    for head, episode in runs:
+        searched += [Run(candidate, episode) for candidate in _heads(head, space)]
+    fitted = fit_all(searched, largest, validate=True)
+    per_run = len(fitted) // len(runs)
+    best = []
+    for number, (_, episode) in enumerate(runs):
+        start = number * per_run
+        best.append(_first_best(fitted[start : start + per_run], episode))
+    return best
 
 
-def _first_best(candidates: Sequence[Classifier], episode: Episode) -> tuple[Classifier, _Score]:
-    best, best_score = None, None
-    for classifier in candidates:
-        if (score := _score(classifier, episode)).beats(best_score):
-            best, best_score = classifier, score
-    return best, best_score
+def _first_best(classifiers: Sequence[Classifier], episode: Episode) -> Candidate:
+    """The best of a run's classifiers; of equally good ones the first."""
+    best = _candidate(classifiers[0], episode)
+    for classifier in classifiers[1:]:
+        candidate = _candidate(classifier, episode)
+        if candidate.beats(best):
+            best = candidate
+    return best
 
 
-def _score(classifier: Classifier, episode: Episode) -> _Score:
+def _candidate(classifier: Classifier, episode: Episode) -> Candidate:
+    """A classifier with its score on the episode's validation items."""
     x, y = validation(classifier.head, episode)
-    logits = classifier.logits(x)
-    right, loss = (logits.argmax(dim=-1) == y).sum().item(), F.cross_entropy(logits, y).item()
-    return (
-        _Score(-1.0, math.inf)
-        if classifier.diverged or not math.isfinite(loss)
-        else _Score(right, loss)
-    )
+    logits = classifier.logits(x)  # (n_val, n_class)
+    right = (logits.argmax(dim=-1) == y).sum().item()
+    loss = F.cross_entropy(logits, y).item()
+    if classifier.diverged or not math.isfinite(loss):
+        return Candidate(classifier, right=-1.0, loss=math.inf)
+    return Candidate(classifier, right=right, loss=loss)
 
 
 def _bisect(
-    runs: Sequence[Run],
-    chosen: list[tuple[Classifier, _Score]],
-    name: str,
-    steps: int,
-    largest: int,
-) -> list[tuple[Classifier, _Score]]:
-    """CoOp's search around the best value: keep the better end of [value / 10, 10 value], move the other to the log midpoint."""
-    at = lambda values: fit_all(
-        [
-            (replace(head, **{name: value}), episode)
-            for (head, episode), value in zip(runs, values, strict=True)
-        ],
-        largest,
-        validate=True,
-    )
-    scored = lambda fitted: [
-        (classifier, _score(classifier, episode))
-        for classifier, (_, episode) in zip(fitted, runs, strict=True)
-    ]
-    middle = [getattr(classifier.head, name) for classifier, _ in chosen]
-    left, right = (scored(at([value * factor for value in middle])) for factor in (0.1, 10))
+    runs: Sequence[Run], chosen: Sequence[Candidate], name: str, steps: int, largest: int
+) -> list[Candidate]:
+    """CoOp's search around each run's best value: bisection of [value / 10, 10 value] in the log.
+
+    Each step keeps the better end, and moves the other one to the middle of the exponents. The
+    value that the search began with stays where no end beats it. All runs step side by side.
+    """
+
+    def fit_values(values: Sequence[float]) -> list[Candidate]:
+        """Each run fitted with its own value of `name`."""
+        changed = []
+        for (head, episode), value in zip(runs, values, strict=True):
+            changed.append(Run(replace(head, **{name: value}), episode))
+        fitted = fit_all(changed, largest, validate=True)
+        return [_candidate(one, run.episode) for one, run in zip(fitted, changed, strict=True)]
+
+    def value_of(candidate: Candidate) -> float:
+        return getattr(candidate.classifier.head, name)
+
+    low = fit_values([value_of(candidate) / 10 for candidate in chosen])
+    high = fit_values([value_of(candidate) * 10 for candidate in chosen])
     for _ in range(steps):
-        to_left = [not r[1].beats(a[1]) for a, r in zip(left, right, strict=True)]
-        ends = [
-            (getattr(a[0].head, name), getattr(r[0].head, name))
-            for a, r in zip(left, right, strict=True)
-        ]
-        new = scored(at([math.sqrt(a * r) for a, r in ends]))
-        left = [a if keep else fresh for a, fresh, keep in zip(left, new, to_left, strict=True)]
-        right = [fresh if keep else r for r, fresh, keep in zip(right, new, to_left, strict=True)]
-    best = [r if r[1].beats(a[1]) else a for a, r in zip(left, right, strict=True)]
-    return [b if b[1].beats(c[1]) else c for b, c in zip(best, chosen, strict=True)]
+        middles = []
+        for run in range(len(runs)):
+            product = value_of(low[run]) * value_of(high[run])
+            middles.append(math.sqrt(product))  # the middle of the exponents
+        for run, middle in enumerate(fit_values(middles)):
+            if high[run].beats(low[run]):
+                low[run] = middle
+            else:
+                high[run] = middle
+    best = []
+    for run, start in enumerate(chosen):
+        end = high[run] if high[run].beats(low[run]) else low[run]
+        best.append(end if end.beats(start) else start)
+    return best
 
 
-def _tune(classifier: Classifier, episode: Episode, space: dict[str, tuple]) -> Classifier:
-    """Search the fields that only logits read, with the fitted parameters: candidates lie along the run axis."""
-    if not space:
-        return classifier
+def _tune(classifier: Classifier, episode: Episode, space: Mapping[str, Sequence]) -> Classifier:
+    """Search the fields that only logits read: the candidates lie along the run axis.
+
+    The fitted parameters stay. Of equally good candidates the first wins.
+    """
+    heads = _heads(classifier.head, space)
     x, y = validation(classifier.head, episode)
-    x = x if "raw" in classifier.head.needs else unit(x)
-    heads = [
-        replace(classifier.head, **dict(zip(space, values, strict=True)))
-        for values in itertools.product(*space.values())
-    ]
-    rows = max(1, SWEEP_FLOATS // (len(heads) * max(episode.n_class, len(episode.index) // 8)))
-    parts = [
-        _sweep(classifier, heads, *part) for part in zip(x.split(rows), y.split(rows), strict=True)
-    ]
-    right, loss = (torch.stack(values).sum(dim=0) for values in zip(*parts, strict=True))
-    best = (
-        torch.where(right == right.max(), loss.nan_to_num(nan=math.inf), math.inf).argmin().item()
-    )
+    x = rows_for(classifier.head, x)
+    # as many rows at once as memory allows: a row takes n_class logits or, with keys, about as
+    # many numbers as there are support items
+    floats_per_row = len(heads) * max(episode.n_class, len(episode.index) // 8)
+    at_once = max(1, SWEEP_FLOATS // floats_per_row)
+    rights = []
+    losses = []
+    for x_part, y_part in zip(x.split(at_once), y.split(at_once), strict=True):
+        right, loss = _sweep(classifier, heads, x_part, y_part)
+        rights.append(right)
+        losses.append(loss)
+    right = torch.stack(rights).sum(dim=0)  # (n_head,)
+    loss = torch.stack(losses).sum(dim=0)  # (n_head,)
+    # argmax takes "not a number" for the largest logit, so that it may count as right: a candidate
+    # whose loss is not finite comes behind all others
+    finite = torch.isfinite(loss)
+    right = torch.where(finite, right, -1)
+    loss = torch.where(finite & (right == right.max()), loss, math.inf)
+    best = int(loss.argmin())  # the first of equal ones
     return replace(classifier, head=heads[best])
 
 
@@ -173,11 +209,12 @@ def _tune(classifier: Classifier, episode: Episode, space: dict[str, tuple]) -> 
 def _sweep(
     classifier: Classifier, heads: Sequence[Head], x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Right answers (n_head,) and summed loss (n_head,) of a fitted classifier under other heads' hyper-parameters."""
+    """Right answers (n_head,) and summed loss (n_head,) of a classifier under other heads' fields.
+
+    x (n, dim) as the heads take it, y (n,).
+    """
     logits = classifier.head.logits(classifier.p, classifier.c, hypers(heads, x), x[None])
-    loss = (
-        F.cross_entropy(logits.flatten(0, 1), y.repeat(len(heads)), reduction="none")
-        .view(len(heads), -1)
-        .sum(dim=1)
-    )
-    return (logits.argmax(dim=-1) == y).sum(dim=1), loss
+    n_head = len(heads)  # logits (n_head, n, n_class)
+    loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(n_head), reduction="none")
+    right = (logits.argmax(dim=-1) == y).sum(dim=1)
+    return right, loss.view(n_head, -1).sum(dim=1)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cliad.adapters import HEADS
 from cliad.adapters.core.classifier import Classifier, can_stack, inputs, logits_of
-from cliad.adapters.core.episode import Episode
-from cliad.adapters.core.fit import Run, stack
+from cliad.adapters.core.episode import Episode, stack
+from cliad.adapters.core.fit import Run
 from cliad.adapters.core.metrics import calibration, fit_temperature, metrics, reliability
 from cliad.adapters.core.select import fit_all
 from cliad.cache.file.read import FeatureCache

@@ -4,8 +4,7 @@ import pytest
 import torch
 from worlds import World
 
-from cliad.adapters.core.episode import Support
-from cliad.adapters.core.fit import stack
+from cliad.adapters.core.episode import Support, stack
 from cliad.adapters.core.keys import distinct, keys_by_class, nearness, slots
 
 LABELS = ([2, 0, 2, 1, 2, 0], [1, 1, 0, 3])  # of two runs; the second is padded
@@ -26,7 +25,8 @@ def places(labels, n_class):
     """Positions of each class's items, in their order."""
     found = []
     for label in range(n_class):
-        found.append([item for item, own in enumerate(labels) if own == label])
+        members = [item for item, own in enumerate(labels) if own == label]
+        found.append(members)
     return found
 
 

@@ -10,11 +10,13 @@ from walking import Walker, walk
 from worlds import World
 
 from cliad.adapters.clip_adapter import ClipAdapter
+from cliad.adapters.core.batches import Batches
 from cliad.adapters.core.classifier import can_stack, hypers, inputs, logits_of, validation
-from cliad.adapters.core.episode import Episode
-from cliad.adapters.core.fit import _Batches, _Best, fit, group, stack
+from cliad.adapters.core.episode import Episode, stack
+from cliad.adapters.core.fit import fit, group
 from cliad.adapters.core.head import Head, HeadError, Plan
 from cliad.adapters.core.optimiser import Optimiser, rate
+from cliad.adapters.core.train import Best
 from cliad.adapters.linear_probe import LinearProbe
 from cliad.adapters.lp_plus_plus import LpPlusPlus
 from cliad.adapters.taskres import TaskRes
@@ -155,7 +157,7 @@ def generators_of(*seeds):
 def test_an_epoch_shows_each_item_once_in_the_order_of_the_runs_own_generator(n_view):
     features, support, rows = numbered([5, 4], n_view)
     plan = Plan(steps=6, per_epoch=3, batch=2)
-    batches = _Batches(features, support, rows, plan, generators_of(7, 8))
+    batches = Batches(features, support, rows, plan, generators_of(7, 8))
     mine = generators_of(7, 8)
     for epoch in range(2):
         parts = []
@@ -171,7 +173,7 @@ def test_an_epoch_shows_each_item_once_in_the_order_of_the_runs_own_generator(n_
 def test_the_weights_of_uneven_batches_sum_to_one_in_each_step(n_view):
     features, support, rows = numbered([5, 4], n_view)
     plan = Plan(steps=3, per_epoch=3, batch=2)
-    batches = _Batches(features, support, rows, plan, generators_of(7, 8))
+    batches = Batches(features, support, rows, plan, generators_of(7, 8))
     seen = [[], []]
     for step in range(3):
         for run, items in enumerate(shown(batches, step)):
@@ -186,7 +188,7 @@ def test_the_weights_of_uneven_batches_sum_to_one_in_each_step(n_view):
 def test_a_view_is_drawn_anew_for_each_item_and_epoch():
     features, support, rows = numbered([5, 4], n_view=3)
     plan = Plan(steps=60, per_epoch=2, batch=3)
-    batches = _Batches(features, support, rows, plan, generators_of(7, 8))
+    batches = Batches(features, support, rows, plan, generators_of(7, 8))
     views = {row: [] for row in range(9)}
     for step in range(plan.steps):
         for items in shown(batches, step):
@@ -199,7 +201,7 @@ def test_a_view_is_drawn_anew_for_each_item_and_epoch():
 
 def test_views_are_drawn_where_the_batch_is_the_whole_support():
     features, support, rows = numbered([5, 4], n_view=3)
-    batches = _Batches(features, support, rows, Plan(steps=9), generators_of(7, 8))
+    batches = Batches(features, support, rows, Plan(steps=9), generators_of(7, 8))
     views = set()
     for step in range(9):
         first, second = shown(batches, step)
@@ -212,7 +214,7 @@ def test_views_are_drawn_where_the_batch_is_the_whole_support():
 def test_a_full_batch_is_the_support_as_it_is():
     features, support, rows = numbered([3, 2])
     for plan in (Plan(steps=2, batch=None, per_epoch=1), Plan(steps=2, batch=3, per_epoch=1)):
-        batches = _Batches(features, support, rows, plan, generators_of(7, 8))
+        batches = Batches(features, support, rows, plan, generators_of(7, 8))
         x, y, weight = batches(1)
         assert torch.equal(x, support.x) and torch.equal(y, support.y)
         torch.testing.assert_close(weight, torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]]))
@@ -320,7 +322,7 @@ def test_of_equally_good_looks_the_last_is_kept_and_padding_does_not_count():
     full = torch.arange(3)
     episode = Episode(features, full, full, full, full, None, 1.0, 1, 3)
     short = replace(episode, val_index=torch.tensor([1]), val_y=torch.tensor([1]))
-    best = _Best(Table(), {}, {}, [episode, episode, episode, short], features)
+    best = Best(Table(), {}, {}, [episode, episode, episode, short], features)
     right, swapped = torch.eye(3), torch.eye(3)[[0, 2, 1]]
     none = torch.zeros(3)
     second = torch.tensor([0.0, 0.5, 0.0])  # padding, a row of zeros, is now of class 1
@@ -340,7 +342,7 @@ def test_looking_does_not_hold_on_to_parameters_that_still_move():
     features = torch.eye(3)
     full = torch.arange(3)
     episode = Episode(features, full, full, full, full, None, 1.0, 1, 3)
-    best = _Best(Table(), {}, {}, [episode], features)
+    best = Best(Table(), {}, {}, [episode], features)
     w = torch.eye(3)[None]
     best.look({"w": w, "b": torch.zeros(1, 3)})
     w *= -1
