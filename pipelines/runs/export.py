@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from cliad.adapters.core.classifier import hypers
 from cliad.errors import CliadError
-from cliad.pipelines.runs.predict import Run, load
+from cliad.pipelines.runs.predict import SavedRun, load
 
 LARGEST = 1.8e9  # bytes of weights that fit into one ONNX file; more go to a second file beside it
 
@@ -95,7 +95,7 @@ def export_run(
     return sorted(out.with_name(file.name) for file in written)
 
 
-def _facts(run: Run) -> dict[str, str]:
+def _facts(run: SavedRun) -> dict[str, str]:
     """What a file says of itself, as text."""
     about = run.about
     facts = {
@@ -121,7 +121,7 @@ def _facts(run: Run) -> dict[str, str]:
     }
 
 
-def _safetensors(run: Run, path: Path) -> None:
+def _safetensors(run: SavedRun, path: Path) -> None:
     from safetensors.torch import save_file
 
     tensors = {f"p.{key}": value for key, value in run.classifier.p.items()} | {
@@ -134,7 +134,7 @@ def _safetensors(run: Run, path: Path) -> None:
     )
 
 
-def _npz(run: Run, path: Path) -> None:
+def _npz(run: SavedRun, path: Path) -> None:
     weights, bias = linear_form(run)
     scale = float(run.about["logit_scale"])
     arrays = {
@@ -154,7 +154,7 @@ def _npz(run: Run, path: Path) -> None:
         np.savez(stream, **arrays)
 
 
-def linear_form(run: Run) -> tuple[np.ndarray, np.ndarray]:
+def linear_form(run: SavedRun) -> tuple[np.ndarray, np.ndarray]:
     """weights (n_class, dim) and bias (n_class,), with logits = weights x + bias for unit x (raw x for a head that needs raw ones).
 
     Found by asking the head: its logits on the axes, then compared on other rows.
@@ -179,9 +179,9 @@ def linear_form(run: Run) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Whole(nn.Module):
-    """A head, and before it the encoder if there is one: what `Run.logits` computes, as one graph."""
+    """A head, and before it the encoder if there is one: what `SavedRun.logits` computes, as one graph."""
 
-    def __init__(self, run: Run, tower: nn.Module | None):
+    def __init__(self, run: SavedRun, tower: nn.Module | None):
         super().__init__()
         self.tower, self.run = tower, run
         classifier = run.classifier
@@ -204,7 +204,7 @@ class _Whole(nn.Module):
         return logits, (logits / (self.run.about["temperature"] or 1)).softmax(dim=-1)
 
 
-def _onnx(run: Run, path: Path, encoder=None) -> None:
+def _onnx(run: SavedRun, path: Path, encoder=None) -> None:
     try:
         import onnx  # noqa: F401
         import onnxruntime

@@ -27,7 +27,7 @@ from cliad.errors import CliadError
 from cliad.pipelines.experiments.episode import draw_of
 from cliad.pipelines.fewshot.draw import DrawError, DrawRequest
 from cliad.pipelines.runs import run_folder
-from cliad.pipelines.runs.predict import Run
+from cliad.pipelines.runs.predict import SavedRun
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # none of these starts another program
 LARGEST_PIXELS = 50_000_000
@@ -86,7 +86,7 @@ class Support:
 class Ready:
     """A run with its encoder; zero-shot class weights (n_class, dim) and the training shots where they can be had."""
 
-    run: Run
+    run: SavedRun
     encoder: Encoder
     zero_shot: Tensor | None
     support: Support | None
@@ -118,7 +118,7 @@ class InferenceService:
         self._lock = threading.Lock()
 
     def _folders(self) -> dict[str, Path]:
-        """Run folders by name: the one that was asked for, then those beside it, the newest first."""
+        """SavedRun folders by name: the one that was asked for, then those beside it, the newest first."""
         return {folder.name: folder for folder in [self.first, *run_folder.runs(self.first.parent)]}
 
     def runs(self) -> list[dict]:
@@ -161,7 +161,7 @@ class InferenceService:
             raise ServiceError(
                 f"there is no run '{name:.80}'; reload the page to see those there are", 404
             )
-        run = Run(folder, *run_folder.load(folder))
+        run = SavedRun(folder, *run_folder.load(folder))
         key = folder, (folder / "run.json").stat().st_mtime_ns
         if key not in self._ready:
             cache = self._cache(run)
@@ -171,7 +171,7 @@ class InferenceService:
             )
         return self._ready[key]
 
-    def _encoder_of(self, run: Run) -> Encoder:
+    def _encoder_of(self, run: SavedRun) -> Encoder:
         key = json.dumps(
             [run.about["encoder_id"], run.about["image_recipe"].get("encoder"), run.about["dtype"]],
             sort_keys=True,
@@ -180,7 +180,7 @@ class InferenceService:
             self._encoders[key] = run.encoder(**self._encoder)
         return self._encoders[key]
 
-    def _cache(self, run: Run) -> FeatureCache | None:
+    def _cache(self, run: SavedRun) -> FeatureCache | None:
         """The cache that the run was trained on, where it is on this machine."""
         about = run.about
         path = cache_path(
@@ -195,7 +195,7 @@ class InferenceService:
             return None
         return cache if cache.fingerprint == about["fingerprint"] else None
 
-    def _support(self, run: Run, cache: FeatureCache | None) -> Support | None:
+    def _support(self, run: SavedRun, cache: FeatureCache | None) -> Support | None:
         """The training shots, drawn again as they were then."""
         if cache is None:
             return None
@@ -269,7 +269,7 @@ def _summary(name: str, folder: Path) -> dict | None:
         return None
 
 
-def _zero_shot(run: Run, encoder: Encoder, cache: FeatureCache | None) -> Tensor | None:
+def _zero_shot(run: SavedRun, encoder: Encoder, cache: FeatureCache | None) -> Tensor | None:
     """Zero-shot class weights (n_class, dim): from the cache, else the prompts encoded anew."""
     if cache is not None:
         return None if cache.text is None else class_weights(torch.from_numpy(cache.text))
