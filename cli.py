@@ -1199,18 +1199,17 @@ def heads(
 
     found = list_heads(cache_dir(cache), dataset, encoder)
     if json:
-        return _print_json(found)
+        return _print_json([head.json() for head in found])
     for head in found:
-        count = (
-            ""
-            if head["parameters"] is None
-            else f"; {head['parameters']:,} parameters on {head['on']}"
-        )
-        print(
-            f"{head['head']}\n    {head['what']}\n    needs: {', '.join(head['needs']) or 'image features'}; selects on: {head['select']}{count}"
-        )
-        for field in head["hyper"]:
-            print(f"    {field['name']} = {field['default']}: {field['meaning']}{field['range']}")
+        count = ""
+        if head.parameters is not None:
+            count = f"; {head.parameters:,} parameters on {head.on}"
+        needs = ", ".join(head.needs) or "image features"
+        print(head.head)
+        print(f"    {head.what}")
+        print(f"    needs: {needs}; selects on: {head.select}{count}")
+        for field in head.hyper:
+            print(f"    {field.name} = {field.default}: {field.meaning}{field.range}")
 
 
 @app.command()
