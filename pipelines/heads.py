@@ -123,6 +123,7 @@ def _n_parameter(head: Head, cache: FeatureCache) -> int | None:
     text = cache.text
     if "text" in head.needs and text is None:
         return None
+    # A head on features before the projection gets them side by side with the features.
     width = cache.dim
     if "pre_projection" in head.needs:
         pre_projection = cache.column("train", "pre_projection")
@@ -139,10 +140,11 @@ def _n_parameter(head: Head, cache: FeatureCache) -> int | None:
         logit_scale=cache.logit_scale,
         n_class=n_class,
     )
+    # Shapes do not depend on what is in the tensors, so the zeros need not be realistic.
     h = hypers([head], x)
     try:
         constants = head.bind(support, h)
         parameters = head.start(constants, h, [torch.Generator().manual_seed(0)])
-    except HeadError:
+    except HeadError:  # the default values do not fit this cache
         return None
     return sum(value.numel() for value in parameters.values())

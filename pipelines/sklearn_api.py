@@ -98,12 +98,14 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             ValueError: invalid features, labels or text; HeadError, which is a ValueError, for an
                 invalid hyper-parameter.
         """
+        # float64, so that scikit-learn checks what the user gave; heads train in float32.
         features, targets = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(targets)
         rows = few(targets.tolist(), self.shots, int(self.seed))
         names = _class_names(targets, self.classnames if classnames is None else classnames)
         given_text = self.text if text is None else text
         class_text = None
+        # Without text there is no class but those of y.
         self.classes_ = np.unique(targets)
         if given_text is not None:
             # Text may name classes that y has no example of.
@@ -167,6 +169,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Probabilities (n, n_class) of X (n, dim), columns in the order of `classes_`."""
         logits = self._logits(X)
+        # Less the largest logit, so that exp does not overflow.
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))
         return weights / weights.sum(axis=1, keepdims=True)
 
@@ -220,6 +223,7 @@ def few(y: Sequence, shots: int | None, seed: int) -> list[int]:
         return list(range(len(y)))
     if shots < 1:
         raise ValueError(f"shots is the number of rows per class, at least 1; got {shots}")
+    # Python's generator, as the protocols of the field use it, see fewshot/draw.py.
     generator = random.Random(seed)
     chosen = []
     for rows in rows_by_class(y, set()).values():

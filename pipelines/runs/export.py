@@ -51,6 +51,7 @@ def export_run(
     """
     saved = load(run)
     out = Path(out)
+    # All refusals come before the encoder is loaded, which may take a minute.
     _check_request(saved, format, with_encoder)
     _check_place(out, force)
     encoder = None

@@ -44,6 +44,7 @@ class _Graph(nn.Module):
         self.dtype = getattr(torch, saved.about["dtype"])
         self.raw = takes_raw_rows(saved)
         self.temperature = saved.about["temperature"] or 1
+        # One value per run, see Head: here one run. Its device and type are those of the zeros.
         h = hypers([self.head], torch.zeros(1))
         self.names = {
             "p": self._register("p", saved.classifier.p),
@@ -132,6 +133,7 @@ def _exported(graph: _Graph, examples: _Examples, name: str, head: str) -> torch
         try:
             program = torch.onnx.export(
                 graph,
+                # Two rows: a batch of one would be taken for a constant.
                 (examples.take(2),),
                 dynamo=True,
                 input_names=[name],
@@ -179,6 +181,7 @@ def _compare(path: Path, graph: _Graph, examples: _Examples, name: str) -> None:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for n in BATCHES_TRIED:
         x = examples.take(n)
+        # Probabilities have one scale whatever the logit scale, so one tolerance fits all heads.
         _, there = session.run(None, {name: x.numpy()})
         with torch.no_grad():
             _, here = graph(x)

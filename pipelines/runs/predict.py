@@ -84,6 +84,7 @@ class SavedRun:
         if self.about["unit_rows"]:
             x = torch.nn.functional.normalize(x, dim=-1)
         logits = self.classifier.logits(x)
+        # A softmax of these would look like probabilities of some kind, so nothing is answered.
         if not torch.isfinite(logits).all():
             raise PredictError(
                 f"{self.folder} gives logits that are not finite"
@@ -101,6 +102,7 @@ class SavedRun:
 
     def top(self, x: Tensor | np.ndarray, top: int = 5) -> list[list[ClassProbability]]:
         """The `top` likeliest classes of features x (n, width), best first."""
+        # There may be fewer classes than are asked for.
         n_shown = min(top, len(self.classnames))
         values, classes = self.probabilities(x).topk(n_shown, dim=-1)  # each (n, n_shown)
         rows = []
@@ -170,6 +172,7 @@ class SavedRun:
         self, paths: Sequence[str], read: Read, encoder: Encoder, top: int
     ) -> Iterator[Prediction]:
         """The predictions of one batch; an image that could not be read says why."""
+        # Rows count all images; the tensors of the batch begin at its first one.
         rows = range(read.job.start, read.job.stop)
         reasons = dict(read.problems)
         readable = [row for row in rows if row not in reasons]
@@ -248,6 +251,7 @@ def predict(
         raise PredictError(
             f"batch is the number of images per encoder call, at least 1; got {batch}"
         )
+    # All that can fail as a whole fails here, before the first image.
     saved = load(run)
     encoder = saved.encoder(model=model, pretrained=pretrained, device=device, log=log)
     log(
@@ -271,6 +275,7 @@ def find_images(images: Sequence[str | Path]) -> list[str]:
 def _files(image: str) -> list[str]:
     path = Path(image)
     if path.is_dir():
+        # Hidden files and other kinds of files are left out.
         files = [str(path / file) for file in image_files(path)]
     elif path.exists() or not glob.has_magic(image):
         files = [image]

@@ -75,6 +75,7 @@ def load_encoder(
         )
     else:
         name, tag = _named_in(recipe, pretrained)
+    # The device is checked first: a wrong name shall not cost a download.
     torch_device = choose_device(device)
     missing = weights.to_fetch(*weights.full_name(name, tag))
     if missing:
@@ -111,6 +112,7 @@ def _named_in(recipe: Mapping, pretrained: str | None) -> tuple[str, str | None]
         )
     if pretrained:
         return model, pretrained
+    # Weights given as a file are recorded as this word; their path means nothing elsewhere.
     if tag == "file":
         raise PredictError(
             f"the weights of this run's encoder {model} were a file; give it with --pretrained FILE"
@@ -138,7 +140,7 @@ def check_encoder(encoder: Encoder, about: Mapping) -> None:
             raise PredictError(f"{encoder.name} gives no {part}, which this run takes")
     recipe = recipe_of(about)
     if recipe is None:
-        return
+        return  # imported features: there is no more to compare
     for part in CHECKED_PARTS:
         here = encoder.image_recipe.get(part)
         there = recipe.get(part)

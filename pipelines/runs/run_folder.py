@@ -96,6 +96,7 @@ def save(result: Result, cache: FeatureCache, out: Path, command: str = "") -> P
         RunFolderError: the place cannot be written, or holds something else.
     """
     out = Path(out)
+    # What is there may be a user's own folder: it is never replaced.
     if not _may_replace(out):
         raise RunFolderError(f"{out} exists and is not a run folder; give another --out DIR")
     try:
@@ -123,6 +124,7 @@ def _write(result: Result, cache: FeatureCache, folder: Path, name: str, command
     about["head_sha256"] = sha256_of(head_file)
     about["command"] = command
     row = result.row(name)
+    # Nobody sees this order: the folder gets its name when all is written.
     _put_json(folder / "run.json", about)
     _put_json(folder / "result.json", row)
     (folder / "README.md").write_text(card(about, row), encoding="utf-8")
@@ -251,6 +253,7 @@ def _read(folder: Path) -> tuple[Classifier, dict]:
 
 def _classifier(about: Mapping, tensors: Mapping[str, Tensor]) -> Classifier:
     """The classifier, tried on one row of zeros: its tensors fit each other and the classes."""
+    # The same check of names and ranges as for what a user types.
     head = make_head(about["head"], about["hyper"])
     parameters = _named_after(tensors, "p.")
     constants = _named_after(tensors, "c.")
@@ -287,6 +290,7 @@ def _check(about: object) -> None:
             f"it has schema {about['schema']}, this cliad reads {SCHEMA};"
             " update cliad, or train it again"
         )
+    # A missing word is a KeyError, which `load` reports with the word.
     for name, kind in KINDS.items():
         if not isinstance(about[name], kind):
             got = type(about[name]).__name__
@@ -304,6 +308,7 @@ def _check_numbers(about: Mapping) -> None:
             f"temperature in run.json: expected a positive number or null,"
             f" got {str(temperature)[:20]}"
         )
+    # They are put side by side in this order: features first.
     if about["parts"] not in (["features"], ["features", "pre_projection"]):
         raise ValueError(
             "parts in run.json: expected features, or features and pre_projection,"
@@ -311,6 +316,7 @@ def _check_numbers(about: Mapping) -> None:
         )
     if about["dtype"] not in ("float16", "float32"):
         raise ValueError(f"invalid dtype in run.json: {about['dtype'][:40]}")
+    # Without a limit, the try on one row of zeros could fill the memory.
     if not 0 < about["dim"] <= about["width"] <= WIDEST:
         raise ValueError(f"invalid width in run.json: {about['width']} with dim {about['dim']}")
     if not about["classnames"]:

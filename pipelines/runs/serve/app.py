@@ -84,8 +84,8 @@ def serve(
     config = uvicorn.Config(
         make_app(service, host),
         log_level="warning",
-        limit_concurrency=64,
-        timeout_keep_alive=5,
+        limit_concurrency=64,  # at most 2 GB of uploads are held in memory
+        timeout_keep_alive=5,  # seconds
         lifespan="off",
         ws="none",
     )
@@ -160,6 +160,7 @@ class Failure(NamedTuple):
 
 def describe(error: Exception) -> Failure:
     """What is said of an error: ours as they are, the library's in our words, of others nothing."""
+    # What other errors say may hold paths or data of this machine: it is not sent.
     status = getattr(error, "status_code", None)  # of starlette's HTTPException
     if status is not None:
         return Failure(status, STATUS_TEXTS.get(status, str(getattr(error, "detail", ""))))

@@ -136,6 +136,7 @@ class InferenceService:
             raise ServiceError(
                 f"there is no run '{name:.80}'; reload the page to see those there are", 404
             )
+        # Read each time, which is quick, so that a folder damaged meanwhile is noticed.
         run = load_folder(folder)
         key = (folder, (folder / "run.json").stat().st_mtime_ns)
         if key not in self._ready:
@@ -149,6 +150,7 @@ class InferenceService:
         """The run's encoder; runs of the same encoder and precision share one."""
         recipe = run.about["image_recipe"].get("encoder")
         decides = [run.about["encoder_id"], recipe, run.about["dtype"]]
+        # With sorted keys, equal recipes are equal text.
         key = json.dumps(decides, sort_keys=True)
         if key not in self._encoders:
             self._encoders[key] = self._options.load(run)
@@ -174,7 +176,7 @@ def _zero_shot(run: SavedRun, encoder: Encoder, cache: FeatureCache | None) -> T
         return None if cache.text is None else class_weights(torch.from_numpy(cache.text))
     try:
         templates = prompts.check_templates(run.about["templates"])
-        features = []
+        features = []  # per template
         for template in templates:
             texts = [prompts.fill(template, name) for name in run.classnames]
             features.append(encoder.encode_texts(texts).cpu())  # (n_class, dim)
