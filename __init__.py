@@ -16,9 +16,9 @@ What is asked for is imported then: `import cliad` alone brings neither torch no
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if (
-    TYPE_CHECKING
-):  # for editors and type checkers; the names of `_HOME`, and the classifiers come as Any
+# For editors and type checkers: the names of `_HOME`, and the classifiers. One that is not listed
+# comes as Any.
+if TYPE_CHECKING:
     from cliad.cache.file.read import open_cache as open_cache
     from cliad.pipelines.experiments.grid import grid as grid
     from cliad.pipelines.experiments.train import train as train
@@ -27,6 +27,22 @@ if (
     from cliad.pipelines.runs.predict import predict as predict
     from cliad.pipelines.runs.run_folder import save as save
     from cliad.pipelines.sklearn_api import CLASSIFIERS as CLASSIFIERS
+    from cliad.pipelines.sklearn_api import ApeClassifier as ApeClassifier
+    from cliad.pipelines.sklearn_api import ClapClassifier as ClapClassifier
+    from cliad.pipelines.sklearn_api import ClipAdapterClassifier as ClipAdapterClassifier
+    from cliad.pipelines.sklearn_api import (
+        CrossModalAdapterClassifier as CrossModalAdapterClassifier,
+    )
+    from cliad.pipelines.sklearn_api import CrossModalClassifier as CrossModalClassifier
+    from cliad.pipelines.sklearn_api import GdaClassifier as GdaClassifier
+    from cliad.pipelines.sklearn_api import LinearProbeClassifier as LinearProbeClassifier
+    from cliad.pipelines.sklearn_api import LpPlusPlusClassifier as LpPlusPlusClassifier
+    from cliad.pipelines.sklearn_api import RegLinearClassifier as RegLinearClassifier
+    from cliad.pipelines.sklearn_api import TaskResClassifier as TaskResClassifier
+    from cliad.pipelines.sklearn_api import TipAdapterClassifier as TipAdapterClassifier
+    from cliad.pipelines.sklearn_api import TipAdapterFClassifier as TipAdapterFClassifier
+    from cliad.pipelines.sklearn_api import ZeroShotClassifier as ZeroShotClassifier
+    from cliad.pipelines.sklearn_api import ZsLpClassifier as ZsLpClassifier
 
 __version__ = "0.1.0"
 

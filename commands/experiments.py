@@ -349,18 +349,18 @@ def heads(
 
     found = list_heads(cache_dir(cache), dataset, encoder)
     if as_json:
-        show.print_json(found)
+        show.print_json([head.json() for head in found])
         return
     for head in found:
-        needs = ", ".join(head["needs"]) or "image features"
-        line = f"    needs: {needs}; selects on: {head['select']}"
-        if head["parameters"] is not None:
-            line += f"; {head['parameters']:,} parameters on {head['on']}"
-        print(head["head"])
-        print(f"    {head['what']}")
+        needs = ", ".join(head.needs) or "image features"
+        line = f"    needs: {needs}; selects on: {head.select}"
+        if head.parameters is not None:
+            line += f"; {head.parameters:,} parameters on {head.on}"
+        print(head.head)
+        print(f"    {head.what}")
         print(line)
-        for field in head["hyper"]:
-            print(f"    {field['name']} = {field['default']}: {field['meaning']}{field['range']}")
+        for field in head.hyper:
+            print(f"    {field.name} = {field.default}: {field.meaning}{field.range}")
 
 
 def shots(

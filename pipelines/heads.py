@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from cliad.adapters import HEADS
@@ -16,74 +16,135 @@ from cliad.cache import folder as cache_folder
 from cliad.cache.file.read import FeatureCache
 
 
-def heads(folder: Path, dataset: str | None = None, encoder: str | None = None) -> list[dict]:
-    """What each head is, needs and takes; with its number of parameters on the cache that is meant, where there is one."""
+@dataclass(frozen=True)
+class FieldInfo:
+    """A hyper-parameter: its default, what it means, and the values that it takes.
+
+    `range` is a text to stand behind the meaning, empty where any value will do. `searched` are
+    the values that `--select val` tries; None where it tries none.
+    """
+
+    name: str
+    default: object
+    meaning: str
+    range: str
+    searched: tuple | None
+
+    def json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "default": self.default,
+            "meaning": self.meaning,
+            "range": self.range,
+            "searched": self.searched,
+        }
+
+
+@dataclass(frozen=True)
+class HeadInfo:
+    """A head: what it is, what it needs from a cache, its hyper-parameters.
+
+    `parameters` is how many numbers it learns on the cache that `on` names; both are None without
+    a cache, and `parameters` where the cache lacks what the head needs.
+    """
+
+    head: str
+    what: str
+    needs: tuple[str, ...]
+    select: str
+    hyper: tuple[FieldInfo, ...]
+    parameters: int | None
+    on: str | None
+
+    def json(self) -> dict[str, object]:
+        return {
+            "head": self.head,
+            "what": self.what,
+            "needs": self.needs,
+            "select": self.select,
+            "hyper": [field.json() for field in self.hyper],
+            "parameters": self.parameters,
+            "on": self.on,
+        }
+
+
+def heads(folder: Path, dataset: str | None = None, encoder: str | None = None) -> list[HeadInfo]:
+    """All heads, with the number of their parameters on the cache that is meant, if there is one.
+
+    Args:
+        folder: the cache folder.
+        dataset, encoder: which cache; by default the one written last.
+    """
     cache = cache_folder.find(folder, dataset, encoder)
-    return [_about(name, head, cache) for name, head in HEADS.items()]
+    return [_head_info(name, head, cache) for name, head in HEADS.items()]
 
 
-def _about(name: str, head: type[Head], cache: FeatureCache | None) -> dict:
-    about = {
-        "head": name,
-        "what": (head.__doc__ or "").splitlines()[0],
-        "needs": sorted(head.needs),
-        "select": head.select,
-    }
-    about["hyper"] = [_field(spec, head) for spec in fields(head)]
-    return about | {
-        "parameters": None if cache is None else _n_parameter(head(), cache),
-        "on": cache and f"{cache.dataset}, {cache.encoder}",
-    }
-
-
-def _field(spec, head: type[Head]) -> dict:
-    low, high, choices = (spec.metadata[key] for key in ("low", "high", "choices"))
-    span = f" ({', '.join(map(str, choices))})" if choices else ""
-    span = (
-        f" ({low:g} to {high:g})"
-        if None not in (low, high)
-        else f" (at least {low:g})"
-        if low is not None
-        else span
+def _head_info(name: str, head: type[Head], cache: FeatureCache | None) -> HeadInfo:
+    first_line = (head.__doc__ or "").splitlines()[0]
+    return HeadInfo(
+        head=name,
+        what=first_line,
+        needs=tuple(sorted(head.needs)),
+        select=head.select,
+        hyper=tuple(_field_info(spec, head) for spec in fields(head)),
+        parameters=None if cache is None else _n_parameter(head(), cache),
+        on=None if cache is None else f"{cache.dataset}, {cache.encoder}",
     )
-    return {
-        "name": spec.name,
-        "default": default_of(spec),
-        "meaning": spec.metadata["meaning"],
-        "range": span,
-        "searched": head.space.get(spec.name),
-    }
+
+
+def _field_info(spec: Field, head: type[Head]) -> FieldInfo:
+    return FieldInfo(
+        name=spec.name,
+        default=default_of(spec),
+        meaning=spec.metadata["meaning"],
+        range=_range_text(spec.metadata),
+        searched=head.space.get(spec.name),
+    )
+
+
+def _range_text(rule: Mapping) -> str:
+    """The values that a field takes, as ` (0 to 1)`."""
+    low = rule["low"]
+    high = rule["high"]
+    if low is not None and high is not None:
+        return f" ({low:g} to {high:g})"
+    if low is not None:
+        return f" (at least {low:g})"
+    if rule["choices"]:
+        return f" ({', '.join(map(str, rule['choices']))})"
+    return ""
 
 
 def _n_parameter(head: Head, cache: FeatureCache) -> int | None:
-    """Learned numbers for the cache's classes at one shot: those of `start` on an empty world of the same shapes."""
-    n_class, text = len(cache.classnames), cache.text
+    """Learned numbers for the cache's classes at one shot; None where the cache does not suffice.
+
+    They are counted in what `start` gives for an empty world of the same shapes.
+    """
+    text = cache.text
     if "text" in head.needs and text is None:
         return None
-    pre_projection = (
-        cache.column("train", "pre_projection")
-        if "pre_projection" in head.needs
-        else np.zeros((0, 0))
-    )
-    if pre_projection is None:
-        return None
-    zeros = torch.zeros(1, n_class, cache.dim + pre_projection.shape[1])
-    label = torch.arange(n_class)[None]
+    # A head on features before the projection gets them side by side with the features.
+    width = cache.dim
+    if "pre_projection" in head.needs:
+        pre_projection = cache.column("train", "pre_projection")
+        if pre_projection is None:
+            return None
+        width += pre_projection.shape[1]
+    n_class = len(cache.classnames)
+    x = torch.zeros(1, n_class, width)  # (n_run, n, dim): one run, one item per class
     support = Support(
-        zeros,
-        label,
-        torch.ones(1, n_class),
-        None if text is None else torch.from_numpy(text),
-        cache.logit_scale,
-        n_class,
+        x=x,
+        y=torch.arange(n_class)[None],
+        mask=torch.ones(1, n_class),
+        text=None if text is None else torch.from_numpy(text),
+        logit_scale=cache.logit_scale,
+        n_class=n_class,
     )
-    h = hypers([head], zeros)
+    # Shapes do not depend on what is in the tensors, so the zeros need not be realistic.
+    h = hypers([head], x)
     try:
-        return sum(
-            value.numel()
-            for value in head.start(
-                head.bind(support, h), h, [torch.Generator().manual_seed(0)]
-            ).values()
-        )
-    except HeadError:
+        constants = head.bind(support, h)
+        parameters = head.start(constants, h, [torch.Generator().manual_seed(0)])
+    except HeadError:  # the default values do not fit this cache
         return None
+    return sum(value.numel() for value in parameters.values())

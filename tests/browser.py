@@ -87,38 +87,3 @@ def drop(driver, *files):
         document.body.dispatchEvent(new DragEvent('drop', options));""",
         packed,
     )
-
-
-class _Page:
-    """The words that tests/test_serve.py uses for a browser; to be dropped there."""
-
-    def __init__(self, driver):
-        self.driver = driver
-        self.open = driver.get
-        self.run = driver.execute_script
-
-    def wait(self, script, *values, seconds=30):
-        return wait_for(self.driver, script, *values, seconds=seconds)
-
-    def drop(self, *files):
-        drop(self.driver, *files)
-
-    def size(self, width, height):
-        set_size(self.driver, width, height)
-
-    def picture(self, path):
-        self.driver.save_screenshot(str(path))
-
-    def call(self, method, path, **body):
-        if path == "/window/new":
-            self.driver.switch_to.new_window(body["type"])
-            return {"handle": self.driver.current_window_handle}
-        if method == "POST":
-            return self.driver.switch_to.window(body["handle"])
-        return self.driver.current_window_handle
-
-
-@contextmanager
-def chromium(folder):
-    with started(folder) as driver:
-        yield _Page(driver)

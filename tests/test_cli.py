@@ -70,7 +70,7 @@ def test_json_is_one_document_on_stdout(cliad):
         ("train --shots 99", "class 'class 0' has 24 training images"),
         ("train --dataset dtd", "cliad extract --dataset dtd"),
         ("train --beta 0.5 --head linear-probe", "no hyper-parameter of linear-probe 'beta'"),
-        ("train --out caches", "no run folder"),
+        ("train --out caches", "not a run folder"),
         ("shots --split-file none.json", "cannot read none.json"),
     ],
 )

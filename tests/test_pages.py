@@ -271,7 +271,7 @@ def one_photo(place):
 
 STAND_INS = {
     "README.md": [digits, caltech65, dtd, tip_features, npz_features, split_files, one_photo],
-    "docs/bundle.md": [runs],
+    "docs/run-folder.md": [runs],
     "docs/coming-from.md": [tip_features, npz_features, retrieval, split_files],
     "docs/datasets.md": [dtd],
     "docs/own-images.md": [birds],

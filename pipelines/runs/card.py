@@ -1,66 +1,96 @@
-"""The card of a run: what it is, how good, how to use it, in Markdown."""
+"""The card of a run: what it is, how good it is, how to use it, in Markdown."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-SHOWN = 100  # class names in the card
+MOST_NAMES = 100  # class names in the card; run.json has all
+
+# Words of the result row that are fractions from 0 to 1, and what the card calls them.
+FRACTIONS = {
+    "top1": "accuracy",
+    "zero_shot_top1": "accuracy of zero-shot CLIP",
+    "top5": "top-5 accuracy",
+    "mean_class": "mean accuracy over classes",
+    "ece": "calibration error (ECE)",
+    "ece_t": "calibration error at the temperature",
+}
+
+# Characters that Markdown or HTML would act on; the texts come from a user's data.
+MARKUP = str.maketrans(dict.fromkeys("<>|[]\\", " "))
 
 
 def card(about: Mapping, row: Mapping) -> str:
     """The README.md of a run folder, from its run.json and its result row."""
-    spec, names = about["spec"], about["classnames"]
-    more = f" and {len(names) - SHOWN} more (run.json has all)" if len(names) > SHOWN else ""
+    spec = about["spec"]
+    n_class = len(about["classnames"])
+    chosen_on = "nothing, its hyper-parameters are as given"
+    if spec["selected_on"] == "val":
+        chosen_on = "few-shot validation images"
     lines = [
         f"# {spec['head']} on {spec['dataset']}, {spec['shots']} images per class",
         "",
-        f"A classifier for {len(names)} classes: a `{spec['head']}` head trained by cliad on features of the frozen encoder `{about['encoder']}`.",
+        f"A classifier for {n_class} classes: a `{spec['head']}` head trained by cliad"
+        f" on features of the frozen encoder `{about['encoder']}`.",
         "",
         *_figures(row),
         "",
-        "Measured on the data set's test split, of which training saw nothing. The head was chosen on: "
-        f"{'few-shot validation images' if spec['selected_on'] == 'val' else 'nothing, its hyper-parameters are as given'}.",
+        "Measured on the data set's test split, of which training saw nothing."
+        f" The head was chosen on: {chosen_on}.",
         "",
         "    cliad predict FOLDER IMAGE...",
         "",
-        "classifies images with it; the encoder's weights are not in this folder and are checked by their hash.",
+        "classifies images with it; the encoder's weights are not in this folder"
+        " and are checked by their hash.",
         "",
-        f"- classes: {', '.join(_plain(name) for name in names[:SHOWN])}{more}",
-        f"- templates: {'; '.join(_plain(text) for text in about['templates']) or 'none'}",
-        f"- hyper-parameters: {', '.join(f'{name} {value}' for name, value in about['hyper'].items()) or 'none'}",
-        f"- protocol {spec['protocol']}, seed {spec['seed']}, hash of the draw {row['index_hash']}",
-        f"- encoder id {about['encoder_id']}, fingerprint of the features {about['fingerprint']}, stored as {about['dtype']}",
-        f"- made by `{_plain(about['command']).replace('`', '') or 'the Python interface'}`"
-        f" with {', '.join(f'{name} {version}' for name, version in row['versions'].items())}",
+        *_facts(about, row),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _figures(row: Mapping) -> list[str]:
-    shown = {
-        "top1": "accuracy",
-        "zero_shot_top1": "accuracy of zero-shot CLIP",
-        "top5": "top-5 accuracy",
-    }
-    shown |= {
-        "mean_class": "mean accuracy over classes",
-        "ece": "calibration error (ECE)",
-        "ece_t": "calibration error at the temperature",
-    }
-    lines = [
-        f"| {text} | {100 * row[name]:.1f} % |"
-        for name, text in shown.items()
-        if row.get(name) is not None
-    ]
+    """The table of figures, a line each; those that the run does not have are left out."""
+    lines = []
+    for name, text in FRACTIONS.items():
+        if row.get(name) is not None:
+            lines.append(f"| {text} | {100 * row[name]:.1f} % |")
     if row.get("temperature") is not None:
         lines.append(f"| temperature | {row['temperature']:.3f} |")
-    return (
-        ["| figure | value |", "| --- | --- |", *lines]
-        if lines
-        else ["The training diverged: there are no figures."]
-    )
+    if not lines:
+        return ["The training diverged: there are no figures."]
+    return ["| figure | value |", "| --- | --- |", *lines]
+
+
+def _facts(about: Mapping, row: Mapping) -> list[str]:
+    """The list at the end: all that decided the numbers."""
+    spec = about["spec"]
+    command = _plain(about["command"]).replace("`", "")
+    return [
+        f"- classes: {_class_list(about['classnames'])}",
+        f"- templates: {_joined(about['templates'], '; ') or 'none'}",
+        f"- hyper-parameters: {_pairs(about['hyper']) or 'none'}",
+        f"- protocol {spec['protocol']}, seed {spec['seed']}, hash of the draw {row['index_hash']}",
+        f"- encoder id {about['encoder_id']},"
+        f" fingerprint of the features {about['fingerprint']}, stored as {about['dtype']}",
+        f"- made by `{command or 'the Python interface'}` with {_pairs(row['versions'])}",
+    ]
+
+
+def _class_list(names: list[str]) -> str:
+    text = _joined(names[:MOST_NAMES], ", ")
+    if len(names) <= MOST_NAMES:
+        return text
+    return f"{text} and {len(names) - MOST_NAMES} more (run.json has all)"
+
+
+def _joined(texts: Iterable[str], separator: str) -> str:
+    return separator.join(_plain(text) for text in texts)
+
+
+def _pairs(values: Mapping) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _plain(text: str) -> str:
     """One line, nothing that Markdown or HTML would act on."""
-    return " ".join(str(text).translate({ord(mark): " " for mark in "<>|[]\\"}).split())
+    return " ".join(str(text).translate(MARKUP).split())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import glob
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,38 +14,47 @@ from torch import Tensor
 
 from cliad.adapters.core.classifier import Classifier
 from cliad.cache.datasets.base import image_files, open_image
-from cliad.cache.encoders.base import Encoder, choose_device
-from cliad.cache.extract.reading import PLAIN, Job, Loader, default_workers
-from cliad.errors import CliadError
+from cliad.cache.encoders.base import Encoder
+from cliad.cache.extract.reading import PLAIN, Crop, Job, Loader, Read, default_workers
 from cliad.pipelines.runs import run_folder
+from cliad.pipelines.runs.run_encoder import PredictError, load_encoder
+
+if TYPE_CHECKING:
+    from cliad.cache.encoders.clip import Clip
 
 BATCH = 32
 
 
-class PredictError(CliadError):
-    """A run and an encoder, or a run and features, that do not go together; the message says why."""
+class ClassProbability(NamedTuple):
+    """A class by its name, and its probability 0..1."""
+
+    name: str
+    probability: float
+
+    def json(self) -> dict[str, object]:
+        return {"class": self.name, "probability": self.probability}
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image: the likeliest classes with their probabilities 0..1, best first; or why it could not be read."""
+    """One image: the likeliest classes, best first; or why it could not be read."""
 
     path: str
-    top: list[tuple[str, float]] = field(default_factory=list)
+    top: list[ClassProbability] = field(default_factory=list)
     error: str | None = None
 
-    def json(self) -> dict:
+    def json(self) -> dict[str, object]:
         if self.error is not None:
             return {"path": self.path, "error": self.error}
-        return {
-            "path": self.path,
-            "top": [{"class": name, "probability": p} for name, p in self.top],
-        }
+        return {"path": self.path, "top": [entry.json() for entry in self.top]}
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
-    """A trained head as it was saved: `classifier`, and `about`, what run.json says (`classnames`, `temperature`, ...)."""
+class SavedRun:
+    """A trained head as it was saved.
+
+    `about` is what run.json says: `classnames`, `temperature`, `encoder` and more.
+    """
 
     folder: Path
     classifier: Classifier
@@ -56,31 +65,52 @@ class Run:
         return self.about["classnames"]
 
     def logits(self, x: Tensor | np.ndarray) -> Tensor:
-        """Logits (n, n_class) of raw features x (n, width) of the run's encoder; they are first rounded as the cache rounded its own.
+        """Logits (n, n_class) of raw features x (n, width) of the run's encoder.
 
-        The width is the features' own, and for a head on features before the projection theirs behind it.
+        The width is the features' own, and for a head on features before the projection theirs
+        behind it. Features are first rounded as the cache rounded its own.
 
         Raises:
             PredictError: another width, or the training had diverged.
         """
         x = torch.as_tensor(x)
-        if x.ndim != 2 or x.shape[1] != self.about["width"]:
+        width = self.about["width"]
+        if x.ndim != 2 or x.shape[1] != width:
             raise PredictError(
-                f"{self.folder} takes features (n, {self.about['width']}), however: {tuple(x.shape)}"
+                f"{self.folder} takes features (n, {width}), got features of shape {tuple(x.shape)}"
             )
+        # A cache stores float16 or float32; the head was trained on what it read from there.
         x = x.to(getattr(torch, self.about["dtype"])).float()
-        logits = self.classifier.logits(
-            torch.nn.functional.normalize(x, dim=-1) if self.about["unit_rows"] else x
-        )
+        if self.about["unit_rows"]:
+            x = torch.nn.functional.normalize(x, dim=-1)
+        logits = self.classifier.logits(x)
+        # A softmax of these would look like probabilities of some kind, so nothing is answered.
         if not torch.isfinite(logits).all():
             raise PredictError(
-                f"{self.folder} gives logits that are not finite (its training diverged, or the features are broken)"
+                f"{self.folder} gives logits that are not finite"
+                " (its training diverged, or the features are broken)"
             )
         return logits
 
     def probabilities(self, x: Tensor | np.ndarray) -> Tensor:
-        """Probabilities (n, n_class) of raw features x (n, width), at the temperature that validation found."""
-        return (self.logits(x) / (self.about["temperature"] or 1)).softmax(dim=-1)
+        """Probabilities (n, n_class) of raw features x (n, width).
+
+        They are at the temperature that was fitted on validation images; at 1 without any.
+        """
+        temperature = self.about["temperature"] or 1
+        return (self.logits(x) / temperature).softmax(dim=-1)
+
+    def top(self, x: Tensor | np.ndarray, top: int = 5) -> list[list[ClassProbability]]:
+        """The `top` likeliest classes of features x (n, width), best first."""
+        # There may be fewer classes than are asked for.
+        n_shown = min(top, len(self.classnames))
+        values, classes = self.probabilities(x).topk(n_shown, dim=-1)  # each (n, n_shown)
+        rows = []
+        for probabilities, labels in zip(values.tolist(), classes.tolist(), strict=True):
+            names = [self.classnames[label] for label in labels]
+            pairs = zip(names, probabilities, strict=True)
+            rows.append([ClassProbability(name, probability) for name, probability in pairs])
+        return rows
 
     def encoder(
         self,
@@ -89,32 +119,26 @@ class Run:
         pretrained: str | None = None,
         device: str = "auto",
         log: Callable[[str], None] = lambda line: None,
-    ) -> Encoder:
+    ) -> Clip:
         """The encoder that made the run's features, or the one given, checked by its hashes.
 
         Raises:
-            PredictError: the weights, activation or preprocessing differ; or the run does not say what its encoder was.
+            PredictError: the weights, activation or preprocessing differ; or the run does not say
+                what its encoder was.
             EncoderError: the encoder cannot be had here.
         """
-        from cliad.cache.encoders import clip, weights
+        return load_encoder(
+            self.about, self.folder, model=model, pretrained=pretrained, device=device, log=log
+        )
 
-        recipe = self.about["image_recipe"].get("encoder")
-        wanted = recipe if isinstance(recipe, dict) and "weights" in recipe else None
-        if wanted is None and model is None:
-            raise PredictError(
-                f"the features of {self.folder} were imported, made by '{self.about['encoder']}' as somebody said; there is no encoder to check:"
-                " give the one that made them with --model NAME --pretrained TAG"
-            )
-        name, tag = (model, pretrained) if model else _origin(wanted, pretrained)
-        options = {"half": self.about["dtype"] == "float16", "device": choose_device(device)}
-        if wanted:
-            options |= {"squeeze": _preprocess(wanted).get("resize_mode") == "squash"}
-            options |= {"quick_gelu": wanted.get("activation") == "QuickGELU"}
-        if missing := weights.to_fetch(*weights.full_name(name, tag)):
-            log(f"fetching the weights of {weights.shown_name(name, tag)} from {missing.where}")
-        encoder = clip.load(name, tag, **options)
-        _check_encoder(encoder, wanted, self.about)
-        return encoder
+    def features(self, encoder: Encoder, images: Tensor) -> Tensor:
+        """What the head takes (n, width), on the CPU.
+
+        Images (n, 3, height, width) are preprocessed.
+        """
+        names = self.about["parts"]
+        parts = encoder.encode_parts(images, names)
+        return torch.cat([parts[name].cpu() for name in names], dim=-1)
 
     def predict(
         self,
@@ -125,54 +149,71 @@ class Run:
         batch: int = BATCH,
         workers: int | None = None,
     ) -> Iterator[Prediction]:
-        """One prediction per image file, in order, as soon as its batch is done; folders and globs are what they hold."""
+        """One prediction per image file, in order, as soon as its batch is done.
+
+        Folders and glob patterns stand for the images in them.
+        """
         paths = find_images(images)
-        encoder = encoder or self.encoder()
-        starts = range(0, len(paths), batch)
-        jobs = [
-            Job("", start, stop, {PLAIN: range(start, stop)}, True)
-            for start in starts
-            if (stop := min(start + batch, len(paths)))
-        ]
-        read = lambda _, row, crops: [encoder.preprocess(open_image(Path(paths[row])))]
-        for part in Loader(
-            jobs, read, shape=(3, *encoder.preprocess_size), workers=workers or default_workers()
-        ):
-            problems, rows = dict(part.problems), range(part.job.start, part.job.stop)
-            good = [row for row in rows if row not in problems]
-            x = (
-                self.features(encoder, part.images[PLAIN][[row - part.job.start for row in good]])
-                if good
-                else None
-            )
-            found = dict(zip(good, self.top(x, top) if good else [], strict=True))
-            for row in rows:
-                yield (
-                    Prediction(paths[row], error=problems[row])
-                    if row in problems
-                    else Prediction(paths[row], found[row])
-                )
+        in_use = encoder or self.encoder()
 
-    def features(self, encoder: Encoder, images: Tensor) -> Tensor:
-        """What the head takes (n, width), on the CPU, of preprocessed images (n, 3, height, width)."""
-        parts = encoder.encode_parts(images, self.about["parts"])
-        return torch.cat([parts[name].cpu() for name in self.about["parts"]], dim=-1)
+        def read_image(split: str, row: int, crops: Sequence[Crop]) -> list[Tensor]:
+            return [in_use.preprocess(open_image(Path(paths[row])))]
 
-    def top(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
-        """The `top` likeliest classes of features x (n, width), each with its probability."""
-        values, classes = self.probabilities(x).topk(min(top, len(self.classnames)), dim=-1)
-        pairs = zip(values.tolist(), classes.tolist(), strict=True)
-        return [[(self.classnames[c], p) for p, c in zip(*pair, strict=True)] for pair in pairs]
+        loader = Loader(
+            _jobs(len(paths), batch),
+            read_image,
+            shape=(3, *in_use.preprocess_size),
+            workers=workers or default_workers(),
+        )
+        for read in loader:
+            yield from self._predictions(paths, read, in_use, top)
+
+    def _predictions(
+        self, paths: Sequence[str], read: Read, encoder: Encoder, top: int
+    ) -> Iterator[Prediction]:
+        """The predictions of one batch; an image that could not be read says why."""
+        # Rows count all images; the tensors of the batch begin at its first one.
+        rows = range(read.job.start, read.job.stop)
+        reasons = dict(read.problems)
+        readable = [row for row in rows if row not in reasons]
+        classes = {}
+        if readable:
+            images = read.images[PLAIN][[row - rows.start for row in readable]]
+            found = self.top(self.features(encoder, images), top)
+            classes = dict(zip(readable, found, strict=True))
+        for row in rows:
+            if row in reasons:
+                yield Prediction(paths[row], error=reasons[row])
+            else:
+                yield Prediction(paths[row], classes[row])
 
 
-def load(run: str | Path, parent: Path = Path("runs")) -> Run:
+def _jobs(n_image: int, batch: int) -> list[Job]:
+    """Batches of at most `batch` images, each image in its plain view."""
+    jobs = []
+    for start in range(0, n_image, batch):
+        stop = min(start + batch, n_image)
+        jobs.append(Job("", start, stop, {PLAIN: range(start, stop)}, last=True))
+    return jobs
+
+
+def load(run: str | Path, parent: Path = Path("runs")) -> SavedRun:
     """A saved run: a run folder, or `latest`, the newest one in `parent`.
 
     Raises:
         RunFolderError: there is none, or it is damaged.
     """
-    folder = run_folder.find_run(run, parent)
-    return Run(folder, *run_folder.load(folder))
+    return load_folder(run_folder.find_run(run, parent))
+
+
+def load_folder(folder: Path) -> SavedRun:
+    """The saved run in a run folder.
+
+    Raises:
+        RunFolderError: it is not a run folder, or it is damaged.
+    """
+    classifier, about = run_folder.load(folder)
+    return SavedRun(folder, classifier, about)
 
 
 def predict(
@@ -193,9 +234,12 @@ def predict(
         run: a run folder, or `latest`.
         images: image files, folders (all images in them) and glob patterns.
         top: classes per image.
-        model, pretrained: the encoder, where it is not the one that run.json names; it is checked all the same.
+        model, pretrained: the encoder, where it is not the one that run.json names; it is checked
+            all the same.
         device: auto, cpu, cuda, cuda:1, mps.
-        batch, workers: images per encoder call, and threads that read images (default one per core).
+        batch, workers: images per encoder call, and threads that read images (default one per
+            core).
+        log: is given lines on what happens.
     Returns:
         An iterator of predictions in the order of the images, filled as it is read.
     Raises:
@@ -207,75 +251,36 @@ def predict(
         raise PredictError(
             f"batch is the number of images per encoder call, at least 1; got {batch}"
         )
-    loaded = load(run)
-    encoder = loaded.encoder(model=model, pretrained=pretrained, device=device, log=log)
+    # All that can fail as a whole fails here, before the first image.
+    saved = load(run)
+    encoder = saved.encoder(model=model, pretrained=pretrained, device=device, log=log)
     log(
-        f"{loaded.folder}: {loaded.about['head']}, {len(loaded.classnames)} classes; {encoder.name} on {encoder.device}"
+        f"{saved.folder}: {saved.about['head']}, {len(saved.classnames)} classes;"
+        f" {encoder.name} on {encoder.device}"
     )
-    return loaded.predict(images, top=top, encoder=encoder, batch=batch, workers=workers)
+    return saved.predict(images, top=top, encoder=encoder, batch=batch, workers=workers)
 
 
 def find_images(images: Sequence[str | Path]) -> list[str]:
-    """The image files that are meant, in order; what is not there stays in the list and fails when it is read."""
-    return [path for image in images for path in _files(str(image))]
+    """The image files that are meant, in order.
+
+    What is not there stays in the list, and fails when it is read.
+    """
+    paths = []
+    for image in images:
+        paths += _files(str(image))
+    return paths
 
 
 def _files(image: str) -> list[str]:
     path = Path(image)
     if path.is_dir():
-        return [str(path / file) for file in image_files(path)] or [image]
-    if path.exists() or not glob.has_magic(image):
-        return [image]
-    return sorted(file for file in glob.glob(image, recursive=True) if Path(file).is_file()) or [
-        image
-    ]
-
-
-def _preprocess(recipe: Mapping) -> Mapping:
-    found = recipe.get("preprocess")
-    return found if isinstance(found, dict) else {}
-
-
-def _origin(recipe: Mapping, pretrained: str | None) -> tuple[str, str | None]:
-    """Model and weights as run.json names them. A run folder may come from anywhere: it never names a file to load."""
-    model, tag = recipe.get("model"), recipe.get("pretrained")
-    if not (isinstance(model, str) and isinstance(tag, str)) or not re.fullmatch(
-        r"[\w.@-]+|hf-hub:[\w.@-]+/[\w.@-]+", model
-    ):
-        raise PredictError(
-            f"run.json names no encoder that can be loaded by name ({model!r:.60}); give --model NAME and --pretrained TAG|FILE"
-        )
-    if pretrained is None and tag == "file":
-        raise PredictError(
-            f"the weights of this run's encoder {model} were a file; give it with --pretrained FILE"
-        )
-    if pretrained is None and not re.fullmatch(r"[\w.-]*", tag):
-        raise PredictError(
-            f"run.json names weights {tag!r:.60}, which is no tag; give --pretrained TAG|FILE"
-        )
-    return model, pretrained or tag or None
-
-
-def _check_encoder(encoder: Encoder, wanted: Mapping | None, about: Mapping) -> None:
-    """PredictError where the encoder is not the one that made the run's features."""
-    if encoder.dim != about["dim"]:
-        raise PredictError(
-            f"{encoder.name} gives {encoder.dim} features, this run takes {about['dim']}; it was made with {about['encoder']}"
-        )
-    if missing := set(about["parts"]) - set(encoder.parts):
-        raise PredictError(f"{encoder.name} gives no {missing.pop()}, which this run takes")
-    for part in ("weights", "activation", "preprocess") if wanted else ():
-        here, there = encoder.image_recipe.get(part), wanted.get(part)
-        if here != there:
-            raise PredictError(
-                f"{encoder.name} is not the encoder of this run: its {part} here {_short(here)}, there {_short(there)};"
-                " give the right encoder with --model NAME --pretrained TAG|FILE"
-            )
-    if wanted and encoder.encoder_id != about["encoder_id"]:
-        raise PredictError(
-            f"{encoder.name} is encoder {encoder.encoder_id}, this run was trained with {about['encoder_id']}"
-        )
-
-
-def _short(value) -> str:
-    return value[:16] if isinstance(value, str) else str(value)
+        # Hidden files and other kinds of files are left out.
+        files = [str(path / file) for file in image_files(path)]
+    elif path.exists() or not glob.has_magic(image):
+        files = [image]
+    else:
+        matches = glob.glob(image, recursive=True)
+        files = sorted(match for match in matches if Path(match).is_file())
+    # An empty folder, or a pattern that matches nothing, is named in an error of its own.
+    return files or [image]

@@ -1,8 +1,11 @@
-"""The run folder: a trained head that travels. Safetensors, JSON and Markdown, nothing that runs when it is loaded.
+"""The run folder: a trained head that travels.
+
+It holds safetensors, JSON and Markdown, nothing that runs when it is loaded.
 
 head.safetensors   parameters "p.NAME" and constants "c.NAME" of the head, each (1, ...)
-run.json           schema, head and its hyper-parameters, logit_scale, class names, templates, encoder recipe (weights as a hash,
-                       preprocessing), fingerprint, spec, temperature, the hash of head.safetensors, and the command that made it
+run.json           schema, head and its hyper-parameters, logit_scale, class names, templates,
+                   encoder recipe (weights as a hash, preprocessing), fingerprint, spec,
+                   temperature, the hash of head.safetensors, and the command that made it
 result.json        the result row
 README.md          a card for people
 """
@@ -13,13 +16,14 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 from safetensors.torch import save_file
+from torch import Tensor
 
 from cliad.adapters.core.classifier import Classifier
 from cliad.cache.file.read import FeatureCache
@@ -31,180 +35,10 @@ from cliad.pipelines.experiments.spec import make_head
 from cliad.pipelines.runs.card import card
 
 SCHEMA = 1
+WIDEST = 2**20  # a larger width in run.json is damage: no encoder gives such features
 
-
-class RunFolderError(CliadError):
-    """A run folder that cannot be written or read; the message says why."""
-
-
-def folder_of(parent: Path, result: Result) -> Path:
-    """Where a run is saved: the same spec has the same name, other specs have others."""
-    spec = result.spec
-    return (
-        parent
-        / f"{slug(spec.dataset)}-{slug(spec.encoder)}-{slug(spec.head_name)}-{spec.shots}shot-seed{spec.seed}-{spec.key}"
-    )
-
-
-def save(result: Result, cache: FeatureCache, out: Path, command: str = "") -> Path:
-    """Write the run folder `out`, whole or not at all; an earlier run there is replaced, another kind of folder is not.
-
-    Raises:
-        RunFolderError: the place cannot be written, or holds something else.
-    """
-    out = Path(out)
-    if (
-        out.exists()
-        and not (out / "run.json").is_file()
-        and (not out.is_dir() or any(out.iterdir()))
-    ):
-        raise RunFolderError(f"{out} exists and is no run folder; give another --out DIR")
-    try:
-        with replacing(out) as new:
-            new.mkdir()
-            _write(result, cache, new, out.name, command)
-    except OSError as error:
-        raise RunFolderError(
-            f"cannot write {out}: {error.strerror or error}; give another folder with --out DIR"
-        ) from None
-    return out
-
-
-def _write(result: Result, cache: FeatureCache, folder: Path, name: str, command: str) -> None:
-    classifier = result.classifier
-    tensors = {f"p.{key}": value for key, value in classifier.p.items()} | {
-        f"c.{key}": value for key, value in classifier.c.items()
-    }
-    save_file(
-        {key: value.cpu().contiguous() for key, value in tensors.items()},
-        folder / "head.safetensors",
-    )
-    about = _about(result, cache) | {
-        "head_sha256": _sha256(folder / "head.safetensors"),
-        "command": command,
-    }
-    _put_json(folder / "run.json", about)
-    _put_json(folder / "result.json", result.row(name))
-    (folder / "README.md").write_text(card(about, result.row(name)), encoding="utf-8")
-
-
-def _about(result: Result, cache: FeatureCache) -> dict:
-    about = {
-        "schema": SCHEMA,
-        "head": result.spec.head_name,
-        "hyper": result.hyper,
-        "logit_scale": result.classifier.logit_scale,
-    }
-    about |= {
-        "classnames": cache.classnames,
-        "templates": cache.templates,
-        "prompts": cache.prompts,
-        "fingerprint": cache.fingerprint,
-    }
-    parts = [
-        "features",
-        *(["pre_projection"] if "pre_projection" in result.classifier.head.needs else []),
-    ]
-    about |= {
-        "dim": cache.dim,
-        "parts": parts,
-        "width": sum(cache.column("test", part).shape[-1] for part in parts),
-        "dtype": cache.dtype,
-        "unit_rows": cache.unit_rows,
-    }
-    about |= {"encoder": cache.encoder, "encoder_id": cache.attrs["encoder_id"]}
-    about |= {"image_recipe": cache.recipe, "text_recipe": cache.text_recipe}
-    return about | {"temperature": result.test.temperature, "spec": result.spec.json()}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _put_json(path: Path, value) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-# ---------------------------------------------------------------------------------------------------------- reading
-
-
-def find_run(run: str | Path, parent: Path = Path("runs")) -> Path:
-    """The run folder that a user means: a path, or `latest`, the newest one in `parent`.
-
-    Raises:
-        RunFolderError: there is none.
-    """
-    if str(run) != "latest" or Path(run).is_dir():
-        return Path(run)
-    if not (found := runs(parent)):
-        raise RunFolderError(
-            f"there is no run folder in {parent}{os.sep}; `cliad train` makes one, or give its path"
-        )
-    return found[0]
-
-
-def runs(parent: Path) -> list[Path]:
-    """The run folders in `parent`, the newest first."""
-    found = [
-        file.parent for file in parent.glob("*/run.json") if not file.parent.name.startswith(".")
-    ]
-    return sorted(
-        found, key=lambda folder: (-(folder / "run.json").stat().st_mtime_ns, folder.name)
-    )
-
-
-def load(folder: Path) -> tuple[Classifier, dict]:
-    """The classifier of a run folder, and what run.json says. Nothing in the folder is run.
-
-    Raises:
-        RunFolderError: not a run folder, of another schema, or damaged.
-    """
-    folder = Path(folder)
-    if not (folder / "run.json").is_file():
-        raise RunFolderError(
-            f"{folder} is no run folder: it has no run.json; `cliad train` makes run folders"
-        )
-    try:
-        about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        _check(about)
-        raw = (folder / "head.safetensors").read_bytes()
-        if hashlib.sha256(raw).hexdigest() != about["head_sha256"]:
-            raise ValueError("head.safetensors is not the file that run.json describes")
-        return _classifier(about, read_tensors(raw)), about
-    except RunFolderError as error:
-        raise RunFolderError(f"{folder}: {error}") from None
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        RuntimeError,
-        OverflowError,
-        SafetensorError,
-    ) as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        raise RunFolderError(
-            f"{folder} is damaged ({reason}); copy it again, or train it again"
-        ) from None
-
-
-def _classifier(about: Mapping, tensors: Mapping) -> Classifier:
-    part = lambda start: {
-        key.removeprefix(start): value for key, value in tensors.items() if key.startswith(start)
-    }
-    head = make_head(about["head"], about["hyper"])
-    classifier = Classifier(head, part("p."), part("c."), float(about["logit_scale"]))
-    shape = tuple(classifier.logits(torch.zeros(1, about["width"])).shape)
-    if shape != (1, len(about["classnames"])):
-        raise ValueError(
-            f"the head gives {shape} logits for an image, run.json names {len(about['classnames'])} classes"
-        )
-    return classifier
-
-
-KINDS = {
+# What each word of run.json is; `temperature` (a number or null) and `schema` stand beside them.
+KINDS: dict[str, type] = {
     "head": str,
     "hyper": dict,
     "logit_scale": float,
@@ -225,31 +59,269 @@ KINDS = {
     "command": str,
 }
 
+# What reading a damaged folder may raise: wrong JSON, missing words, tensors that do not fit.
+DAMAGE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    RuntimeError,
+    OverflowError,
+    SafetensorError,
+)
 
-def _check(about) -> None:
-    """Raise where run.json does not hold what it must; a RunFolderError where it is another schema's."""
+
+class RunFolderError(CliadError):
+    """A run folder that cannot be written or read; the message says why."""
+
+
+# ------------------------------------------------------------------------------------- writing
+
+
+def folder_of(parent: Path, result: Result) -> Path:
+    """Where a run is saved: the same spec has the same name, other specs have others."""
+    spec = result.spec
+    what = f"{slug(spec.dataset)}-{slug(spec.encoder)}-{slug(spec.head_name)}"
+    return parent / f"{what}-{spec.shots}shot-seed{spec.seed}-{spec.key}"
+
+
+def save(result: Result, cache: FeatureCache, out: Path, command: str = "") -> Path:
+    """Write the run folder `out`, whole or not at all.
+
+    An earlier run there is replaced, another kind of folder is not.
+
+    Raises:
+        RunFolderError: the place cannot be written, or holds something else.
+    """
+    out = Path(out)
+    # What is there may be a user's own folder: it is never replaced.
+    if not _may_replace(out):
+        raise RunFolderError(f"{out} exists and is not a run folder; give another --out DIR")
+    try:
+        with replacing(out) as new:
+            new.mkdir()
+            _write(result, cache, new, out.name, command)
+    except OSError as error:
+        raise RunFolderError(
+            f"cannot write {out}: {error.strerror or error}; give another folder with --out DIR"
+        ) from None
+    return out
+
+
+def _may_replace(out: Path) -> bool:
+    """Whether nothing is lost: `out` is free, an earlier run, or an empty folder."""
+    if not out.exists() or (out / "run.json").is_file():
+        return True
+    return out.is_dir() and not any(out.iterdir())
+
+
+def _write(result: Result, cache: FeatureCache, folder: Path, name: str, command: str) -> None:
+    head_file = folder / "head.safetensors"
+    save_file(tensors_of(result.classifier), head_file)
+    about = _about(result, cache)
+    about["head_sha256"] = sha256_of(head_file)
+    about["command"] = command
+    row = result.row(name)
+    # Nobody sees this order: the folder gets its name when all is written.
+    _put_json(folder / "run.json", about)
+    _put_json(folder / "result.json", row)
+    (folder / "README.md").write_text(card(about, row), encoding="utf-8")
+
+
+def tensors_of(classifier: Classifier) -> dict[str, Tensor]:
+    """The tensors of head.safetensors: parameters as p.NAME, constants as c.NAME."""
+    tensors = {}
+    for name, value in classifier.p.items():
+        tensors[f"p.{name}"] = value.cpu().contiguous()
+    for name, value in classifier.c.items():
+        tensors[f"c.{name}"] = value.cpu().contiguous()
+    return tensors
+
+
+def _about(result: Result, cache: FeatureCache) -> dict:
+    """What run.json says, but for the hash of head.safetensors and the command."""
+    parts = ["features"]
+    if "pre_projection" in result.classifier.head.needs:
+        parts.append("pre_projection")
+    return {
+        "schema": SCHEMA,
+        "head": result.spec.head_name,
+        "hyper": result.hyper,
+        "logit_scale": result.classifier.logit_scale,
+        "classnames": cache.classnames,
+        "templates": cache.templates,
+        "prompts": cache.prompts,
+        "fingerprint": cache.fingerprint,
+        "dim": cache.dim,
+        "parts": parts,
+        "width": _width(cache, parts),
+        "dtype": cache.dtype,
+        "unit_rows": cache.unit_rows,
+        "encoder": cache.encoder,
+        "encoder_id": cache.attrs["encoder_id"],
+        "image_recipe": cache.recipe,
+        "text_recipe": cache.text_recipe,
+        "temperature": result.test.temperature,
+        "spec": result.spec.json(),
+    }
+
+
+def _width(cache: FeatureCache, parts: Sequence[str]) -> int:
+    """The length of what the head takes: that of all parts of the encoder's output together."""
+    width = 0
+    for part in parts:
+        column = cache.column("test", part)
+        if column is None:
+            raise ValueError(f"expected a cache with {part} in its test split, found none")
+        width += column.shape[-1]
+    return width
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file that fits into memory."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _put_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------- reading
+
+
+def find_run(run: str | Path, parent: Path = Path("runs")) -> Path:
+    """The run folder that a user means: a path, or `latest`, the newest one in `parent`.
+
+    Raises:
+        RunFolderError: there is none.
+    """
+    if str(run) != "latest" or Path(run).is_dir():
+        return Path(run)
+    newest_first = runs(parent)
+    if not newest_first:
+        raise RunFolderError(
+            f"there is no run folder in {parent}{os.sep}; `cliad train` makes one, or give its path"
+        )
+    return newest_first[0]
+
+
+def runs(parent: Path) -> list[Path]:
+    """The run folders in `parent`, the newest first."""
+    files = parent.glob("*/run.json")
+    # A hidden folder is one that is being written, see `replacing`.
+    folders = [file.parent for file in files if not file.parent.name.startswith(".")]
+    return sorted(folders, key=_newest_first)
+
+
+def _newest_first(folder: Path) -> tuple[int, str]:
+    return -(folder / "run.json").stat().st_mtime_ns, folder.name
+
+
+def load(folder: Path) -> tuple[Classifier, dict]:
+    """The classifier of a run folder, and what run.json says. Nothing in the folder is run.
+
+    Raises:
+        RunFolderError: not a run folder, of another schema, or damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise RunFolderError(
+            f"{folder} is not a run folder: it has no run.json; `cliad train` makes run folders"
+        )
+    try:
+        return _read(folder)
+    except RunFolderError as error:
+        raise RunFolderError(f"{folder}: {error}") from None
+    except DAMAGE as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
+        raise RunFolderError(
+            f"{folder} is damaged ({reason}); copy it again, or train it again"
+        ) from None
+
+
+def _read(folder: Path) -> tuple[Classifier, dict]:
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    _check(about)
+    # The bytes that are hashed are the bytes that are used: the file is read once.
+    raw = (folder / "head.safetensors").read_bytes()
+    if hashlib.sha256(raw).hexdigest() != about["head_sha256"]:
+        raise ValueError("head.safetensors is not the file that run.json describes")
+    return _classifier(about, read_tensors(raw)), about
+
+
+def _classifier(about: Mapping, tensors: Mapping[str, Tensor]) -> Classifier:
+    """The classifier, tried on one row of zeros: its tensors fit each other and the classes."""
+    # The same check of names and ranges as for what a user types.
+    head = make_head(about["head"], about["hyper"])
+    parameters = _named_after(tensors, "p.")
+    constants = _named_after(tensors, "c.")
+    classifier = Classifier(head, parameters, constants, float(about["logit_scale"]))
+    shape = tuple(classifier.logits(torch.zeros(1, about["width"])).shape)
+    if shape != (1, len(about["classnames"])):
+        raise ValueError(
+            f"the head gives {shape} logits for an image,"
+            f" run.json names {len(about['classnames'])} classes"
+        )
+    return classifier
+
+
+def _named_after(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
+    found = {}
+    for key, value in tensors.items():
+        if key.startswith(prefix):
+            found[key.removeprefix(prefix)] = value
+    return found
+
+
+def _check(about: object) -> None:
+    """Raise where run.json does not hold what it must.
+
+    Raises:
+        RunFolderError: run.json has another schema.
+        ValueError, TypeError, KeyError: it is damaged.
+    """
     if not isinstance(about, dict) or not isinstance(about.get("schema"), int):
-        raise ValueError("run.json says no schema")
+        raise ValueError("run.json has no schema number")
     if about["schema"] != SCHEMA:
         raise RunFolderError(
-            f"it has schema {about['schema']}, this cliad reads {SCHEMA}; update cliad, or train it again"
+            f"it has schema {about['schema']}, this cliad reads {SCHEMA};"
+            " update cliad, or train it again"
         )
+    # A missing word is a KeyError, which `load` reports with the word.
     for name, kind in KINDS.items():
         if not isinstance(about[name], kind):
-            raise TypeError(f"{name} in run.json is no {kind.__name__}")
+            got = type(about[name]).__name__
+            raise TypeError(f"{name} in run.json: expected {kind.__name__}, got {got}")
     for name in ("classnames", "templates"):
         if not all(isinstance(value, str) for value in about[name]):
             raise TypeError(f"{name} in run.json holds other things than text")
-    t = about["temperature"]
-    if t is not None and not (isinstance(t, float) and math.isfinite(t) and t > 0):
-        raise ValueError(f"temperature in run.json is no positive number: {str(t)[:20]}")
+    _check_numbers(about)
+
+
+def _check_numbers(about: Mapping) -> None:
+    temperature = about["temperature"]
+    if temperature is not None and not _is_positive(temperature):
+        raise ValueError(
+            f"temperature in run.json: expected a positive number or null,"
+            f" got {str(temperature)[:20]}"
+        )
+    # They are put side by side in this order: features first.
     if about["parts"] not in (["features"], ["features", "pre_projection"]):
         raise ValueError(
-            f"run.json wants parts of an encoder that there are not: {str(about['parts'])[:60]}"
+            "parts in run.json: expected features, or features and pre_projection,"
+            f" got {str(about['parts'])[:40]}"
         )
-    if (
-        about["dtype"] not in ("float16", "float32")
-        or not 0 < about["dim"] <= about["width"] <= 2**20
-        or not about["classnames"]
-    ):
-        raise ValueError("dtype, width or classnames in run.json cannot be")
+    if about["dtype"] not in ("float16", "float32"):
+        raise ValueError(f"invalid dtype in run.json: {about['dtype'][:40]}")
+    # Without a limit, the try on one row of zeros could fill the memory.
+    if not 0 < about["dim"] <= about["width"] <= WIDEST:
+        raise ValueError(f"invalid width in run.json: {about['width']} with dim {about['dim']}")
+    if not about["classnames"]:
+        raise ValueError("invalid classnames in run.json: there are none")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value) and value > 0

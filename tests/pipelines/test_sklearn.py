@@ -1,9 +1,11 @@
 """Heads as scikit-learn classifiers, and the names that `import cliad` gives."""
 
+import ast
 import inspect
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +17,12 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import cliad
 from cliad.adapters import HEADS
+from cliad.pipelines import sklearn_api
 from cliad.pipelines.experiments.train import train
 from cliad.pipelines.sklearn_api import CLASSIFIERS
 
-MAY_FAIL = {
-    "check_non_transformer_estimators_n_iter"
-}  # max_iter is a bound; our L-BFGS, many runs at once, counts no run's steps
-
+# max_iter is a bound; our L-BFGS, many runs at once, counts no run's steps.
+MAY_FAIL = {"check_non_transformer_estimators_n_iter"}
 
 CHECKED = (
     "ZeroShotClassifier",
@@ -139,6 +140,22 @@ def test_wrong_parameters_are_one_line(parameters, message):
     with pytest.raises(ValueError, match=message) as error:
         cliad.ClipAdapterClassifier(**parameters).fit(x, y)
     assert "\n" not in str(error.value)
+
+
+def test_the_classifiers_that_editors_know_are_there():
+    """A head that is not listed there still works; editors and type checkers do not know its name."""
+    source = ast.parse(Path(cliad.__file__).read_text())
+    names = set()
+    for node in ast.walk(source):
+        if isinstance(node, ast.ImportFrom) and node.module == "cliad.pipelines.sklearn_api":
+            names |= {alias.asname for alias in node.names}
+    names.remove("CLASSIFIERS")
+    assert len(names) >= 14 and names <= set(CLASSIFIERS)
+
+
+def test_a_name_that_is_no_classifier_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="has no attribute 'NoSuchClassifier'"):
+        sklearn_api.__getattr__("NoSuchClassifier")
 
 
 def test_importing_cliad_is_light_and_names_are_found():

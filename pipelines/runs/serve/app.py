@@ -1,28 +1,33 @@
-"""`cliad serve`: a local page that classifies images dropped on it, and the JSON endpoint behind it (docs/serve.md).
+"""`cliad serve`: a local page that classifies images, and the JSON endpoint behind it.
 
-It answers this machine's own pages only: requests with another Host, or from a page of another origin, are refused, so that
-a web site open in the same browser can neither read nor use it. It reads no path that a request names and writes no file.
+It answers this machine's own pages only: requests with another Host, or from a page of another
+origin, are refused, so that a web site open in the same browser can neither read nor use it. It
+reads no path that a request names and writes no file. docs/serve.md describes the endpoint.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import hashlib
 import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from cliad.errors import CliadError
 from cliad.pipelines.runs import run_folder
 from cliad.pipelines.runs.serve.guard import Guard
-from cliad.pipelines.runs.serve.service import InferenceService, ServiceError
+from cliad.pipelines.runs.serve.request import read_body, read_top
+from cliad.pipelines.runs.serve.service import InferenceService
 
 PAGE = Path(__file__).with_name("page.html")
-LARGEST_UPLOAD = 32 * 2**20  # bytes
-UPLOAD_SECONDS = 60
-MOST_CLASSES = 100
+
+# Our words for what the server library refuses.
+STATUS_TEXTS = {
+    404: "there is nothing at this address; the page is at /",
+    405: "this address takes another method",
+}
 
 
 class ServeError(CliadError):
@@ -44,10 +49,14 @@ def serve(
     """Serve the page until interrupted; the verb `cliad serve`.
 
     Args:
-        run: the run folder that is shown first, or `latest`; those beside it can be chosen on the page.
+        run: the run folder that is shown first, or `latest`; those beside it can be chosen on the
+            page.
         host, port: the address to listen on; port 0 takes a free one.
-        caches, data: the cache folder and the folder with the data sets, for zero-shot and the nearest training shots.
-        model, pretrained, device: the encoder, where it is not the one that run.json names, and where it runs.
+        caches, data: the cache folder and the folder with the data sets, for zero-shot and the
+            nearest training shots.
+        model, pretrained, device: the encoder, where it is not the one that run.json names, and
+            where it runs.
+        log: is given the address and other lines.
     Raises:
         ServeError: no server library, or the address is taken.
         RunFolderError, PredictError, EncoderError: the run, or its encoder.
@@ -67,18 +76,16 @@ def serve(
         device=device,
         log=log,
     )
-    ready = service.ready()
+    ready = service.ready()  # what is wrong with the run is said now, not at the first request
     listener = _listen(host, port)
-    port = listener.getsockname()[1]
-    log(
-        f"{ready.run.folder.name}: {ready.run.about['head']} with {ready.encoder.name} on {ready.encoder.device}"
-    )
-    log(f"open http://{f'[{host}]' if ':' in host else host}:{port}/ in a browser; Ctrl-C ends it")
+    head = ready.run.about["head"]
+    log(f"{ready.run.folder.name}: {head} with {ready.encoder.name} on {ready.encoder.device}")
+    log(f"open {_url(host, listener.getsockname()[1])} in a browser; Ctrl-C ends it")
     config = uvicorn.Config(
         make_app(service, host),
         log_level="warning",
-        limit_concurrency=64,
-        timeout_keep_alive=5,
+        limit_concurrency=64,  # at most 2 GB of uploads are held in memory
+        timeout_keep_alive=5,  # seconds
         lifespan="off",
         ws="none",
     )
@@ -89,8 +96,9 @@ def serve(
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    """A socket that listens; it is made before the server starts, so that port 0 is known."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -99,7 +107,12 @@ def _listen(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def make_app(service: InferenceService, host: str = "127.0.0.1"):
+def _url(host: str, port: int) -> str:
+    name = f"[{host}]" if ":" in host else host  # IPv6
+    return f"http://{name}:{port}/"
+
+
+def make_app(service: InferenceService, host: str = "127.0.0.1") -> Guard:
     """The ASGI application: the page, the list of runs, and the endpoint that classifies."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -118,15 +131,16 @@ def make_app(service: InferenceService, host: str = "127.0.0.1"):
         return JSONResponse({"runs": await run_in_threadpool(service.runs)})
 
     async def classify(request: Request) -> Response:
-        top = number(request.query_params.get("top", "5"))
-        raw = await upload(request)
-        return JSONResponse(
-            await run_in_threadpool(service.classify, raw, request.query_params.get("run"), top)
-        )
+        top = read_top(request.query_params.get("top", "5"))
+        run = request.query_params.get("run")
+        raw = await read_body(request)
+        # The encoder works in a thread, so that the server can answer others meanwhile.
+        found = await run_in_threadpool(service.classify, raw, run, top)
+        return JSONResponse(found)
 
     async def failed(request: Request, error: Exception) -> Response:
-        status, said = answer(error)
-        return JSONResponse({"error": said}, status)
+        failure = describe(error)
+        return JSONResponse({"error": failure.text}, failure.status)
 
     routes = [
         Route("/", page),
@@ -137,81 +151,46 @@ def make_app(service: InferenceService, host: str = "127.0.0.1"):
     return Guard(app, host)
 
 
-def answer(error: Exception) -> tuple[int, str]:
-    """The status and the sentence for what went wrong: ours as they are, the library's in our words, nothing of others."""
-    if (status := getattr(error, "status_code", None)) is not None:
-        known = {
-            404: "there is nothing at this address; the page is at /",
-            405: "this address takes another method",
-        }
-        return status, known.get(status, str(getattr(error, "detail", "")))
+class Failure(NamedTuple):
+    """The HTTP status and the sentence for what went wrong."""
+
+    status: int
+    text: str
+
+
+def describe(error: Exception) -> Failure:
+    """What is said of an error: ours as they are, the library's in our words, of others nothing."""
+    # What other errors say may hold paths or data of this machine: it is not sent.
+    status = getattr(error, "status_code", None)  # of starlette's HTTPException
+    if status is not None:
+        return Failure(status, STATUS_TEXTS.get(status, str(getattr(error, "detail", ""))))
     if isinstance(error, CliadError):
-        return getattr(error, "status", 409), " ".join(str(error).split())
-    return 500, "the server failed at this request"
+        return Failure(getattr(error, "status", 409), " ".join(str(error).split()))
+    return Failure(500, "the server failed at this request")
 
 
 def content_policy(page: str) -> str:
-    """A policy under which only the page's own script and style run, and nothing is fetched from elsewhere."""
-    inline = lambda tag: " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-        for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
-    )
+    """A policy under which only the page's own script and style run.
+
+    Nothing is fetched from elsewhere, and no other page can show this one in a frame.
+    """
     rules = [
-        f"script-src {inline('script')}",
-        f"style-src {inline('style')}",
+        "default-src 'none'",
+        f"script-src {_sources(page, 'script')}",
+        f"style-src {_sources(page, 'style')}",
         "img-src data: blob:",
         "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
     ]
-    return "; ".join(
-        [
-            "default-src 'none'",
-            *rules,
-            "base-uri 'none'",
-            "form-action 'none'",
-            "frame-ancestors 'none'",
-        ]
-    )
+    return "; ".join(rules)
 
 
-def number(text: str) -> int:
-    """`top` of a request."""
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MOST_CLASSES):
-        raise ServiceError(f"top is a number from 1 to {MOST_CLASSES}; got '{text:.20}'", 400)
-    return int(text)
-
-
-async def upload(request) -> bytes:
-    """The body of a request, an image file as it is."""
-    kind = (
-        request.headers.get("content-type", "application/octet-stream")
-        .partition(";")[0]
-        .strip()
-        .lower()
-    )
-    if not kind.startswith("image/") and kind not in (
-        "application/octet-stream",
-        "application/x-www-form-urlencoded",
-    ):
-        raise ServiceError(f"send the image file itself as the body, not {kind:.40}", 415)
-    too_large = ServiceError(
-        f"the file is too large; at most {LARGEST_UPLOAD // 2**20} MB are taken", 413
-    )
-    if (said := request.headers.get("content-length", "0")).isdigit() and int(
-        said[:18]
-    ) > LARGEST_UPLOAD:
-        raise too_large
-    body = bytearray()
-
-    async def read() -> None:
-        async for chunk in request.stream():
-            body.extend(chunk)
-            if len(body) > LARGEST_UPLOAD:
-                raise too_large
-
-    try:
-        await asyncio.wait_for(read(), UPLOAD_SECONDS)
-    except asyncio.TimeoutError:
-        raise ServiceError(f"the upload took longer than {UPLOAD_SECONDS} seconds", 408) from None
-    if not body:
-        raise ServiceError("the request is empty; send an image file as its body", 400)
-    return bytes(body)
+def _sources(page: str, tag: str) -> str:
+    """The hashes of all elements `tag` of a page, as a content policy names them."""
+    sources = []
+    for text in re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL):
+        digest = hashlib.sha256(text.encode()).digest()
+        sources.append(f"'sha256-{base64.b64encode(digest).decode()}'")
+    return " ".join(sources)

@@ -1,57 +1,83 @@
-"""Who may talk to the page: hosts, origins, sizes, times; and the headers of every answer."""
+"""Who may talk to the page: which hosts and origins; and the headers of every answer.
+
+A web site that is open in the same browser can send requests to this machine. It can do so under
+its own name (then Origin and Sec-Fetch-Site tell), or under a name of its own that it lets point
+here (DNS rebinding; then Host tells). Either is refused. Programs send no such headers.
+"""
 
 from __future__ import annotations
 
 import ipaddress
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+# Headers that keep a browser careful with an answer: no guessing of its type, no copy on disk,
+# no use by pages of other origins, no frame around it.
+CAREFUL = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+]
 
 
 class Guard:
-    """Lets through what comes from this machine's own page or from a program, with the headers that keep a browser careful."""
+    """An ASGI application around another one.
 
-    def __init__(self, app, host: str):
-        self.app, self.host = app, host.lower()
+    It lets through what comes from this machine's own page or from a program. Every answer, a
+    refusal too, has the headers of CAREFUL.
+    """
 
-    async def __call__(self, scope, receive, send) -> None:
+    def __init__(self, app: ASGIApp, host: str):
+        self.app = app
+        self.host = host.lower()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        headers = {
-            name.decode("latin1").lower(): value.decode("latin1")
-            for name, value in scope["headers"]
-        }
-        if refusal := self.refusal(headers):
-            from starlette.responses import JSONResponse
 
-            return await JSONResponse({"error": refusal}, 403)(scope, receive, send)
-
-        async def careful(message) -> None:
+        async def send_carefully(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = message | {"headers": [*message.get("headers", []), *CAREFUL]}
+                message["headers"] = [*message.get("headers", []), *CAREFUL]
             await send(message)
 
-        await self.app(scope, receive, careful)
+        refusal = self.refusal(_headers(scope))
+        if refusal is None:
+            await self.app(scope, receive, send_carefully)
+        else:
+            from starlette.responses import JSONResponse
+
+            response = JSONResponse({"error": refusal}, 403)
+            await response(scope, receive, send_carefully)
 
     def refusal(self, headers: dict[str, str]) -> str | None:
-        """Why a request is refused, or None."""
-        name = headers.get("host", "")
-        if not self.is_own(name):
-            return f"this page answers to its own address only, not to '{name:.80}'"
+        """Why a request is refused, or None. Names of headers are in lower case."""
+        host = headers.get("host", "")
+        if not self.is_own(host):
+            return f"this page answers to its own address only, not to '{host:.80}'"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != name.lower():
-            return f"requests from pages of other origins are refused; this one comes from '{origin:.80}'"
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return (
+                "requests from pages of other origins are refused;"
+                f" this one comes from '{origin:.80}'"
+            )
         if headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return "requests from pages of other origins are refused"
         return None
 
     def is_own(self, host: str) -> bool:
-        """Whether a Host header names this server. A name that points here from outside (DNS rebinding) does not."""
-        try:
-            found = urlsplit(f"//{host}")
-            name = (found.hostname or "").lower()
-            _ = found.port
-        except ValueError:
-            return False
-        if found.netloc != host or found.username or found.path:
+        """Whether a Host header names this server.
+
+        A name that points here from outside (DNS rebinding) does not. A number does, where the
+        server listens on more than this machine's own address.
+        """
+        name = _name_in(host)
+        if name is None:
             return False
         if name in ("localhost", self.host):
             return True
@@ -62,18 +88,28 @@ class Guard:
         return address.is_loopback or not _is_loopback(self.host)
 
 
+def _headers(scope: Scope) -> dict[str, str]:
+    headers = {}
+    for name, value in scope["headers"]:
+        headers[name.decode("latin1").lower()] = value.decode("latin1")
+    return headers
+
+
+def _name_in(host: str) -> str | None:
+    """The name or number in a Host header, without the port; None where it is anything else."""
+    try:
+        parts = urlsplit(f"//{host}")
+        name = (parts.hostname or "").lower()
+        _ = parts.port  # raises where it is not a number
+    except ValueError:
+        return None
+    if parts.netloc != host or parts.username or parts.path:
+        return None
+    return name
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-CAREFUL = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"cache-control", b"no-store"),
-    (b"cross-origin-resource-policy", b"same-origin"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"x-frame-options", b"DENY"),
-]

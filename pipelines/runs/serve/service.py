@@ -1,99 +1,66 @@
-"""What the page of `cliad serve` asks for: runs and their encoders kept ready, and an uploaded image classified by one of them."""
+"""What the page of `cliad serve` needs: runs kept ready with their encoders, images classified."""
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import threading
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cliad.adapters.core.ops import class_weights, unit
 from cliad.cache import prompts
-from cliad.cache.datasets import data_dir, find_dataset
-from cliad.cache.datasets.base import DatasetError, Listing, open_image
+from cliad.cache.datasets import data_dir
 from cliad.cache.encoders.base import Encoder
 from cliad.cache.file.layout import CacheError
 from cliad.cache.file.read import FeatureCache, open_cache
 from cliad.cache.folder import cache_dir, cache_path
-from cliad.errors import CliadError
-from cliad.pipelines.experiments.episode import draw_of
-from cliad.pipelines.fewshot.draw import DrawError, DrawRequest
 from cliad.pipelines.runs import run_folder
-from cliad.pipelines.runs.predict import Run
+from cliad.pipelines.runs.predict import ClassProbability, SavedRun, load_folder
+from cliad.pipelines.runs.serve.nearest import NearestSupport, support_of
+from cliad.pipelines.runs.serve.request import ServiceError, read_image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # none of these starts another program
-LARGEST_PIXELS = 50_000_000
-NEAREST, THUMBNAIL = 4, 96
-
-
-class ServiceError(CliadError):
-    """A request that cannot be answered; `status` is the HTTP status that says so."""
-
-    def __init__(self, message: str, status: int):
-        super().__init__(message)
-        self.status = status
+# What reading the JSON of a folder that is not a sound run may raise.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
-@dataclass(frozen=True, eq=False)
-class Support:
-    """The training shots of a run: unit features x (n, dim), class names and paths (n,), and how to see one."""
+@dataclass(frozen=True)
+class EncoderOptions:
+    """The encoder, where it is not the one that run.json names, and where it runs."""
 
-    x: Tensor
-    classes: list[str]
-    paths: list[str]
-    listing: Listing | None
+    model: str | None
+    pretrained: str | None
+    device: str
+    log: Callable[[str], None]
 
-    def nearest(self, x: Tensor) -> list[dict]:
-        """The shots most like x (1, dim)."""
-        values, rows = (self.x @ unit(x)[0]).topk(min(NEAREST, len(self.x)))
-        found = zip(values.tolist(), rows.tolist(), strict=True)
-        return [
-            {
-                "path": self.paths[i],
-                "class": self.classes[i],
-                "similarity": value,
-                "thumbnail": self._thumbnail(self.paths[i]),
-            }
-            for value, i in found
-        ]
-
-    def _thumbnail(self, path: str) -> str | None:
-        """The shot as a small picture in a data URI, where its image is on this machine."""
-        try:
-            image = self.listing.open(path) if self.listing else None
-        except Exception:  # a picture that has gone since is no reason to fail
-            image = None
-        if image is None:
-            return None
-        scale = THUMBNAIL / max(image.size)
-        size = tuple(max(1, round(side * scale)) for side in image.size)
-        out = io.BytesIO()
-        image.resize(
-            size, Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.NEAREST
-        ).save(out, "PNG")
-        return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    def load(self, run: SavedRun) -> Encoder:
+        return run.encoder(
+            model=self.model, pretrained=self.pretrained, device=self.device, log=self.log
+        )
 
 
 @dataclass(frozen=True, eq=False)
-class Ready:
-    """A run with its encoder; zero-shot class weights (n_class, dim) and the training shots where they can be had."""
+class ReadyRun:
+    """A run with its encoder, ready to classify.
 
-    run: Run
+    `zero_shot` (n_class, dim) are the class weights of zero-shot CLIP; it and the training shots
+    are None where they cannot be had.
+    """
+
+    run: SavedRun
     encoder: Encoder
     zero_shot: Tensor | None
-    support: Support | None
+    support: NearestSupport | None
 
 
 class InferenceService:
-    """Runs in one folder, loaded when first asked for; one image at a time goes through the encoder."""
+    """The runs in one folder, each loaded when it is first needed.
+
+    One image at a time goes through the encoder: a lock keeps requests apart.
+    """
 
     def __init__(
         self,
@@ -106,187 +73,153 @@ class InferenceService:
         device: str = "auto",
         log: Callable[[str], None] = lambda line: None,
     ):
-        self.first, self.caches, self.data = run.resolve(), cache_dir(caches), data_dir(data)
-        self._encoder: dict = {
-            "model": model,
-            "pretrained": pretrained,
-            "device": device,
-            "log": log,
-        }
-        self._ready: dict[tuple[Path, int], Ready] = {}
+        self.first = run.resolve()
+        self.caches = cache_dir(caches)
+        self.data = data_dir(data)
+        self._options = EncoderOptions(model, pretrained, device, log)
+        # A run that is trained again has the same folder, so its time is part of the key.
+        self._ready: dict[tuple[Path, int], ReadyRun] = {}
         self._encoders: dict[str, Encoder] = {}
         self._lock = threading.Lock()
 
     def _folders(self) -> dict[str, Path]:
-        """Run folders by name: the one that was asked for, then those beside it, the newest first."""
-        return {folder.name: folder for folder in [self.first, *run_folder.runs(self.first.parent)]}
+        """Run folders by name: the one shown first, then those beside it, the newest first."""
+        folders = [self.first, *run_folder.runs(self.first.parent)]
+        return {folder.name: folder for folder in folders}
 
-    def runs(self) -> list[dict]:
-        """What there is to choose from: name, head, dataset, shots, n_class, accuracies as fractions or null."""
-        return [
-            about for name, folder in self._folders().items() if (about := _summary(name, folder))
-        ]
+    def runs(self) -> list[dict[str, object]]:
+        """What there is to choose from; folders that are not sound runs are left out."""
+        summaries = []
+        for name, folder in self._folders().items():
+            summary = _summary(name, folder)
+            if summary is not None:
+                summaries.append(summary)
+        return summaries
 
-    def classify(self, raw: bytes, run: str | None = None, top: int = 5) -> dict:
-        """The likeliest classes of an image file, by the run's head and by zero-shot CLIP, and the nearest training shots.
+    def classify(self, raw: bytes, run: str | None = None, top: int = 5) -> dict[str, object]:
+        """The answer to an image file, as docs/serve.md describes it.
 
+        Args:
+            raw: the file.
+            run: the name of a run; None: the first one.
+            top: how many classes.
         Raises:
-            ServiceError: no such run, no image, or one that is too large.
+            ServiceError: no such run, not an image, or one that is too large.
             RunFolderError, PredictError, EncoderError: the run cannot be used.
         """
         with self._lock, torch.inference_mode():
-            image = read_upload(raw)
+            image = read_image(raw)
             ready = self.ready(run)
-            x = ready.run.features(ready.encoder, ready.encoder.preprocess(image)[None])
-            row, feature = ready.run.top(x, top)[0], x[:, : ready.run.about["dim"]]
-            found = {
+            batch = ready.encoder.preprocess(image)[None]  # (1, 3, height, width)
+            x = ready.run.features(ready.encoder, batch)  # (1, width)
+            feature = x[:, : ready.run.about["dim"]]  # (1, dim): without what may stand behind it
+            (likeliest,) = ready.run.top(x, top)
+            return {
                 "run": ready.run.folder.name,
                 "head": ready.run.about["head"],
                 "width": image.width,
                 "height": image.height,
+                "top": [entry.json() for entry in likeliest],
+                "zero_shot": _zero_shot_top(ready, feature, top),
+                "nearest": [] if ready.support is None else ready.support.nearest(feature),
             }
-            found |= {"top": _pairs(row), "zero_shot": None}
-            if ready.zero_shot is not None:
-                p = (ready.run.about["logit_scale"] * unit(feature) @ ready.zero_shot.T).softmax(
-                    dim=-1
-                )[0]
-                best = p.topk(min(top, len(p))).indices.tolist()
-                found["zero_shot"] = _pairs([(ready.run.classnames[i], p[i].item()) for i in best])
-            return found | {"nearest": ready.support.nearest(feature) if ready.support else []}
 
-    def ready(self, name: str | None = None) -> Ready:
-        """A run by its name, ready; the first one where there is no name."""
+    def ready(self, name: str | None = None) -> ReadyRun:
+        """A run by its name, ready; the first one where there is no name.
+
+        Raises:
+            ServiceError: there is no such run.
+            RunFolderError, PredictError, EncoderError: the run cannot be used.
+        """
         folder = self.first if name is None else self._folders().get(name)
         if folder is None:
             raise ServiceError(
                 f"there is no run '{name:.80}'; reload the page to see those there are", 404
             )
-        run = Run(folder, *run_folder.load(folder))
-        key = folder, (folder / "run.json").stat().st_mtime_ns
+        # Read each time, which is quick, so that a folder damaged meanwhile is noticed.
+        run = load_folder(folder)
+        key = (folder, (folder / "run.json").stat().st_mtime_ns)
         if key not in self._ready:
             cache = self._cache(run)
             encoder = self._encoder_of(run)
-            self._ready[key] = Ready(
-                run, encoder, _zero_shot(run, encoder, cache), self._support(run, cache)
-            )
+            zero_shot = _zero_shot(run, encoder, cache)
+            self._ready[key] = ReadyRun(run, encoder, zero_shot, support_of(run, cache, self.data))
         return self._ready[key]
 
-    def _encoder_of(self, run: Run) -> Encoder:
-        key = json.dumps(
-            [run.about["encoder_id"], run.about["image_recipe"].get("encoder"), run.about["dtype"]],
-            sort_keys=True,
-        )
+    def _encoder_of(self, run: SavedRun) -> Encoder:
+        """The run's encoder; runs of the same encoder and precision share one."""
+        recipe = run.about["image_recipe"].get("encoder")
+        decides = [run.about["encoder_id"], recipe, run.about["dtype"]]
+        # With sorted keys, equal recipes are equal text.
+        key = json.dumps(decides, sort_keys=True)
         if key not in self._encoders:
-            self._encoders[key] = run.encoder(**self._encoder)
+            self._encoders[key] = self._options.load(run)
         return self._encoders[key]
 
-    def _cache(self, run: Run) -> FeatureCache | None:
+    def _cache(self, run: SavedRun) -> FeatureCache | None:
         """The cache that the run was trained on, where it is on this machine."""
         about = run.about
-        path = cache_path(
-            self.caches,
-            str(about["spec"].get("dataset")),
-            about["encoder"],
-            about["fingerprint"].partition("-")[0],
-        )
+        dataset = str(about["spec"].get("dataset"))
+        image_id = about["fingerprint"].partition("-")[0]
+        path = cache_path(self.caches, dataset, about["encoder"], image_id)
         try:
             cache = open_cache(path, about.get("prompts"))
         except CacheError:
             return None
+        # The name of the file stands for its images; its prompts may have been made anew.
         return cache if cache.fingerprint == about["fingerprint"] else None
 
-    def _support(self, run: Run, cache: FeatureCache | None) -> Support | None:
-        """The training shots, drawn again as they were then."""
-        if cache is None:
-            return None
-        try:
-            spec = run.about["spec"]
-            drawn, _ = draw_of(cache, DrawRequest(spec["shots"], spec["seed"], spec["protocol"]))
-        except (DrawError, KeyError, TypeError):
-            return None
-        split = cache.split("train")
-        classes = [cache.classnames[y] for y in split.y[drawn.train].tolist()]
-        x = torch.from_numpy(split.rows(drawn.train, unit=True))
-        return Support(x, classes, split.paths(drawn.train), _listing(cache.dataset, self.data))
 
-
-def read_upload(raw: bytes) -> Image.Image:
-    """An uploaded file as upright RGB.
-
-    Raises:
-        ServiceError: not an image of a known kind, damaged, or of too many pixels.
-    """
-    too_large = ServiceError(
-        f"the image has too many pixels; at most {LARGEST_PIXELS:,} are taken", 413
-    )
+def _zero_shot(run: SavedRun, encoder: Encoder, cache: FeatureCache | None) -> Tensor | None:
+    """Zero-shot class weights (n_class, dim): from the cache, else the prompts encoded anew."""
+    if cache is not None:
+        return None if cache.text is None else class_weights(torch.from_numpy(cache.text))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
-                width, height = image.size
-    except Image.DecompressionBombError:
-        raise too_large from None
-    except Exception:  # a decoder may raise anything on a bad file
-        raise ServiceError(
-            f"this is no image that can be read; send one of {', '.join(FORMATS)}", 415
-        ) from None
-    if width * height > LARGEST_PIXELS:
-        raise too_large
+        templates = prompts.check_templates(run.about["templates"])
+        features = []  # per template
+        for template in templates:
+            texts = [prompts.fill(template, name) for name in run.classnames]
+            features.append(encoder.encode_texts(texts).cpu())  # (n_class, dim)
+    except prompts.PromptError:
+        return None
+    return class_weights(torch.stack(features))
+
+
+def _zero_shot_top(ready: ReadyRun, feature: Tensor, top: int) -> list[dict[str, object]] | None:
+    """The likeliest classes of a feature (1, dim) by zero-shot CLIP, where it can be had."""
+    if ready.zero_shot is None:
+        return None
+    logits = ready.run.about["logit_scale"] * unit(feature) @ ready.zero_shot.T  # (1, n_class)
+    probabilities = logits.softmax(dim=-1)[0]
+    best = probabilities.topk(min(top, len(probabilities))).indices.tolist()
+    shown = []
+    for label in best:
+        name = ready.run.classnames[label]
+        shown.append(ClassProbability(name, probabilities[label].item()).json())
+    return shown
+
+
+def _summary(name: str, folder: Path) -> dict[str, object] | None:
+    """What the list of runs says of one; None for a folder that is not a sound run."""
     try:
-        return open_image(io.BytesIO(raw), FORMATS)
-    except Exception:
-        raise ServiceError("the image is damaged or cut short", 422) from None
-
-
-def _pairs(row: list[tuple[str, float]]) -> list[dict]:
-    return [{"class": name, "probability": p} for name, p in row]
-
-
-def _summary(name: str, folder: Path) -> dict | None:
-    """What the list of runs says of one; None for a folder that is no sound run."""
-    read: Callable[[str], dict] = lambda file: json.loads(
-        (folder / file).read_text(encoding="utf-8")
-    )
-    try:
-        about, row = (
-            read("run.json"),
-            read("result.json") if (folder / "result.json").is_file() else {},
-        )
+        about = _read_json(folder / "run.json")
+        row = {}
+        if (folder / "result.json").is_file():
+            row = _read_json(folder / "result.json")
         spec = about["spec"]
-        summary = {
+        return {
             "run": name,
             "head": about["head"],
             "dataset": spec["dataset"],
             "encoder": about["encoder"],
             "shots": spec["shots"],
-        }
-        return summary | {
             "n_class": len(about["classnames"]),
             "top1": row.get("top1"),
             "zero_shot_top1": row.get("zero_shot_top1"),
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except UNREADABLE:
         return None
 
 
-def _zero_shot(run: Run, encoder: Encoder, cache: FeatureCache | None) -> Tensor | None:
-    """Zero-shot class weights (n_class, dim): from the cache, else the prompts encoded anew."""
-    if cache is not None:
-        return None if cache.text is None else class_weights(torch.from_numpy(cache.text))
-    try:
-        texts = [
-            [prompts.fill(t, name) for name in run.classnames]
-            for t in prompts.check_templates(run.about["templates"])
-        ]
-    except prompts.PromptError:
-        return None
-    return class_weights(
-        torch.stack([encoder.encode_texts(of_template).cpu() for of_template in texts])
-    )
-
-
-def _listing(dataset: str, data: Path | None) -> Listing | None:
-    try:
-        return find_dataset(dataset).read(data, "field")
-    except (DatasetError, OSError):
-        return None
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -116,7 +116,7 @@ def test_save_does_not_replace_what_is_no_run(toy, tmp_path):
     result, cache = train(folder=toy, shots=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
-    with pytest.raises(run_folder.RunFolderError, match="no run folder"):
+    with pytest.raises(run_folder.RunFolderError, match="not a run folder"):
         run_folder.save(result, cache, tmp_path / "mine")
     with pytest.raises(run_folder.RunFolderError, match="--out"):
         run_folder.save(result, cache, tmp_path / "mine" / "thesis.txt" / "run")

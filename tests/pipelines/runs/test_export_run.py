@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from cliad.cli import main
 from cliad.pipelines.experiments.train import train
-from cliad.pipelines.runs import run_folder
+from cliad.pipelines.runs import export_onnx, run_folder
 from cliad.pipelines.runs.export import ExportError, export_run
 from cliad.pipelines.runs.predict import load, predict
 
@@ -62,6 +62,17 @@ def test_encoder_and_head_in_one_file_take_pixels(used, tmp_path):
         assert dict(found.top) == pytest.approx(
             dict(zip(names, row.tolist(), strict=True)), abs=5e-3
         )
+
+
+def test_weights_too_large_for_one_file_stand_in_a_second_one(used, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_onnx, "LARGEST", 0)
+    (tmp_path / "head.onnx").write_text("old")
+    written = export_run(used.run, format="onnx", out=tmp_path / "head.onnx", force=True)
+    assert written == [tmp_path / "head.onnx", tmp_path / "head.onnx.data"]
+    assert sorted(tmp_path.iterdir()) == written
+    x = used.cache.split("test").rows()
+    logits, _ = ask(tmp_path / "head.onnx", features=x)
+    assert abs(logits - load(used.run).logits(x).numpy()).max() < 1e-3
 
 
 def test_a_linear_head_is_plain_class_weights(used, tmp_path):

@@ -184,7 +184,7 @@ def test_an_imported_cache_has_no_encoder_to_check(used, tmp_path):
         ({"model": "../evil"}, "no encoder that can be loaded by name"),
         ({"model": "local-dir:/tmp"}, "no encoder that can be loaded by name"),
         ({"model": ["x"]}, "no encoder that can be loaded by name"),
-        ({"pretrained": "/tmp/evil.pt"}, "which is no tag"),
+        ({"pretrained": "/tmp/evil.pt"}, "which is not a tag"),
     ],
 )
 def test_a_run_folder_cannot_name_a_file_to_load(used, tmp_path, change, message):
@@ -324,7 +324,7 @@ def test_probabilities_without_a_temperature_are_the_plain_softmax(used, tmp_pat
 
 @pytest.mark.parametrize("shape", [(24,), (3, 23), (3, 25), (1, 3, 24)])
 def test_features_of_another_shape_are_refused(used, shape):
-    with pytest.raises(PredictError, match=r"takes features \(n, 24\), however: \("):
+    with pytest.raises(PredictError, match=r"takes features \(n, 24\), got features of shape \("):
         load(used.run).logits(torch.ones(shape))
 
 

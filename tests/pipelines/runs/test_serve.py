@@ -14,10 +14,10 @@ import zlib
 from contextlib import suppress
 from urllib.parse import quote
 
-import browser
 import pytest
 import torch
 import uvicorn
+from browser import drop, set_size, wait_for
 from PIL import Image
 
 from cliad.cache.extract.choices import PromptChoice
@@ -25,8 +25,9 @@ from cliad.cache.file.read import open_cache
 from cliad.cli import main
 from cliad.pipelines.extract import extract
 from cliad.pipelines.runs.predict import load
-from cliad.pipelines.runs.serve.app import LARGEST_UPLOAD, ServeError, make_app, serve
+from cliad.pipelines.runs.serve.app import ServeError, make_app, serve
 from cliad.pipelines.runs.serve.guard import Guard
+from cliad.pipelines.runs.serve.request import LARGEST_UPLOAD
 from cliad.pipelines.runs.serve.service import InferenceService
 
 
@@ -232,9 +233,21 @@ CAREFUL = {
 }
 
 
-@pytest.mark.parametrize("path", ["/", "/api/runs", "/nothing", "/api/classify"])
-def test_every_answer_bears_the_headers_that_keep_a_browser_careful(port, path):
-    _, _, headers = send(port, path)
+@pytest.mark.parametrize(
+    "path, sent",
+    [
+        ("/", {}),
+        ("/api/runs", {}),
+        ("/nothing", {}),
+        ("/api/classify", {}),
+        ("/", {"host": "evil.example"}),
+        ("/api/runs", {"origin": "http://evil.example"}),
+        ("/api/classify", {"sec_fetch_site": "cross-site"}),
+    ],
+)
+def test_every_answer_bears_the_headers_that_keep_a_browser_careful(port, path, sent):
+    status, _, headers = send(port, path, **sent)
+    assert (status == 403) == bool(sent)
     plain = {"content-length", "content-type", "date", "server", "content-security-policy", "allow"}
     found = {name.lower(): value for name, value in headers.items() if name.lower() not in plain}
     assert found == CAREFUL
@@ -399,12 +412,11 @@ def test_the_command_names_its_address_and_ends_at_once_when_the_run_is_none(
     assert ended.value.code == 1 and "there is no run folder in runs" in capsys.readouterr().err
 
 
-@pytest.fixture(scope="module")
-def page(port, tmp_path_factory):
-    with browser.chromium(tmp_path_factory.mktemp("browser")) as chromium:
-        chromium.open(f"http://127.0.0.1:{port}/")
-        chromium.wait("return document.querySelectorAll('#run option').length == 3")
-        yield chromium
+@pytest.fixture
+def page(browser, port):
+    browser.get(f"http://127.0.0.1:{port}/")
+    wait_for(browser, "return document.querySelectorAll('#run option').length == 3")
+    return browser
 
 
 DONE = "return document.querySelectorAll('article').length == arguments[0] && !document.querySelector('.busy')"
@@ -412,9 +424,9 @@ DONE = "return document.querySelectorAll('article').length == arguments[0] && !d
 
 def test_dropped_images_are_classified_on_the_page(page, port, digit, tmp_path):
     raw, name = digit
-    page.drop(("three <b>.png", raw), ("broken.png", raw[:50]), ("huge.png", png(60_000, 60_000)))
-    page.wait(DONE, 3)
-    cards = page.run(
+    drop(page, ("three <b>.png", raw), ("broken.png", raw[:50]), ("huge.png", png(60_000, 60_000)))
+    wait_for(page, DONE, 3)
+    cards = page.execute_script(
         "return [...document.querySelectorAll('article')].map(a => [a.querySelector('.seen p').textContent, a.innerText])"
     )
     said = dict(cards)
@@ -424,36 +436,37 @@ def test_dropped_images_are_classified_on_the_page(page, port, digit, tmp_path):
         and "nearest" in said["three <b>.png"]
     )
     assert "damaged" in said["broken.png"] and "too many pixels" in said["huge.png"]
-    first = page.run("return document.querySelector('article .adapter li .words span').textContent")
+    first = page.execute_script(
+        "return document.querySelector('article .adapter li .words span').textContent"
+    )
     assert first == name
     for width in (1280, 390):
-        page.size(width, 900)
-        assert page.run("return document.documentElement.scrollWidth") <= width
-        page.picture(tmp_path / f"{width}.png")
+        set_size(page, width, 900)
+        assert page.execute_script("return document.documentElement.scrollWidth") <= width
+        page.save_screenshot(str(tmp_path / f"{width}.png"))
 
 
 def test_another_run_is_chosen_and_a_second_tab_has_its_own(page, port, digit):
-    page.open(f"http://127.0.0.1:{port}/")
-    page.wait("return document.querySelectorAll('#run option').length == 3")
-    page.drop(("a.png", digit[0]))
-    page.wait(DONE, 1)
-    page.run(
+    drop(page, ("a.png", digit[0]))
+    wait_for(page, DONE, 1)
+    page.execute_script(
         "const s = document.getElementById('run'); s.value = 'adapter'; s.dispatchEvent(new Event('change'))"
     )
-    page.wait("return document.getElementById('about').textContent.startsWith('clip-adapter')")
-    page.wait(DONE, 1)
-    first = page.call("GET", "/window")
-    second = page.call("POST", "/window/new", type="tab")["handle"]
-    page.call("POST", "/window", handle=second)
-    page.open(f"http://127.0.0.1:{port}/")
-    page.wait("return document.getElementById('about').textContent.startsWith('linear-probe')")
-    page.drop(("b.png", digit[0]), ("c.png", digit[0]))
-    page.wait(DONE, 2)
-    page.call("POST", "/window", handle=first)
-    assert page.run("return document.getElementById('run').value") == "adapter" and page.run(
-        DONE, 1
-    )
-    page.run(
+    wait_for(page, "return document.getElementById('about').textContent.startsWith('clip-adapter')")
+    wait_for(page, DONE, 1)
+    first = page.current_window_handle
+    page.switch_to.new_window("tab")
+    page.get(f"http://127.0.0.1:{port}/")
+    wait_for(page, "return document.getElementById('about').textContent.startsWith('linear-probe')")
+    drop(page, ("b.png", digit[0]), ("c.png", digit[0]))
+    wait_for(page, DONE, 2)
+    page.switch_to.window(first)
+    assert page.execute_script(
+        "return document.getElementById('run').value"
+    ) == "adapter" and page.execute_script(DONE, 1)
+    page.execute_script(
         "const s = document.getElementById('run'); s.value = 'broken'; s.dispatchEvent(new Event('change'))"
     )
-    page.wait("return document.querySelector('.error')?.textContent.includes('broken is damaged')")
+    wait_for(
+        page, "return document.querySelector('.error')?.textContent.includes('broken is damaged')"
+    )

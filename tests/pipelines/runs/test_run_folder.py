@@ -88,20 +88,21 @@ def refused(run):
     "values, said",
     [
         ({"schema": 2}, "this cliad reads 1"),
-        ({"schema": None}, "says no schema"),
+        ({"schema": None}, "has no schema number"),
         ({"head": "no-such-head"}, "no-such-head"),
         ({"head": "__import__('os')"}, "there is no head"),
         ({"hyper": {"alpha": 7}}, "damaged"),
-        ({"hyper": []}, "hyper in run.json is no dict"),
+        ({"hyper": []}, "hyper in run.json: expected dict, got list"),
         ({"classnames": ["one"]}, "run.json names 1 classes"),
         ({"classnames": [1, 2]}, "other things than text"),
+        ({"classnames": []}, "invalid classnames in run.json: there are none"),
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
         ({"temperature": float("nan")}, "temperature"),
-        ({"width": 10**9}, "cannot be"),
+        ({"width": 10**9}, "invalid width in run.json: 1000000000 with dim 24"),
         ({"width": 25}, "damaged"),
         ({"parts": ["tokens"]}, "parts"),
-        ({"dtype": "object"}, "cannot be"),
+        ({"dtype": "object"}, "invalid dtype in run.json: object"),
         ({"head_sha256": "0" * 64}, "not the file that run.json describes"),
         ({"logit_scale": None}, "logit_scale"),
     ],
@@ -138,7 +139,7 @@ def test_a_pickle_is_never_read(copy, tmp_path):
             return open, (str(tmp_path / "made"), "w")
 
     (copy / "head.safetensors").write_bytes(pickle.dumps(Evil()))
-    change(copy, head_sha256=run_folder._sha256(copy / "head.safetensors"))
+    change(copy, head_sha256=run_folder.sha256_of(copy / "head.safetensors"))
     assert "damaged" in refused(copy) and not (tmp_path / "made").exists()
 
 
@@ -152,7 +153,7 @@ def test_other_weights_than_the_head_has_are_one_line(copy, how):
     if how == "type":
         tensors["p.visual_w1"] = tensors["p.visual_w1"].long()
     save_file(tensors, copy / "head.safetensors")
-    change(copy, head_sha256=run_folder._sha256(copy / "head.safetensors"))
+    change(copy, head_sha256=run_folder.sha256_of(copy / "head.safetensors"))
     assert "damaged" in refused(copy)
 
 

@@ -1,0 +1,122 @@
+"""A run as one safetensors file, and a linear head as plain class weights in an npz file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from cliad.errors import CliadError
+from cliad.pipelines.runs.predict import SavedRun
+from cliad.pipelines.runs.run_encoder import preprocess_of
+from cliad.pipelines.runs.run_folder import tensors_of
+
+# Words of run.json that an exported file repeats in its metadata.
+FACTS = (
+    "classnames",
+    "head",
+    "hyper",
+    "encoder",
+    "encoder_id",
+    "fingerprint",
+    "logit_scale",
+    "temperature",
+)
+ROWS_TRIED = 64  # random features on which a linear form is compared with its head
+LINEAR_TOLERANCE = 1e-4  # of the largest logit: float32 sums over a thousand terms differ less
+
+
+class ExportError(CliadError):
+    """A run that cannot be written in the form asked for."""
+
+
+def metadata_of(saved: SavedRun) -> dict[str, str]:
+    """What a file says of itself: text as it is, all else as JSON."""
+    facts = {name: saved.about[name] for name in FACTS}
+    facts["preprocess"] = preprocess_of(saved.about["image_recipe"].get("encoder"))
+    metadata = {}
+    for name, value in facts.items():
+        is_text = isinstance(value, str)
+        metadata[f"cliad.{name}"] = value if is_text else json.dumps(value, ensure_ascii=False)
+    return metadata
+
+
+def write_safetensors(saved: SavedRun, path: Path) -> None:
+    """The tensors of the run folder, with run.json in the metadata."""
+    metadata = metadata_of(saved)
+    metadata["run.json"] = json.dumps(saved.about)
+    save_file(tensors_of(saved.classifier), path, metadata=metadata)
+
+
+def write_npz(saved: SavedRun, path: Path) -> None:
+    """`text` and `bias`, with logits = logit_scale * x @ text.T + bias.
+
+    Raises:
+        ExportError: the head is not linear.
+    """
+    linear = linear_form(saved)
+    scale = float(saved.about["logit_scale"])
+    with open(path, "wb") as stream:  # np.savez would add .npz to a path
+        np.savez(
+            stream,
+            text=linear.weights / scale,
+            bias=linear.bias,
+            logit_scale=np.array(scale),
+            classnames=np.array(saved.classnames, dtype=str),
+            temperature=np.array(saved.about["temperature"] or 1.0),
+            fingerprint=np.array(saved.about["fingerprint"]),
+            input=np.array("raw" if takes_raw_rows(saved) else "unit"),
+        )
+
+
+def takes_raw_rows(saved: SavedRun) -> bool:
+    """Whether the head sees features as the encoder gives them, not made unit rows first."""
+    return "raw" in saved.classifier.head.needs and not saved.about["unit_rows"]
+
+
+class LinearForm(NamedTuple):
+    """weights (n_class, dim) and bias (n_class,), with logits = weights x + bias."""
+
+    weights: np.ndarray
+    bias: np.ndarray
+
+
+def linear_form(saved: SavedRun) -> LinearForm:
+    """The class weights of a linear head, for unit x (raw x for a head that needs raw ones).
+
+    Raises:
+        ExportError: the head is not linear.
+    """
+    width = saved.about["width"]
+    axes = torch.eye(width)  # (dim, dim): the unit vectors e_1 ... e_dim, a row each
+
+    def logits_at(x: Tensor) -> Tensor:
+        return saved.classifier.logits(x).double()
+
+    # Axes: d feature dimensions, c classes, n rows. Where logits are W x + b, those at e_d and at
+    # -e_d are W[:, d] + b and -W[:, d] + b. Half their difference is the column W[:, d], half
+    # their sum is b, whatever d is. Opposite unit vectors stay unit vectors, so this also works
+    # for a head that normalises what it gets.
+    plus = logits_at(axes)  # (d, c)
+    minus = logits_at(-axes)  # (d, c)
+    weights = (plus - minus).T / 2  # (c, d)
+    bias = ((plus + minus) / 2).mean(dim=0)  # (c,)
+
+    # Every head has such W and b; only a linear one follows them elsewhere.
+    generator = torch.Generator().manual_seed(0)
+    x = F.normalize(torch.randn(ROWS_TRIED, width, generator=generator), dim=-1)  # (n, d)
+    expected = logits_at(x)  # (n, c)
+    difference = (expected - x.double() @ weights.T - bias).abs().max()
+    tolerance = LINEAR_TOLERANCE * expected.abs().max().clamp(min=1)
+    if not torch.isfinite(expected).all() or difference > tolerance:
+        raise ExportError(
+            f"{saved.about['head']} is not linear in the image feature,"
+            " so it has no class weights; use --format onnx or safetensors"
+        )
+    return LinearForm(weights.float().numpy(), bias.float().numpy())
