@@ -97,20 +97,6 @@ def read_templates(file: Path) -> tuple[str, ...]:
     return check_templates(_lines(file, "templates"))
 
 
-def read_classnames(file: Path, n_class: int) -> list[str]:
-    """Class names from a text file, one a line, in label order.
-
-    Raises:
-        PromptError: there are more or fewer than classes.
-    """
-    names = _lines(file, "class names")
-    if len(names) != n_class:
-        raise PromptError(
-            f"{file} has {len(names)} class names, the data set has {n_class} classes; give one name a line in label order"
-        )
-    return names
-
-
 def _lines(file: Path, what: str) -> list[str]:
     try:
         return [
