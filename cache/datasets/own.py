@@ -150,8 +150,8 @@ def read_csv(file: Path) -> Listing:
         DatasetError: the file cannot be read, or contradicts itself.
     """
     content = read_csv_list(file)
+    rows: dict[str, Rows] = {}
     if content.has_splits:
-        rows = {}
         for item in content.items:
             rows.setdefault(item.split, []).append((item.path, content.labels[item.label]))
         rows = in_order(rows)
