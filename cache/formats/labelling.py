@@ -173,7 +173,7 @@ def _rows_with_label(split: str, rows: ImportedSplit, y: np.ndarray) -> Imported
             f"no {split} row is of a class in class_index;"
             " it must hold the labels that the features use"
         )
-    paths = [rows.paths[row] for row in chosen]
+    paths = [rows.paths[row] for row in chosen.tolist()]
     return ImportedSplit(rows.x[chosen], y[chosen], paths, rows.status[chosen])
 
 
