@@ -23,6 +23,7 @@ def read_classnames(file: Path, n_class: int | None = None) -> list[str]:
     Raises:
         ClassnamesError: the file cannot be read, has an empty line or another number of names.
     """
+    # What editors leave at the end of a file is not an empty name.
     names = [line.strip() for line in _read_text(file).rstrip().splitlines()]
     for number, name in enumerate(names, 1):
         if not name:
@@ -40,6 +41,7 @@ def read_classnames(file: Path, n_class: int | None = None) -> list[str]:
 def _read_text(file: Path) -> str:
     hint = "give a UTF-8 text file with one class name a line"
     try:
+        # utf-8-sig: some editors begin a file with a byte order mark, which is not part of a name.
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise ClassnamesError(f"there is no file {file}; {hint}") from None

@@ -121,6 +121,7 @@ def _bad_images(
     if quick:
         return bad
     present = sorted(paths - set(bad))
+    # Pillow decodes without Python's lock, so threads decode several images at once.
     with ThreadPoolExecutor(default_workers()) as pool:
         reasons = pool.map(lambda path: _why_unreadable(listing, path), present)
         for number, (path, reason) in enumerate(zip(present, reasons, strict=True), 1):

@@ -44,6 +44,7 @@ def list_datasets(cache_folder: Path, data: Path | None = None) -> list[DatasetR
             cached=encoders.pop(name, []),
         )
         rows.append(row)
+    # What is left are caches of data sets outside the table.
     for name, found in sorted(encoders.items()):
         rows.append(DatasetRow(name, about="", n_class=0, images=0, on_disk=None, cached=found))
     return rows
@@ -101,6 +102,7 @@ def list_models(word: str = "") -> list[ModelRow]:
     Args:
         word: only those with this word in a name; empty: all.
     """
+    # Imported here: open_clip is slow to import, and `cliad datasets` does not need it.
     from cliad.cache.encoders import weights
 
     rows = [ModelRow("tiny", ["bundled"], "bundled")]

@@ -15,6 +15,7 @@ from cliad.cache.datasets.own import own_dataset
 from cliad.cache.datasets.shards import shard_dataset
 from cliad.errors import closest
 
+# In the order in which `cliad datasets` shows them.
 DATASETS: dict[str, Dataset] = {
     "digits": DIGITS,
     "imagenet": imagenet.IMAGENET,
@@ -35,6 +36,7 @@ DATASETS: dict[str, Dataset] = {
     "cifar10": cifar.CIFAR10,
     "cifar100": cifar.CIFAR100,
 }
+# Short names, and names that other libraries use.
 OTHER_NAMES = {
     "fgvc": "fgvc_aircraft",
     "aircraft": "fgvc_aircraft",
@@ -57,6 +59,7 @@ def find_dataset(name: str) -> Dataset:
     Raises:
         DatasetError: there is none; the message lists all and suggests the nearest.
     """
+    # A user's own data come first: their names hold a colon, which no known name has.
     own = own_dataset(name) or shard_dataset(name)
     if own is not None:
         return own

@@ -24,12 +24,14 @@ IMAGE_FOLDERS = ("images", "data/images", "fgvc-aircraft-2013b/data/images")
 def _read(data: Path | None, split: str) -> Listing:
     """variants.txt has the classes, images_variant_train.txt, ... lines `1025794 707-320`."""
     images = find_folder(data, FOLDERS, IMAGE_FOLDERS).images
+    # The lists lie beside the image folder.
     lists = images.parent
     names = read_lines(need_file(lists, "variants.txt"))
     rows: dict[str, Rows] = {}
     for part in SPLITS:
         rows[part] = []
         for line in read_lines(need_file(lists, f"images_variant_{part}.txt")):
+            # A variant's name may hold spaces: only the first one separates.
             image, name = line.split(" ", 1)
             rows[part].append((f"{image}.jpg", names.index(name)))
     return Listing(rows, [clean(name) for name in names], opener(images), images)

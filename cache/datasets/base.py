@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from cliad.errors import CliadError, closest
 
 PHOTO = ("a photo of a {}.",)
+# The splits of a data set, in the order of all lists and files.
 SPLITS = ("train", "val", "test")
 # How people call the splits, in folder names and lists of their own.
 SPLIT_NAMES = {
@@ -138,6 +139,8 @@ def find_folder(data: Path | None, names: Sequence[str], inside: Sequence[str]) 
     folders = [entry for entry in entries if entry.is_dir()]
     wanted = [_squashed(name) for name in names]
     named = _folders_named(folders, wanted)
+    # A folder of the right name without images may stand beside one that has them, so all of them
+    # are tried; and `data` may be the data set's own folder.
     candidates = list(named)
     if _squashed(data.resolve().name) in wanted:
         candidates.append(data)
@@ -149,6 +152,7 @@ def find_folder(data: Path | None, names: Sequence[str], inside: Sequence[str]) 
         raise DatasetMissing(
             f"{named[0]} has no folder {inside[0]}/ with the images{_content_hint(named[0])}"
         )
+    # Not renamed silently: a folder with a similar name may be another data set.
     near = closest(names[0], [folder.name for folder in folders])
     hint = f"; is it {near}/? then rename or link it" if near else ""
     raise DatasetMissing(f"{data} has no folder {names[0]}/{hint}")
@@ -232,6 +236,7 @@ def image_files(folder: Path) -> list[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(here).relative_to(folder)
         found += [(inside / name).as_posix() for name in files if _is_image_name(name)]
+    # os.walk gives the order of the file system, which differs between machines.
     return sorted(found)
 
 
@@ -260,7 +265,9 @@ def open_image(source: Path | IO[bytes], formats: Sequence[str] | None = None) -
         # Pillow warns of odd metadata and of very large pictures, which are read all the same.
         warnings.simplefilter("ignore")
         with Image.open(source, formats=allowed) as image:
+            # Pillow reads lazily; what is wrong with the file must show here.
             image.load()
+            # Cameras store a picture as the sensor lay, and in EXIF how to turn it.
             image = ImageOps.exif_transpose(image)
             if image.mode.startswith("I"):
                 # 16 bits to 8: Pillow's own conversion would clip instead of scale.

@@ -52,6 +52,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _unpickled(path: Path) -> dict[str, Any]:
     try:
+        # Python 2 wrote the batches: its strings are bytes, which latin1 reads one by one.
         return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         raise DatasetError(
@@ -78,7 +79,8 @@ class Batches:
         """List the images of class folders if there are such, else of the batches."""
         places = ("train", self.folder, ".")
         folder, images = find_folder(data, (self.name, self.folder), places)
-        if images.name == "train" and images.is_dir():
+        # Among CIFAR-100's batches `train` is a file, which find_folder passes over.
+        if images.name == "train":
             return _from_folders(folder)
         if not (images / self.meta).is_file():
             raise DatasetError(
@@ -89,6 +91,7 @@ class Batches:
             labels: list[int] = []
             for file in files:
                 labels += _unpickled(images / file)[self.labels]
+            # There are no files: a path is the number of a row of the split's batches in a row.
             rows[part] = [(f"{part}/{row:05d}", int(label)) for row, label in enumerate(labels)]
         names = _unpickled(images / self.meta)[self.names]
         return Listing(

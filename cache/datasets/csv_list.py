@@ -55,12 +55,14 @@ def read_csv_list(file: Path) -> CsvList:
         classname = row.get("classname") or row["label"]
         items.append(Item(row["path"], row["label"], row.get("split", ""), classname))
     names_by_label = _names_by_label(file, items)
+    # isdecimal and not isdigit, which is true for superscripts, too, that int() does not read.
     if all(label.isdecimal() for label in names_by_label):
         classnames = _numbered_names(file, names_by_label)
         labels = {label: int(label) for label in names_by_label}
     else:
         classnames = sorted(set(names_by_label.values()))
         numbers = {name: number for number, name in enumerate(classnames)}
+        # Labels with the same class name are one class.
         labels = {label: numbers[name] for label, name in names_by_label.items()}
     if has_splits:
         items = [_with_known_split(file, item) for item in items]
@@ -71,6 +73,8 @@ def _read_table(file: Path) -> tuple[set[str], list[tuple[int, dict[str, str]]]]
     """The names of the columns, and each row with the line that it stands in."""
     try:
         text = file.read_text(encoding="utf-8-sig")
+        # Spreadsheets write semicolons where the comma is the decimal sign. The sniffer fails on
+        # an empty line, and an empty file has a message of its own below.
         dialect = csv.Sniffer().sniff(text.partition("\n")[0] or ",", ",;\t")
         reader = csv.DictReader(text.splitlines(), dialect=dialect)
         # The reader skips empty lines, so the line is not the number of the row.

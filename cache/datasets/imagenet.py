@@ -33,6 +33,7 @@ FOLDER_OF_SPLIT = {"train": "train", "test": "val"}
 def _names(*folders: Path) -> dict[str, str]:
     """Class names by WordNet id, from the first folder that has a `classnames.txt`."""
     file = BUNDLED
+    # The last one found stays, which is the first of `folders`.
     for folder in reversed(folders):
         if (folder / "classnames.txt").is_file():
             file = folder / "classnames.txt"
@@ -81,6 +82,7 @@ def _read_imagenet(data: Path | None, split: str) -> Listing:
     for part, place in FOLDER_OF_SPLIT.items():
         if not (images / place).is_dir():
             raise DatasetError(f"{images} has no folder {place}/ with one folder per class")
+        # Both splits have the same folders, so these are the ids of all rows.
         ids = _wordnet_folders(images / place)
         rows[part] = rows_of_class_folders(images / place, ids, f"{place}/")
     return Listing(rows, _classnames(_names(folder), ids, folder), opener(images), images)
@@ -94,6 +96,7 @@ def _read_v2(data: Path | None, split: str) -> Listing:
         ("imagenetv2-matched-frequency-format-val", "imagenetv2-matched-frequency"),
     )
     rows: Rows = []
+    # By number: in name order, 10 would come before 2.
     for label in range(1000):
         rows += [(f"{label}/{path}", label) for path in image_files(images / str(label))]
     if not rows:

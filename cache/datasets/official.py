@@ -35,6 +35,7 @@ def food(folder: Path, images: Path) -> OfficialSplit:
     lists = {}
     for split in ("train", "test"):
         lines = read_lines(need_file(images.parent, f"meta/{split}.txt"))
+        # The lists leave out the ending.
         lists[split] = [line + ".jpg" for line in lines]
     return _by_folder(lists)
 
@@ -90,6 +91,7 @@ def cars(folder: Path, images: Path) -> OfficialSplit:
     Its name `Acura RL Sedan 2012` becomes `2012 Acura RL Sedan`, as in the split file.
     """
     meta = _read_mat(need_file(folder, "devkit/cars_meta.mat"))
+    # The labels of the test images were published apart from the devkit.
     test_file = "cars_test_annos_withlabels.mat"
     files = {
         "train": need_file(folder, "devkit/cars_train_annos.mat"),
@@ -130,6 +132,7 @@ def flowers(folder: Path, images: Path) -> OfficialSplit:
 
 def _read_mat(path: Path) -> dict[str, Any]:
     """A MATLAB file: arrays by name, of whatever type they have."""
+    # Imported here, as it is slow and only two data sets need it.
     from scipy.io import loadmat
 
     return loadmat(str(path), squeeze_me=True)

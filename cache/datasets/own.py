@@ -81,7 +81,9 @@ def read_folder(root: Path) -> Listing:
     if not root.is_dir():
         raise DatasetError(f"folder:{root} is not a folder; csv:FILE reads a list")
     split_folders = _split_folders(root)
+    # A folder val/ alone may as well be a class of that name.
     has_splits = "train" in split_folders or "test" in split_folders
+    # A class may be missing in one of the splits, so the classes are those of all of them.
     names = set()
     for folder in split_folders.values() if has_splits else [""]:
         names |= set(class_folders(root / folder))
@@ -131,7 +133,9 @@ def by_chance(rows_by_class: Mapping[str, Rows]) -> dict[str, Rows]:
     rows: dict[str, Rows] = {"train": [], "val": [], "test": []}
     for name, items in rows_by_class.items():
         shuffled = sorted(items)
+        # A generator for each class: a new class leaves the split of the others as it is.
         random.Random(f"cliad:{name}").shuffle(shuffled)
+        # A class with one image has it in train: without one, no head can learn the class.
         n_train = min(len(shuffled), max(1, round(TRAIN_SHARE * len(shuffled))))
         n_val = round(VAL_SHARE * len(shuffled))
         rows["train"] += shuffled[:n_train]
@@ -228,6 +232,7 @@ def _sizes_hash(root: Path, rows: Mapping[str, Rows]) -> str:
     for items in rows.values():
         for path, _ in items:
             file = root / path
+            # Sizes are quick to read; to hash the contents would mean to read every image.
             size = file.stat().st_size if file.is_file() else -1
             digest.update(f"{size}\n".encode())
     return digest.hexdigest()[:16]

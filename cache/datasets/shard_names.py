@@ -57,6 +57,7 @@ def _words(inside: str) -> list[str]:
     span = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
     if not span:
         return inside.split(",")
+    # Leading zeros are kept, as bash does.
     width = len(span[1])
     return [f"{number:0{width}d}" for number in range(int(span[1]), int(span[2]) + 1)]
 
@@ -64,5 +65,6 @@ def _words(inside: str) -> list[str]:
 def common_folder(shards: Sequence[Path]) -> Path:
     """The deepest folder that holds all shards."""
     columns = zip(*(shard.parent.parts for shard in shards), strict=False)
+    # Folder by folder from the root, as long as all shards have the same.
     shared = itertools.takewhile(lambda names: len(set(names)) == 1, columns)
     return Path(*(names[0] for names in shared))

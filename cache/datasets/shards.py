@@ -99,11 +99,13 @@ def _index(shard: Path) -> list[Sample]:
     images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, str] = {}
     try:
+        # "r:" refuses compressed archives, in which an offset is not a place in the file.
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 if not member.isfile():
                     continue
                 folder, _, file = member.name.rpartition("/")
+                # webdataset's rule: the key ends at the first dot.
                 key, _, ending = file.partition(".")
                 key = f"{folder}/{key}".lstrip("./")
                 if f".{ending.lower()}" in IMAGE_ENDINGS:
@@ -159,6 +161,7 @@ def _find_classes(root: Path, labels: set[str]) -> _Classes:
         numbers = {label: number for number, label in enumerate(ordered)}
         return _Classes(numbers, [given.get(label, label) for label in ordered])
     numbers = {label: int(label) for label in labels}
+    # Names count for classes without an image in these shards, too.
     n_class = max(numbers.values()) + 1
     if given:
         return _Classes(numbers, [given.get(str(number), str(number)) for number in range(n_class)])

@@ -91,12 +91,14 @@ def _classnames(file: Path, splits: Mapping[str, Sequence[SplitRow]]) -> list[st
     names: dict[int, str] = {}
     for split, rows in splits.items():
         for row in rows:
+            # The first name found for the label.
             known = names.setdefault(row.label, row.classname)
             if known != row.classname:
                 raise SplitFileError(
                     f"{file}: label {row.label} has two names, '{known}' and '{row.classname}'"
                     f" ({split}); each label must have one name"
                 )
+    # Text features have a row for each label, so a gap would shift the classes behind it.
     if sorted(names) != list(range(len(names))):
         raise SplitFileError(
             f"{file} has labels {min(names)} to {max(names)} with gaps;"

@@ -50,6 +50,7 @@ class Place:
         return Listing(rows, classnames, opener(images), images)
 
     def _find_split_file(self, folder: Path, data: Path) -> Path:
+        # CoOp has its split files beside the images; others keep all of them in one folder.
         places = (folder, Path(data), Path(data) / "splits", folder.parent / "splits")
         for place in places:
             if (place / self.split_file).is_file():

@@ -11,6 +11,7 @@ from cliad.cache.datasets.zhou import SPLIT_FILES_URL, Place, field_dataset
 
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
 
+# CoOp leaves out two of the folders, BACKGROUND_Google and Faces_easy.
 CALTECH101 = field_dataset(
     Place(
         name="caltech101",
@@ -65,6 +66,7 @@ STANFORD_CARS = field_dataset(
     Place(
         name="stanford_cars",
         folders=("stanford_cars", "cars"),
+        # Paths in the split file begin with cars_train/ or cars_test/.
         images=(".",),
         split_file="split_zhou_StanfordCars.json",
         official=official.cars,
@@ -117,6 +119,7 @@ FOOD101 = field_dataset(
         split_file="split_zhou_Food101.json",
         official=official.food,
     ),
+    # Without an article, as in CoOp.
     template="a photo of {}, a type of food.",
     counts=(50500, 20200, 30300),
     n_class=101,
@@ -186,6 +189,7 @@ EUROSAT = field_dataset(
     checksum="541503a77d0b26b735d85ec7a3e672804fe0aa466c2e5f07da772cc6c0af8ad2",
     remotes=[
         Remote(
+            # Pinned to a commit, so that the file stays the same.
             url="https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
             "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
             file="EuroSAT.zip",

@@ -73,6 +73,7 @@ def reading(path: Path, what: str, hint: str) -> Iterator[None]:
     except FileNotFoundError:
         raise CacheError(f"there is no file {path}; {hint}") from None
     except Exception as error:
+        # The first line of a message alone: torch writes whole paragraphs.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise CacheError(f"{path} cannot be read as {what} ({lines[0][:120]}); {hint}") from None
 

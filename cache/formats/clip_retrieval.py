@@ -161,8 +161,10 @@ def _read_metadata(path: Path, labels: str | None) -> _Metadata:
                 f"{path} has no column '{source}' to take labels from; it has {columns};"
                 " choose one with --labels COLUMN"
             )
+        # Other columns, such as urls and exif, can be large and are not read.
         wanted = {source, "image_path", "split", "status"} & set(columns)
         table = file.read(columns=sorted(wanted)).to_pydict()
+    # A value may be null in parquet.
     paths = [value or "" for value in table.get("image_path", [""] * n_row)]
     if label_column == "folder":
         label_values: list[object] = [_folder_of(image) for image in paths]
@@ -203,6 +205,7 @@ class _ClassNumbers(NamedTuple):
 
 
 def _class_numbers(folder: Path, values: Sequence[object], labels: str | None) -> _ClassNumbers:
+    # Exact types: isinstance would take True for a class number.
     kinds = {type(value) for value in values}
     if kinds == {int}:
         return _ClassNumbers(np.array(values), None)

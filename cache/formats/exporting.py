@@ -60,6 +60,7 @@ def export_cache(
 
 
 def _check_finished(cache: FeatureCache) -> None:
+    # Rows still to do hold zeros, which no other tool could tell from features.
     unfinished = [name for name in cache.split_names if (cache.split(name).status == TO_DO).any()]
     if unfinished:
         raise CacheError(
@@ -70,11 +71,13 @@ def _check_finished(cache: FeatureCache) -> None:
 
 def _check_target(cache: FeatureCache, out: Path, format: str, force: bool) -> None:
     """CacheError where `out` may not be replaced by an export of this format."""
+    # Even with --force: the cache is mapped while it is exported.
     if out.resolve() == cache.path.resolve():
         raise CacheError(f"{out} is the cache itself; give another --out PATH")
     if not out.exists():
         return
     is_folder = out.is_dir()
+    # An empty folder was made for the export; nothing in it can be lost.
     is_empty_folder = is_folder and not any(out.iterdir())
     if not force and not is_empty_folder:
         raise CacheError(f"{out} exists; give another --out PATH, or --force to replace it")

@@ -45,6 +45,7 @@ def make_header(
     """
     digest = hashlib.sha256()
     unit_rows = True
+    # Sorted: the order in which a reader found the splits is not part of the identity.
     for name in sorted(features.splits):
         if not _digest_split(name, features.splits[name], dtype, digest):
             unit_rows = False
@@ -138,12 +139,15 @@ def _digest_split(split: str, rows: ImportedSplit, dtype: str, digest: _Digest) 
         x = stored_batch(rows, start, dtype)
         status = rows.status[start:stop]
         done = status == DONE
+        # Unreadable rows may hold anything.
         given = np.asarray(rows.x[start:stop])[done]
         numbers = start + np.flatnonzero(done)
         _check_values(f"{split}: row", given, x[done], numbers, dtype)
         lengths = np.linalg.norm(x[done].astype(np.float32), axis=1)
         if not (abs(lengths - 1) < IMPORTED_UNIT_TOLERANCE).all():
             unit_rows = False
+        # The digest is over what the file will hold, so the same features in another precision are
+        # the same cache if they round to the same values.
         digest.update(x.tobytes() + status.tobytes())
     return unit_rows
 
@@ -176,6 +180,7 @@ def _check_values(
         return
     row = numbers[wrong[0]]
     values = given[wrong[0]]
+    # NaN in the source, or too large for the file's type: two causes, two ways out.
     if not np.isfinite(values).all():
         raise CacheError(
             f"{what} {row} holds NaN or infinity ({len(wrong)} such rows here);"

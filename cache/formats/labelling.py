@@ -38,6 +38,7 @@ def with_text(features: ImportedFeatures, given: Classes) -> ImportedFeatures:
     """
     own = features.classes
     classnames = given.classnames
+    # With an index on either side, the i-th class is not the same one in both.
     same_classes = given.index is None and own.index is None
     if not classnames:
         classnames = own.classnames if same_classes else None
@@ -99,6 +100,7 @@ def label_classes(features: ImportedFeatures, names: Sequence[str] | None) -> La
         classnames = list(classes.classnames)
     else:
         classnames = [f"class {label}" for label in _labels_of_classes(features)]
+    # Further names are fine: of classes without an image in these splits.
     if classes.index is None and len(classnames) < features.n_class:
         raise CacheError(
             f"{len(classnames)} class names but labels go up to {features.n_class - 1};"
@@ -157,6 +159,7 @@ def _check_order(own: Sequence[str], names: Sequence[str], index: np.ndarray | N
 def _renumbered(features: ImportedFeatures, index: np.ndarray) -> dict[str, ImportedSplit]:
     """The rows of the labels in `index` (n_class,), where label index[i] becomes i."""
     n_label = max(features.n_class, int(index.max()) + 1)
+    # -1: the label has no class in text, and its rows are left out.
     new_label = np.full(n_label, -1)
     new_label[index] = np.arange(len(index))
     splits = {}

@@ -168,6 +168,7 @@ def _text(file: Path, arrays: Arrays) -> np.ndarray | None:
     given = arrays.get("text")
     if given is None:
         return None
+    # Text of two axes is that of one template.
     text = given[None] if given.ndim == 2 else given
     if text.ndim != 3 or text.dtype.kind != "f" or not text.size:
         raise CacheError(
@@ -178,6 +179,7 @@ def _text(file: Path, arrays: Arrays) -> np.ndarray | None:
 
 
 def _check_index(file: Path, index: np.ndarray) -> None:
+    # One after the other: an empty array has no smallest value.
     correct = index.ndim == 1 and index.size > 0 and index.dtype.kind in "iu"
     if correct:
         correct = index.min() >= 0 and index.max() < MAX_CLASS

@@ -28,12 +28,14 @@ def read_tip_adapter(folder: Path) -> ImportedFeatures:
     """
     present = {path.name for path in folder.glob("*.pt")} if folder.is_dir() else set()
     keys, features = _load_features(folder, present)
+    # One support set becomes train; smaller ones are left out.
     largest = max(keys, key=lambda name: len(keys[name]))
     labels = _labels_of_values(folder, largest.replace("keys", "values"))
     splits = {"train": checked_split(f"{folder}: {largest}", keys[largest], labels.y)}
     for split in ("val", "test"):
         if {f"{split}_f.pt", f"{split}_l.pt"} & present:
             splits[split] = _read_split(folder, split, features)
+    # Test may have classes that the support lacks.
     highest = max(int(rows.y.max()) for rows in splits.values())
     return ImportedFeatures(splits, max(labels.n_class, 1 + highest))
 
@@ -49,6 +51,7 @@ def _load_features(folder: Path, present: set[str]) -> _Features:
     keys = {}
     for name in sorted(present):
         if re.fullmatch(r"keys_\d+shots\.pt", name):
+            # Tip-Adapter stores an image as a column.
             keys[name] = _load_matrix(folder / name).T
     if not keys:
         found = sorted(present) or "no .pt files"
