@@ -94,6 +94,7 @@ def data_check(
     problems += _image_problems(bad)
     for part, rows in listing.splits.items():
         problems += _empty_classes(part, rows, listing.classnames, bad)
+    # A broken image is not mended by fetching what is missing.
     is_incomplete = any(check.missing for check in checks)
     return DataCheck(
         dataset=dataset.name,
@@ -110,6 +111,7 @@ def _bad_images(
     listing: Listing, quick: bool, progress: Callable[[int, int], None]
 ) -> dict[str, str]:
     """Path -> what is wrong, for all images that are not there or cannot be read."""
+    # An image may stand in more than one split, and is opened once.
     paths: set[str] = set()
     for rows in listing.splits.values():
         paths |= {path for path, _ in rows}

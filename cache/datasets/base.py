@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from cliad.errors import CliadError, closest
 
+# CoOp's prompt where a data set has none of its own.
 PHOTO = ("a photo of a {}.",)
 # The splits of a data set, in the order of all lists and files.
 SPLITS = ("train", "val", "test")
@@ -28,6 +29,7 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
+# Endings of what Pillow reads, in lower case; other files in a folder are not images.
 IMAGE_ENDINGS = {
     ".jpg",
     ".jpeg",
@@ -144,6 +146,7 @@ def find_folder(data: Path | None, names: Sequence[str], inside: Sequence[str]) 
     candidates = list(named)
     if _squashed(data.resolve().name) in wanted:
         candidates.append(data)
+    # The first name counts most, then the first place for the images.
     for folder in candidates:
         for place in inside:
             if (folder / place).is_dir():
@@ -175,6 +178,7 @@ def _need_data_folder(data: Path | None, name: str) -> Path:
 def _folders_named(folders: Sequence[Path], wanted: Sequence[str]) -> list[Path]:
     """The folders that bear a wanted name, in the order of `wanted`, then by their own names."""
     found: list[Path] = []
+    # Names that differ in case or dashes alone are one wanted name.
     for name in dict.fromkeys(wanted):
         found += [folder for folder in folders if _squashed(folder.name) == name]
     return found

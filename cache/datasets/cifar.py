@@ -30,6 +30,7 @@ from cliad.cache.datasets.base import (
 from cliad.cache.prompts import clean
 
 TORONTO = "https://www.cs.toronto.edu/~kriz/"
+# Images per split, the same in both data sets.
 COUNTS = {"train": 50000, "test": 10000}
 # What NumPy's own pickles of arrays call; nothing of it runs code of the file.
 ALLOWED = {
@@ -104,6 +105,7 @@ class Batches:
         part, _, row = path.partition("/")
         # (3072,) uint8: the red, green and blue planes of 32 x 32, one after the other
         pixels = _pixels(images, self.files[part])[int(row)]
+        # (channel, y, x) -> (y, x, channel), as Pillow wants it
         return Image.fromarray(pixels.reshape(3, 32, 32).transpose(1, 2, 0))
 
 

@@ -84,6 +84,7 @@ def _read_table(file: Path) -> tuple[set[str], list[tuple[int, dict[str, str]]]]
             f"{file} cannot be read as a list ({str(error)[:80]});"
             " it should begin with a line such as path,label,split"
         ) from None
+    # An empty file has no heading: fieldnames is None.
     columns = {name.strip().lower() for name in reader.fieldnames or ()}
     if not table or not columns >= REQUIRED:
         found = sorted(columns) if table else "no rows"

@@ -50,6 +50,7 @@ def _read(data: Path | None, split: str) -> Listing:
     labels = _load().labels
     numbers: dict[str, list[int]] = {"train": [], "val": [], "test": []}
     for label in range(10):
+        # Rows of the class in the file's order, which is that of their writers.
         in_order = np.flatnonzero(labels == label).tolist()
         # Rounded for each class alone, which gives 898, 360 and 539 images.
         train_end = round(0.5 * len(in_order))
@@ -65,6 +66,7 @@ def _read(data: Path | None, split: str) -> Listing:
 
 def _open(path: str) -> Image.Image:
     """The image of row `path` of scikit-learn's file, white strokes on black."""
+    # (8, 8), 0 to 16 -> 0 to 255
     values = _load().images[int(path)] * (255 / BRIGHTEST)
     return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
 

@@ -75,6 +75,7 @@ def download(
         if remote.unpack:
             log(f"unpacking {file.name}")
             unpack(file, folder)
+            # The archive would double the space on the disk.
             file.unlink()
             _marker(folder, remote).touch()
     if dataset.by_hand:
@@ -124,6 +125,7 @@ def fetch(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _fetch_part(remote, part, log, progress)
+        # Checked before it gets its name: a file under its own name is complete.
         _check(remote, part)
         os.replace(part, target)
     except OSError as error:

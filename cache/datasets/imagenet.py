@@ -53,6 +53,7 @@ def wordnet_ids() -> list[str]:
 def _wordnet_folders(root: Path) -> list[str]:
     """The class folders in `root`, whose names must be WordNet ids, in label order."""
     names = class_folders(root)
+    # Other folders would be classes and shift the labels of all that come after them.
     if not names or not all(name[0] == "n" and name[1:].isdigit() for name in names):
         raise DatasetError(
             f"{root} should hold folders named by WordNet ids such as n01440764;"
@@ -123,6 +124,7 @@ def _shift(
         found, root = find_folder(data, (folder, name), images)
         ids = _wordnet_folders(root)
         rows = rows_of_class_folders(root, ids)
+        # A user's own names for ImageNet hold for its shifts, too.
         names = _names(found, found.parent / "imagenet")
         return Listing({"test": rows}, _classnames(names, ids, found), opener(root), root)
 

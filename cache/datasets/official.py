@@ -132,7 +132,7 @@ def flowers(folder: Path, images: Path) -> OfficialSplit:
 
 def _read_mat(path: Path) -> dict[str, Any]:
     """A MATLAB file: arrays by name, of whatever type they have."""
-    # Imported here, as it is slow and only two data sets need it.
+    # Imported here: slow, and only two data sets need it.
     from scipy.io import loadmat
 
     return loadmat(str(path), squeeze_me=True)
@@ -177,6 +177,7 @@ def ucf(folder: Path, images: Path) -> OfficialSplit:
     rows: dict[str, Rows] = {}
     for split in ("train", "test"):
         rows[split] = []
+        # Lines of the training list have the class number as well; the folder says the same.
         for line in read_lines(need_file(lists, f"{split}list01.txt")):
             name, video = line.split()[0].split("/")[:2]
             frame = f"{_spaced(name)}/{video.replace('.avi', '.jpg')}"

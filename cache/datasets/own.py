@@ -39,6 +39,7 @@ else:
 # The parts of each class where there is no split; the rest is test, as in the field's own splits.
 TRAIN_SHARE = 0.5
 VAL_SHARE = 0.2
+# What may stand before the colon of a name.
 READERS = ("folder", "csv")
 Part = TypeVar("Part")
 
@@ -160,6 +161,7 @@ def read_csv(file: Path) -> Listing:
             rows.setdefault(item.split, []).append((item.path, content.labels[item.label]))
         rows = in_order(rows)
     else:
+        # By the label as written, so that the split does not change when classes are renamed.
         by_class: dict[str, Rows] = {}
         for item in content.items:
             row = (item.path, content.labels[item.label])
@@ -174,6 +176,7 @@ def _own_listing(
     if not any(rows.values()):
         raise DatasetError(f"{source} has no images")
     settings = read_settings(root)
+    # Most likely a misspelt class, which would keep its old name without a word.
     unknown = sorted(set(settings.classnames) - set(names))
     if unknown:
         raise DatasetError(

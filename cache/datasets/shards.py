@@ -35,6 +35,7 @@ from cliad.cache.datasets.own import by_chance, in_order, read_settings
 from cliad.cache.datasets.shard_names import common_folder, find_shards
 from cliad.cache.prompts import clean
 
+# Endings of the files that hold a sample's class.
 LABEL_ENDINGS = ("cls", "label", "json", "index")
 LABEL_KEYS = ("label", "cls", "class")  # of a .json file, the first that is there
 
@@ -67,6 +68,7 @@ def read_shards(pattern: str, data: Path | None = None) -> Listing:
     Raises:
         DatasetError: no shards, a shard that cannot be read, or classes without names.
     """
+    # webdataset itself takes addresses and commands here.
     if re.match(r"[a-z0-9]+://|pipe:", pattern):
         raise DatasetError(
             f"wds:{pattern} is not on this machine;"
@@ -122,6 +124,7 @@ def _index(shard: Path) -> list[Sample]:
     samples = []
     for key, member in images.items():
         label = labels.get(key)
+        # An empty label file is as good as none.
         if label:
             samples.append(Sample(shard, key, member.offset_data, member.size, label))
     return samples
@@ -231,5 +234,6 @@ def _templates(root: Path) -> tuple[str, ...]:
 
 
 def _sizes_hash(shards: Sequence[Path]) -> str:
+    # Sizes, as for folders of images: reading all shards would take long.
     sizes = "\n".join(str(shard.stat().st_size) for shard in shards)
     return hashlib.sha256(sizes.encode()).hexdigest()[:16]

@@ -71,6 +71,7 @@ def _content(file: Path) -> object:
 def _rows_of(file: Path, content: object) -> dict[str, list[SplitRow]]:
     if not isinstance(content, dict):
         raise _wrong_form(file, f"it holds a {type(content).__name__}")
+    # int() and str() take what other writers left: labels as text, names as numbers.
     splits = {}
     try:
         for split, items in content.items():

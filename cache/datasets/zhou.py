@@ -21,6 +21,7 @@ from cliad.cache.datasets.official import OfficialSplit
 from cliad.cache.datasets.split_file import read_split_file
 from cliad.cache.prompts import clean
 
+# CoOp's own copies are on Google Drive, which gives files no plain address.
 SPLIT_FILES_URL = "https://raw.githubusercontent.com/linzhiqiu/cross_modal_adaptation/main/splits/"
 
 
@@ -96,6 +97,7 @@ def field_dataset(
     about = f"{n_class} classes"
     if place.official is not None:
         about += ", also --split official"
+    # The split file comes last: it is small, and of no use without the images.
     split_file = Remote(
         url=SPLIT_FILES_URL + place.split_file,
         file=place.split_file,

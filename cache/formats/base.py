@@ -96,6 +96,7 @@ def checked_split(
             f" found {x.dtype} {x.shape}"
         )
     _check_labels(where, x, y)
+    # Most sources do not record which images were readable.
     if status is None:
         status = np.full(len(y), DONE)
     status = status.astype(np.uint8)

@@ -34,6 +34,7 @@ from cliad.cache.formats.base import (
 )
 from cliad.cache.formats.npz import class_arrays, read_classes, save_arrays
 
+# In this order; caption comes last, as it is often free text.
 LABEL_COLUMNS = ("label", "class", "classname", "caption")
 NO_PYARROW = "{} parquet needs pyarrow, which is not installed; run: pip install 'cliad[interop]'"
 CHUNK = 65536  # rows that are written at once
@@ -223,6 +224,7 @@ def _class_numbers(folder: Path, values: Sequence[object], labels: str | None) -
             " as free captions have;"
             " choose the classes with --labels COLUMN or --labels folder"
         )
+    # A table, as list.index would search all names for each of the rows.
     number = {name: i for i, name in enumerate(names)}
     y = np.array([number[text] for text in texts])
     return _ClassNumbers(y, storable(f"{folder}: labels", names))

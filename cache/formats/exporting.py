@@ -18,6 +18,7 @@ from cliad.cache.formats.clip_retrieval import write_clip_retrieval
 from cliad.cache.formats.npz import write_npz
 from cliad.cache.formats.safetensors_file import write_safetensors
 
+# Each writes a cache to a path; `replacing` lets nobody see half of it.
 FORMATS: dict[str, Callable[[FeatureCache, Path], None]] = {
     "npz": write_npz,
     "safetensors": write_safetensors,

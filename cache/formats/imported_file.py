@@ -97,6 +97,7 @@ def make_text_set(
         text = _stored(given, dtype)
         _check_values("text: template", given, text, np.arange(len(text)), dtype)
         default_templates = [f"imported {number}" for number in range(len(text))]
+        # An import cannot tell which templates made the text, unless it is said.
         recipe["templates"] = list(features.templates or default_templates)
         recipe["content"] = hashlib.sha256(text.tobytes()).hexdigest()
         if features.prompts:
@@ -143,6 +144,7 @@ def _digest_split(split: str, rows: ImportedSplit, dtype: str, digest: _Digest) 
         given = np.asarray(rows.x[start:stop])[done]
         numbers = start + np.flatnonzero(done)
         _check_values(f"{split}: row", given, x[done], numbers, dtype)
+        # (n_done,), in single precision: a sum of squares may be too large for half
         lengths = np.linalg.norm(x[done].astype(np.float32), axis=1)
         if not (abs(lengths - 1) < IMPORTED_UNIT_TOLERANCE).all():
             unit_rows = False
@@ -154,6 +156,7 @@ def _digest_split(split: str, rows: ImportedSplit, dtype: str, digest: _Digest) 
 
 def stored_batch(rows: ImportedSplit, start: int, dtype: str) -> np.ndarray:
     """A batch of features (n, dim) as the file holds it; unreadable rows are zero."""
+    # (n, dim), a batch; read from a mapped file only here
     x = _stored(rows.x[start : start + BATCH], dtype)
     readable = rows.status[start : start + BATCH] == DONE
     if readable.all():
@@ -174,6 +177,7 @@ def _check_values(
 
     numbers (n,) are what the rows are called. All of n may be 0: a batch without a readable row.
     """
+    # (n,): over all axes but the first
     finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
     wrong = np.flatnonzero(~finite)
     if not len(wrong):

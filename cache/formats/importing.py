@@ -78,6 +78,7 @@ def import_features(
     if classnames is not None:
         names = storable(str(classnames), read_classnames(Path(classnames)))
     labelled = label_classes(features, names)
+    # All checks come before `write_import`, so that nothing is written where one fails.
     scale = multiplier(features.classes, logit_scale, logit_scale_is)
     header = make_header(kind, labelled, dataset=dataset, encoder=encoder, dtype=dtype)
     text_set = make_text_set(

@@ -147,6 +147,7 @@ def _check_order(own: Sequence[str], names: Sequence[str], index: np.ndarray | N
 
     Other spellings are fine; a name that stands at another place in the other list is not.
     """
+    # Without an index, the i-th name of the source's own list is that of label i.
     labels = list(range(len(own))) if index is None else index.tolist()
     for label, name in zip(labels, own, strict=True):
         if label < len(names) and name != names[label] and name in names:

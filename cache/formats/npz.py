@@ -30,6 +30,7 @@ from cliad.cache.formats.base import (
     strings,
 )
 
+# Of each split, after its name: train_x, ...
 SPLIT_PARTS = ("x", "y", "paths", "status")
 CLASS_ARRAYS = (
     "text",
@@ -97,6 +98,7 @@ def _load(file: Path) -> Arrays:
 
 
 def _check_names(file: Path, arrays: Arrays) -> None:
+    # An unknown name is often a misspelt one, whose array would be missed silently.
     known = set(CLASS_ARRAYS)
     for split in SPLITS:
         known |= {f"{split}_{part}" for part in SPLIT_PARTS}

@@ -32,6 +32,7 @@ def write_safetensors(cache: FeatureCache, new: Path) -> None:
         "fingerprint": cache.fingerprint,
     }
     for name, values in class_arrays(cache).items():
+        # The format has numbers only.
         if values.dtype.kind == "U":
             strings[name] = json.dumps(values.tolist(), ensure_ascii=False)
         else:
@@ -56,6 +57,7 @@ def _further_arrays(cache: FeatureCache, split: str) -> Arrays:
     """Views, tokens and the like, with the rows (`_rows`) of those that not all images have."""
     arrays: Arrays = {}
     for name in cache.row_arrays(split):
+        # The features are <split>_x already.
         if name != "features":
             _add(arrays, f"{split}_{name}", cache.column(split, name))
         _add(arrays, f"{split}_{name}_rows", cache.column(split, f"{name}_rows"))

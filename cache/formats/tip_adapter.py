@@ -100,6 +100,7 @@ class _Labels(NamedTuple):
 def _labels_of_values(folder: Path, name: str) -> _Labels:
     """Labels out of one-hot rows (n, n_class)."""
     values = _load_matrix(folder / name)
+    # One value that is not 0, and that is 1.
     one_hot = (values.max(axis=1) == 1) & (np.count_nonzero(values, axis=1) == 1)
     wrong = np.flatnonzero(~one_hot)
     if len(wrong):

@@ -21,6 +21,7 @@ def shots(
         DrawError: it has no training images, or too few of a class.
     """
     content = read_split_file(Path(split_file))
+    # A split file may lack val; `draw` then takes validation images from train.
     train = content.splits.get("train", ())
     val = content.splits.get("val", ())
     if not train:

@@ -48,7 +48,7 @@ def test_only_splits_that_are_required_must_be_there(tmp_path):
     ],
 )
 def test_what_is_wrong_with_a_split_file_is_one_line_with_its_name(tmp_path, content, message):
-    with pytest.raises(SplitFileError, match=f"split_zhou_Toy.json.* {message}") as error:
+    with pytest.raises(SplitFileError, match=rf"split_zhou_Toy\.json.* {message}") as error:
         read_split_file(written(tmp_path, content))
     assert "\n" not in str(error.value)
 
