@@ -118,26 +118,6 @@ def template_set(name: str) -> tuple[str, ...] | None:
     return {"single": SINGLE, "imagenet7": IMAGENET7}.get(name)
 
 
-def read_classnames(file: Path, n_class: int) -> list[str]:
-    """Class names from a text file, one a line, in label order; blank lines do not count.
-
-    Raises:
-        PromptError: the file cannot be read, or its names are more or fewer than `n_class`.
-    """
-    try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PromptError(f"cannot read class names from {file}: {reason}") from None
-    names = [line.strip() for line in lines if line.strip()]
-    if len(names) != n_class:
-        raise PromptError(
-            f"{file} has {len(names)} class names, the data set has {n_class} classes; "
-            "give one name a line in label order"
-        )
-    return names
-
-
 # ----------------------------------------------------------------------------------- descriptions
 
 

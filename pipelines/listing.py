@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliad.cache.datasets import DATASETS, data_dir
-from cliad.cache.datasets.base import DatasetError, find_folder
+from cliad.cache.datasets.base import Dataset, DatasetError, find_folder
 from cliad.cache.file.layout import CacheError
 from cliad.cache.file.read import open_cache
 from cliad.cache.folder import cached, slug
@@ -14,7 +14,12 @@ from cliad.cache.folder import cached, slug
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """A data set: what it is, classes and images, where it lies (None: not found, "bundled"), and the encoders it is cached with."""
+    """A data set.
+
+    images: how many, over all splits.
+    on_disk: where it lies; "bundled" where it comes with a package, None where it was not found.
+    cached: the encoders it is cached with.
+    """
 
     name: str
     about: str
@@ -26,66 +31,83 @@ class DatasetRow:
 
 def list_datasets(cache_folder: Path, data: Path | None = None) -> list[DatasetRow]:
     """All known data sets, then those that are cached under other names (a user's own, imports)."""
-    encoders = _encoders(cache_folder)
+    data = data_dir(data)
+    encoders = _cached_encoders(cache_folder)
     rows = []
     for name, dataset in DATASETS.items():
-        where = "bundled" if name == "digits" else _place(name, data_dir(data))
-        rows.append(
-            DatasetRow(
-                name,
-                dataset.about,
-                dataset.n_class,
-                sum(dataset.counts.values()),
-                where,
-                encoders.pop(name, []),
-            )
+        row = DatasetRow(
+            name=name,
+            about=dataset.about,
+            n_class=dataset.n_class,
+            images=sum(dataset.counts.values()),
+            on_disk=_place(dataset, data),
+            cached=encoders.pop(name, []),
         )
-    return rows + [
-        DatasetRow(name, "", 0, 0, None, found) for name, found in sorted(encoders.items())
-    ]
+        rows.append(row)
+    # What is left are caches of data sets outside the table.
+    for name, found in sorted(encoders.items()):
+        rows.append(DatasetRow(name, about="", n_class=0, images=0, on_disk=None, cached=found))
+    return rows
 
 
-def _encoders(cache_folder: Path) -> dict[str, list[str]]:
-    """Encoders per data set of all sound caches."""
-    found: dict[str, list[str]] = {}
+def _cached_encoders(cache_folder: Path) -> dict[str, list[str]]:
+    """The encoders of all caches by data set; a damaged cache is listed as such."""
+    encoders: dict[str, list[str]] = {}
     for path in cached(cache_folder):
-        try:
-            cache = open_cache(path, any_prompts=True)
-            found.setdefault(cache.dataset, []).append(cache.encoder)
-        except CacheError:
-            found.setdefault(path.parent.name, []).append(f"damaged: {path.name}")
-    return found
+        dataset, encoder = _source_of(path)
+        encoders.setdefault(dataset, []).append(encoder)
+    return encoders
 
 
-def _place(name: str, data: Path | None) -> str | None:
-    dataset = DATASETS[name]
+def _source_of(path: Path) -> tuple[str, str]:
+    """The names of a cache's data set and encoder."""
     try:
-        return str(find_folder(data, (dataset.folder, *dataset.folder_aliases, name), (".",))[0])
+        cache = open_cache(path, any_prompts=True)
+    except CacheError:
+        return path.parent.name, f"damaged: {path.name}"
+    return cache.dataset, cache.encoder
+
+
+def _place(dataset: Dataset, data: Path | None) -> str | None:
+    if dataset.bundled:
+        return "bundled"
+    names = (dataset.folder, *dataset.folder_aliases, dataset.name)
+    try:
+        return str(find_folder(data, names, (".",)).folder)
     except DatasetError:
         return None
 
 
 @dataclass(frozen=True)
 class ModelRow:
-    """An encoder: the names of its weights, the one taken by default (None: --pretrained must say)."""
+    """An encoder: the names of its weights, and the one taken by default.
+
+    default is None where --pretrained must say.
+    """
 
     name: str
     pretrained: list[str]
     default: str | None
 
+    def matches(self, word: str) -> bool:
+        """Whether `word` is part of the name, or of name/weights; case and dashes do not matter."""
+        if slug(word) in slug(self.name):
+            return True
+        return any(slug(word) in slug(f"{self.name}/{tag}") for tag in self.pretrained)
+
 
 def list_models(word: str = "") -> list[ModelRow]:
-    """The bundled encoder and all of open_clip's that have published weights, those with `word` in a name."""
+    """The bundled encoder and all of open_clip's that have published weights.
+
+    Args:
+        word: only those with this word in a name; empty: all.
+    """
+    # Imported here: open_clip is slow to import, and `cliad datasets` does not need it.
     from cliad.cache.encoders import weights
 
     rows = [ModelRow("tiny", ["bundled"], "bundled")]
-    rows += [
-        ModelRow(name, tags, weights.default_tag(tags))
-        for name, tags in weights.published().items()
-    ]
-    matches = lambda text: slug(word) in slug(text) if word else True
-    return [
-        row
-        for row in rows
-        if matches(row.name) or any(matches(f"{row.name}/{tag}") for tag in row.pretrained)
-    ]
+    for name, tags in weights.published().items():
+        rows.append(ModelRow(name, tags, weights.default_tag(tags)))
+    if not word:
+        return rows
+    return [row for row in rows if row.matches(word)]

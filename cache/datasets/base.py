@@ -8,13 +8,28 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from PIL import Image, ImageOps
 
 from cliad.errors import CliadError, closest
 
+# CoOp's prompt where a data set has none of its own.
 PHOTO = ("a photo of a {}.",)
+# The splits of a data set, in the order of all lists and files.
+SPLITS = ("train", "val", "test")
+# How people call the splits, in folder names and lists of their own.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
+# Endings of what Pillow reads, in lower case; other files in a folder are not images.
 IMAGE_ENDINGS = {
     ".jpg",
     ".jpeg",
@@ -42,10 +57,14 @@ class DatasetMissing(DatasetError):
 
 @dataclass(frozen=True)
 class Listing:
-    """A data set as found: rows (path, label) per split, class names by label, and how a path becomes an RGB image.
+    """A data set as found on the disk; nothing but lists has been read.
 
-    `open` raises any exception where an image cannot be read. `root` is the folder that paths are relative to, None where
-    images are no files. `templates` are those of a user's own data. `content_hash` is what tells images of the same names apart.
+    splits: rows (path, label) by split.
+    classnames: in label order.
+    open: reads the image of a path as RGB; raises any exception where that is not possible.
+    root: the folder that paths are relative to; None where images are not files.
+    templates: those of a user's own data.
+    content_hash: tells images apart that have the same names.
     """
 
     splits: Mapping[str, Rows]
@@ -58,81 +77,123 @@ class Listing:
 
 @dataclass(frozen=True)
 class Remote:
-    """A file to fetch: where it lies, under which name (relative to the data set's folder) it is kept, and what it is."""
+    """A file to fetch.
+
+    file: the name under which it is kept, relative to the data set's folder.
+    checksum: "md5:..." or "sha256:..."; empty: not checked.
+    megabytes: its size, for messages; 0: not known or small.
+    unpack: it is an archive, which is unpacked and removed.
+    """
 
     url: str
     file: str
-    checksum: str = ""  # "md5:..." or "sha256:..."
+    checksum: str = ""
     megabytes: float = 0
     unpack: bool = False
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set by name. `read(data, split)` lists it as found under the folder `data`, by the "field" split or the "official" one."""
+    """A known data set.
+
+    read: read(data, split) lists it as found below the folder `data`, by the "field" split or the
+        "official" one.
+    about: a few words for `cliad datasets`.
+    counts: rows per split as they should be.
+    folder: the folder's usual name below the data folder; folder_aliases: its other names.
+    by_hand: what must be fetched by hand, and from where.
+    bundled: its images come with an installed package; nothing needs to be fetched.
+    """
 
     name: str
     read: Callable[[Path | None, str], Listing]
     templates: tuple[str, ...] = PHOTO
     about: str = ""
-    counts: Mapping[str, int] = field(default_factory=dict)  # rows per split as they should be
+    counts: Mapping[str, int] = field(default_factory=dict)
     n_class: int = 0
-    folder: str = ""  # the folder's usual name under the data folder
-    folder_aliases: tuple[str, ...] = ()  # other names of the folder
+    folder: str = ""
+    folder_aliases: tuple[str, ...] = ()
     remotes: tuple[Remote, ...] = ()
-    by_hand: str = ""  # what must be fetched by hand, and from where
+    by_hand: str = ""
     bundled: bool = False
 
 
-def find_folder(
-    data: Path | None, names: Sequence[str], inside: Sequence[str]
-) -> tuple[Path, Path]:
+class FoundFolder(NamedTuple):
+    """A data set's folder, and the folder in it that holds the images."""
+
+    folder: Path
+    images: Path
+
+
+def find_folder(data: Path | None, names: Sequence[str], inside: Sequence[str]) -> FoundFolder:
     """A data set's folder and its image folder.
 
     Args:
         data: the folder that holds the data sets, or the data set's own folder.
-        names: names of the data set's folder; case, dashes and underscores do not matter.
+        names: names of the data set's folder, the usual one first; case, dashes and underscores
+            do not matter.
         inside: where images may lie in it, the usual place first.
     Raises:
         DatasetMissing: no data folder, or nothing in it that fits; says what was looked for.
     """
-    if data is None:
-        raise DatasetMissing(
-            f"where is {names[0]}? give the folder that holds it with --data DIR or $CLIAD_DATA"
-        )
-    data = Path(data).expanduser()
-    if not data.is_dir():
-        raise DatasetMissing(
-            f"there is no data folder {data}; give the folder that holds {names[0]}/ with --data DIR or $CLIAD_DATA"
-        )
+    data = _need_data_folder(data, names[0])
+    entries = sorted(data.iterdir(), key=lambda entry: entry.name)
+    folders = [entry for entry in entries if entry.is_dir()]
     wanted = [_squashed(name) for name in names]
-    folders = sorted(
-        (entry for entry in data.iterdir() if entry.is_dir()), key=lambda entry: entry.name
-    )
-    named = sorted(
-        (entry for entry in folders if _squashed(entry.name) in wanted),
-        key=lambda entry: wanted.index(_squashed(entry.name)),
-    )
-    for folder in [*named, *([data] if _squashed(data.resolve().name) in wanted else [])]:
+    named = _folders_named(folders, wanted)
+    # A folder of the right name without images may stand beside one that has them, so all of them
+    # are tried; and `data` may be the data set's own folder.
+    candidates = list(named)
+    if _squashed(data.resolve().name) in wanted:
+        candidates.append(data)
+    # The first name counts most, then the first place for the images.
+    for folder in candidates:
         for place in inside:
             if (folder / place).is_dir():
-                return folder, folder / place
+                return FoundFolder(folder, folder / place)
     if named:
         raise DatasetMissing(
-            f"{named[0]} has no folder {inside[0]}/ with the images{_seen(named[0])}"
+            f"{named[0]} has no folder {inside[0]}/ with the images{_content_hint(named[0])}"
         )
+    # Not renamed silently: a folder with a similar name may be another data set.
     near = closest(names[0], [folder.name for folder in folders])
     hint = f"; is it {near}/? then rename or link it" if near else ""
     raise DatasetMissing(f"{data} has no folder {names[0]}/{hint}")
 
 
+def _need_data_folder(data: Path | None, name: str) -> Path:
+    if data is None:
+        raise DatasetMissing(
+            f"where is {name}? give the folder that holds it with --data DIR or $CLIAD_DATA"
+        )
+    data = Path(data).expanduser()
+    if not data.is_dir():
+        raise DatasetMissing(
+            f"there is no data folder {data};"
+            f" give the folder that holds {name}/ with --data DIR or $CLIAD_DATA"
+        )
+    return data
+
+
+def _folders_named(folders: Sequence[Path], wanted: Sequence[str]) -> list[Path]:
+    """The folders that bear a wanted name, in the order of `wanted`, then by their own names."""
+    found: list[Path] = []
+    # Names that differ in case or dashes alone are one wanted name.
+    for name in dict.fromkeys(wanted):
+        found += [folder for folder in folders if _squashed(folder.name) == name]
+    return found
+
+
 def _squashed(name: str) -> str:
+    """A folder's name without case, dashes and underscores."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _seen(folder: Path) -> str:
+def _content_hint(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())[:5]
-    return f" (there is: {', '.join(names)})" if names else " (it is empty)"
+    if not names:
+        return " (it is empty)"
+    return f" (there is: {', '.join(names)})"
 
 
 def need_file(folder: Path, *names: str) -> Path:
@@ -144,47 +205,75 @@ def need_file(folder: Path, *names: str) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise DatasetMissing(f"{folder} has no {names[0]}{_seen(folder)}")
+    raise DatasetMissing(f"{folder} has no {names[0]}{_content_hint(folder)}")
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, without blank ones."""
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    """The lines of a text file, stripped, without blank ones."""
+    stripped = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in stripped if line]
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the folders in `root`, sorted; hidden ones are left out."""
+    return sorted(
+        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+    )
+
+
+def rows_of_class_folders(root: Path, names: Sequence[str], prefix: str = "") -> Rows:
+    """All images of the class folders `names` below `root`: label i is folder i, files by name.
+
+    A path is `prefix`, the class folder, and the path in it.
+    """
+    rows: Rows = []
+    for label, name in enumerate(names):
+        rows += [(f"{prefix}{name}/{path}", label) for path in image_files(root / name)]
+    return rows
 
 
 def image_files(folder: Path) -> list[str]:
     """All images below a folder, as sorted relative paths; hidden files are left out."""
-    found = []
+    found: list[str] = []
     for here, folders, files in os.walk(folder, followlinks=True):
+        # os.walk goes into the folders that are left in this list.
         folders[:] = [name for name in folders if not name.startswith(".")]
         inside = Path(here).relative_to(folder)
-        found += [
-            (inside / name).as_posix()
-            for name in files
-            if Path(name).suffix.lower() in IMAGE_ENDINGS and name[0] != "."
-        ]
+        found += [(inside / name).as_posix() for name in files if _is_image_name(name)]
+    # os.walk gives the order of the file system, which differs between machines.
     return sorted(found)
 
 
+def _is_image_name(name: str) -> bool:
+    return Path(name).suffix.lower() in IMAGE_ENDINGS and not name.startswith(".")
+
+
 def opener(root: Path) -> Callable[[str], Image.Image]:
-    """Reads images by their path below `root`."""
+    """A function that reads images by their path below `root`."""
     return lambda path: open_image(root / path)
 
 
 def open_image(source: Path | IO[bytes], formats: Sequence[str] | None = None) -> Image.Image:
-    """An image file as upright RGB: EXIF rotation applied, 16 bits scaled to 8, CMYK and palettes converted, alpha dropped.
+    """An image file as upright RGB.
 
-    `formats` are Pillow's names of those allowed, None: all that it knows.
+    EXIF rotation is applied, 16 bits are scaled to 8, CMYK and palettes converted, alpha dropped.
+
+    Args:
+        source: a file's path, or its bytes as a stream.
+        formats: Pillow's names of the formats allowed; None: all that it knows.
     Raises:
-        Exception: whatever Pillow raises on a file that is missing, truncated, or no image.
+        Exception: whatever Pillow raises on a file that is missing, truncated, or not an image.
     """
+    allowed = None if formats is None else list(formats)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # odd metadata and very large pictures are no reason to stop
-        with Image.open(source, formats=formats) as image:
+        # Pillow warns of odd metadata and of very large pictures, which are read all the same.
+        warnings.simplefilter("ignore")
+        with Image.open(source, formats=allowed) as image:
+            # Pillow reads lazily; what is wrong with the file must show here.
             image.load()
+            # Cameras store a picture as the sensor lay, and in EXIF how to turn it.
             image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # Pillow would clip, not scale
+            if image.mode.startswith("I"):
+                # 16 bits to 8: Pillow's own conversion would clip instead of scale.
                 image = image.point(lambda value: value / 256).convert("L")
             return image.convert("RGB")

@@ -1,14 +1,18 @@
-"""CIFAR-10 and CIFAR-100: as class folders (`cifar10/train/cat/*.png`), or as the published Python batches.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009), which have no validation split.
 
-There is no validation split. The batches are pickles; they are read by an unpickler that knows arrays and nothing else.
+They are read as class folders (`cifar10/train/cat/*.png`) or as the published Python batches.
+The batches are pickles; they are read by an unpickler that knows arrays and nothing else.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,134 +24,158 @@ from cliad.cache.datasets.base import (
     Remote,
     Rows,
     find_folder,
-    image_files,
     opener,
+    rows_of_class_folders,
 )
 from cliad.cache.prompts import clean
 
 TORONTO = "https://www.cs.toronto.edu/~kriz/"
+# Images per split, the same in both data sets.
+COUNTS = {"train": 50000, "test": 10000}
+# What NumPy's own pickles of arrays call; nothing of it runs code of the file.
+ALLOWED = {
+    ("numpy", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("_codecs", "encode"),
+}
 
 
-class _Arrays(pickle.Unpickler):
+class _ArrayUnpickler(pickle.Unpickler):
     """Reads plain containers and NumPy arrays; anything else in the file is refused."""
 
-    def find_class(self, module: str, name: str):
-        if (module.split(".")[0], name) in {
-            ("numpy", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }:
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it holds {module}.{name}, which no CIFAR file does")
+    def find_class(self, module: str, name: str) -> Any:
+        package = module.split(".")[0]
+        if (package, name) not in ALLOWED:
+            raise pickle.UnpicklingError(f"it holds {module}.{name}, which no CIFAR file does")
+        return super().find_class(module, name)
 
 
-def _unpickled(path: Path) -> dict:
+def _unpickled(path: Path) -> dict[str, Any]:
     try:
-        return _Arrays(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        # Python 2 wrote the batches: its strings are bytes, which latin1 reads one by one.
+        return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
         raise DatasetError(
-            f"{path} is no CIFAR batch ({str(error)[:80]}); fetch it again"
+            f"{path} is not a CIFAR batch ({str(error)[:80]}); fetch it again"
         ) from None
 
 
-def _read(
-    name: str,
-    batches: str,
-    files: dict[str, tuple[str, ...]],
-    labels: str,
-    meta: tuple[str, str],
-    data: Path | None,
-) -> Listing:
-    folder, images = find_folder(data, (name, batches), ("train", batches, "."))
-    if images.name == "train" and images.is_dir():
-        return _from_folders(folder)
-    if not (images / meta[0]).is_file():
-        raise DatasetError(
-            f"{folder} has neither train/ and test/ with class folders nor {batches}/"
+@dataclass(frozen=True)
+class Batches:
+    """The published files of one of the two data sets.
+
+    files: file names by split; labels: the key of the labels in them; names: the key of the class
+    names in the file `meta`.
+    """
+
+    name: str
+    folder: str
+    files: Mapping[str, tuple[str, ...]]
+    labels: str
+    meta: str
+    names: str
+
+    def read(self, data: Path | None, split: str) -> Listing:
+        """List the images of class folders if there are such, else of the batches."""
+        places = ("train", self.folder, ".")
+        folder, images = find_folder(data, (self.name, self.folder), places)
+        # Among CIFAR-100's batches `train` is a file, which find_folder passes over.
+        if images.name == "train":
+            return _from_folders(folder)
+        if not (images / self.meta).is_file():
+            raise DatasetError(
+                f"{folder} has neither train/ and test/ with class folders nor {self.folder}/"
+            )
+        rows: dict[str, Rows] = {}
+        for part, files in self.files.items():
+            labels: list[int] = []
+            for file in files:
+                labels += _unpickled(images / file)[self.labels]
+            # There are no files: a path is the number of a row of the split's batches in a row.
+            rows[part] = [(f"{part}/{row:05d}", int(label)) for row, label in enumerate(labels)]
+        names = _unpickled(images / self.meta)[self.names]
+        return Listing(
+            rows,
+            [clean(name) for name in names],
+            lambda path: self._read_image(images, path),
         )
-    rows: dict[str, Rows] = {}
-    for part, parts in files.items():
-        y = [label for file in parts for label in _unpickled(images / file)[labels]]
-        rows[part] = [(f"{part}/{row:05d}", int(label)) for row, label in enumerate(y)]
-    names = [clean(entry) for entry in _unpickled(images / meta[0])[meta[1]]]
-    return Listing(rows, names, lambda path: _picture(images, files, path))
+
+    def _read_image(self, images: Path, path: str) -> Image.Image:
+        part, _, row = path.partition("/")
+        # (3072,) uint8: the red, green and blue planes of 32 x 32, one after the other
+        pixels = _pixels(images, self.files[part])[int(row)]
+        # (channel, y, x) -> (y, x, channel), as Pillow wants it
+        return Image.fromarray(pixels.reshape(3, 32, 32).transpose(1, 2, 0))
 
 
-def _picture(images: Path, files: dict[str, tuple[str, ...]], path: str) -> Image.Image:
-    part, _, row = path.partition("/")
-    pixels = _pixels(images, files[part])[
-        int(row)
-    ]  # (3072,) uint8: red, green, blue planes of 32 x 32
-    return Image.fromarray(pixels.reshape(3, 32, 32).transpose(1, 2, 0))
-
-
+# Two: images of train and test are read in turn.
 @lru_cache(maxsize=2)
 def _pixels(images: Path, files: tuple[str, ...]) -> np.ndarray:
+    """The images of some batches, (n, 3072) uint8."""
     return np.concatenate([_unpickled(images / file)["data"] for file in files])
 
 
 def _from_folders(folder: Path) -> Listing:
     names = sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir())
-    rows = {
-        part: [
-            (f"{part}/{name}/{path}", label)
-            for label, name in enumerate(names)
-            for path in image_files(folder / part / name)
-        ]
-        for part in ("train", "test")
-    }
+    rows = {}
+    for part in ("train", "test"):
+        rows[part] = rows_of_class_folders(folder / part, names, f"{part}/")
     return Listing(rows, [clean(name) for name in names], opener(folder), folder)
 
 
-def _read_cifar10(data: Path | None, split: str) -> Listing:
-    files = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
-    return _read(
-        "cifar10", "cifar-10-batches-py", files, "labels", ("batches.meta", "label_names"), data
-    )
-
-
-def _read_cifar100(data: Path | None, split: str) -> Listing:
-    files = {"train": ("train",), "test": ("test",)}
-    return _read(
-        "cifar100", "cifar-100-python", files, "fine_labels", ("meta", "fine_label_names"), data
-    )
-
-
-_COUNTS = {"train": 50000, "test": 10000}
+_CIFAR10_BATCHES = Batches(
+    name="cifar10",
+    folder="cifar-10-batches-py",
+    files={
+        "train": ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5"),
+        "test": ("test_batch",),
+    },
+    labels="labels",
+    meta="batches.meta",
+    names="label_names",
+)
+_CIFAR100_BATCHES = Batches(
+    name="cifar100",
+    folder="cifar-100-python",
+    files={"train": ("train",), "test": ("test",)},
+    labels="fine_labels",
+    meta="meta",
+    names="fine_label_names",
+)
 CIFAR10 = Dataset(
-    "cifar10",
-    _read_cifar10,
+    name="cifar10",
+    read=_CIFAR10_BATCHES.read,
     about="10 classes, no val split",
-    counts=_COUNTS,
+    counts=COUNTS,
     n_class=10,
     folder="cifar10",
     folder_aliases=("cifar-10-batches-py",),
     remotes=(
         Remote(
-            TORONTO + "cifar-10-python.tar.gz",
-            "cifar-10-python.tar.gz",
-            "md5:c58f30108f718f92721af3b95e74349a",
-            171,
-            True,
+            url=TORONTO + "cifar-10-python.tar.gz",
+            file="cifar-10-python.tar.gz",
+            checksum="md5:c58f30108f718f92721af3b95e74349a",
+            megabytes=171,
+            unpack=True,
         ),
     ),
 )
 CIFAR100 = Dataset(
-    "cifar100",
-    _read_cifar100,
+    name="cifar100",
+    read=_CIFAR100_BATCHES.read,
     about="100 classes, no val split",
-    counts=_COUNTS,
+    counts=COUNTS,
     n_class=100,
     folder="cifar100",
     folder_aliases=("cifar-100-python",),
     remotes=(
         Remote(
-            TORONTO + "cifar-100-python.tar.gz",
-            "cifar-100-python.tar.gz",
-            "md5:eb9058c3a382ffc7106e4002c42a8d85",
-            169,
-            True,
+            url=TORONTO + "cifar-100-python.tar.gz",
+            file="cifar-100-python.tar.gz",
+            checksum="md5:eb9058c3a382ffc7106e4002c42a8d85",
+            megabytes=169,
+            unpack=True,
         ),
     ),
 )

@@ -19,19 +19,24 @@ from cliad.cache.datasets import data_dir, default_data_dir, find_dataset
 from cliad.cache.datasets.base import Dataset, Remote
 from cliad.errors import CliadError
 
-CHUNK = 1 << 20
+CHUNK = 1 << 20  # bytes
 TRIES = 5
 PAUSE = 1.0  # seconds before the second try, doubled each time
-TIMEOUT = 60.0
+TIMEOUT = 60.0  # seconds without an answer
+# HTTP status codes
+PARTIAL_CONTENT = 206
+REQUEST_TIMEOUT = 408
+RANGE_NOT_SATISFIABLE = 416
+TOO_MANY_REQUESTS = 429
 
 
 class DownloadError(CliadError):
-    """A file that cannot be fetched, or is not what it should be; the message says what to do."""
+    """A file that cannot be fetched or has another content; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Fetching:
-    """How far a download is: the file's name, bytes done, bytes in all (0 where the server does not say)."""
+    """How far a download is: bytes done, and bytes in all (0 where the server does not say)."""
 
     file: str
     done: int
@@ -49,55 +54,55 @@ def download(
 
     Args:
         name: the data set.
-        data: the folder that holds the data sets; by default $CLIAD_DATA, else the user's data folder.
+        data: the folder that holds the data sets; by default $CLIAD_DATA, else the user's data
+            folder.
     Returns:
         The folder that holds the data sets.
     Raises:
-        DatasetError: no such data set.
-        DownloadError: nothing to fetch, or a file that cannot be had.
+        DatasetError: there is no such data set.
+        DownloadError: nothing of it can be fetched, or a file could not be fetched or unpacked.
     """
-    dataset, data = find_dataset(name), data_dir(data) or default_data_dir()
-    if not dataset.remotes:
-        raise DownloadError(
-            f"{name} cannot be fetched by cliad"
-            + (f"; fetch {dataset.by_hand} into {data / dataset.folder}" if dataset.by_hand else "")
-        )
+    dataset = find_dataset(name)
+    data = data_dir(data) or default_data_dir()
     folder = data / dataset.folder
-    wanted = [remote for remote in dataset.remotes if not _done(folder, remote)]
+    if not dataset.remotes:
+        by_hand = f"; fetch {dataset.by_hand} into {folder}" if dataset.by_hand else ""
+        raise DownloadError(f"{name} cannot be fetched by cliad{by_hand}")
+    wanted = [remote for remote in dataset.remotes if not _is_done(folder, remote)]
     log(_plan(dataset, wanted, folder))
     for remote in wanted:
         file = fetch(remote, folder, log=log, progress=progress)
         if remote.unpack:
             log(f"unpacking {file.name}")
             unpack(file, folder)
+            # The archive would double the space on the disk.
             file.unlink()
-        _mark(folder, remote)
+            _marker(folder, remote).touch()
     if dataset.by_hand:
         log(f"still to be fetched by hand: {dataset.by_hand}, into {folder}")
     return data
 
 
 def _plan(dataset: Dataset, wanted: Sequence[Remote], folder: Path) -> str:
+    """One line that says what will be fetched, and how large it is."""
     if not wanted:
         return f"{dataset.name}: everything that can be fetched is in {folder}"
-    files = ", ".join(
-        f"{remote.url}" + (f" ({remote.megabytes:,.0f} MB)" if remote.megabytes else "")
-        for remote in wanted
-    )
-    return f"{dataset.name}: fetching {files} into {folder}"
+    files = []
+    for remote in wanted:
+        size = f" ({remote.megabytes:,.0f} MB)" if remote.megabytes else ""
+        files.append(f"{remote.url}{size}")
+    return f"{dataset.name}: fetching {', '.join(files)} into {folder}"
 
 
-def _done(folder: Path, remote: Remote) -> bool:
-    return _marker(folder, remote).exists() if remote.unpack else (folder / remote.file).is_file()
+def _is_done(folder: Path, remote: Remote) -> bool:
+    if remote.unpack:
+        return _marker(folder, remote).exists()
+    return (folder / remote.file).is_file()
 
 
 def _marker(folder: Path, remote: Remote) -> Path:
+    """An empty file that is there once an archive, which is then removed, has been unpacked."""
     return folder / f".{remote.file}.unpacked"
-
-
-def _mark(folder: Path, remote: Remote) -> None:
-    if remote.unpack:
-        _marker(folder, remote).touch()
 
 
 def fetch(
@@ -107,16 +112,20 @@ def fetch(
     log: Callable[[str], None],
     progress: Callable[[Fetching], None],
 ) -> Path:
-    """Fetch one file into a folder; what a cut connection or an earlier run left in `file.part` is continued.
+    """Fetch one file into a folder.
+
+    What a cut connection or an earlier run left in `file.part` is continued.
 
     Raises:
-        DownloadError: the server cannot be reached, refuses, or sends something else than expected.
+        DownloadError: the server cannot be reached, refuses, or sends something else than
+            expected; or the folder cannot be written.
     """
     target = folder / remote.file
     part = target.with_name(target.name + ".part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _fetch_part(remote, part, log, progress)
+        # Checked before it gets its name: a file under its own name is complete.
         _check(remote, part)
         os.replace(part, target)
     except OSError as error:
@@ -129,63 +138,82 @@ def fetch(
 def _fetch_part(
     remote: Remote, part: Path, log: Callable[[str], None], progress: Callable[[Fetching], None]
 ) -> None:
+    """Receive a file into `part`, with several tries where it may help."""
     pause = PAUSE
-    for tried in range(TRIES):
-        try:
-            return _receive(remote, part, progress)
-        except urllib.error.HTTPError as error:
-            error.close()  # it holds the connection
-            if error.code < 500 and error.code not in (408, 429):
-                raise DownloadError(
-                    f"{remote.url} answers {error.code} {error.reason}; fetch it by hand into {part.parent}"
-                ) from None
-            reason = f"{error.code} {error.reason}"
-        except (
-            urllib.error.URLError,
-            http.client.HTTPException,
-            ConnectionError,
-            TimeoutError,
-        ) as error:
-            reason = str(getattr(error, "reason", "") or error)[:100]
-        if tried + 1 < TRIES:
+    for number in range(1, TRIES + 1):
+        reason = _try_once(remote, part, progress)
+        if reason is None:
+            return
+        if number < TRIES:
             log(f"{remote.file}: {reason}; trying again")
             time.sleep(pause)
             pause *= 2
     raise DownloadError(
-        f"{remote.url} cannot be fetched ({reason}); run the same command again, or fetch it by hand into {part.parent}"
+        f"{remote.url} cannot be fetched ({reason});"
+        f" run the same command again, or fetch it by hand into {part.parent}"
     )
+
+
+def _try_once(remote: Remote, part: Path, progress: Callable[[Fetching], None]) -> str | None:
+    """Receive a file; None where all of it came, else the reason why it did not, for now.
+
+    Raises:
+        DownloadError: the server refuses, so that another try would not help.
+    """
+    try:
+        _receive(remote, part, progress)
+    except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
+        # A server that is busy or broken may be well in a moment.
+        if error.code < 500 and error.code not in (REQUEST_TIMEOUT, TOO_MANY_REQUESTS):
+            raise DownloadError(
+                f"{remote.url} answers {error.code} {error.reason};"
+                f" fetch it by hand into {part.parent}"
+            ) from None
+        return f"{error.code} {error.reason}"
+    except (
+        urllib.error.URLError,
+        http.client.HTTPException,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
+        return str(getattr(error, "reason", "") or error)[:100]
+    return None
 
 
 def _receive(remote: Remote, part: Path, progress: Callable[[Fetching], None]) -> None:
-    """Receive what is missing of a file, appended to `part`; ConnectionError where less comes than was said."""
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(
-        remote.url, headers={"Range": f"bytes={have}-"} if have else {}
-    )
+    """Receive what is missing of a file, appended to `part`.
+
+    Raises:
+        HTTPError: the server refuses.
+        ConnectionError: less came than the server had announced.
+    """
+    done = part.stat().st_size if part.exists() else 0
+    headers = {"Range": f"bytes={done}-"} if done else {}
+    request = urllib.request.Request(remote.url, headers=headers)
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         error.close()
-        if (
-            error.code == 416 and have
-        ):  # nothing is left to send: the check tells whether it is the right file
-            return error.close()
+        if error.code == RANGE_NOT_SATISFIABLE and done:
+            return  # nothing is left to send: the checksum shows whether it is the right file
         raise
     with answer:
-        if answer.status != 206:  # the server cannot continue a file
-            have = 0
+        if answer.status != PARTIAL_CONTENT:
+            done = 0  # the server cannot continue a file and sends all of it
         length = answer.headers.get("Content-Length")
-        total = have + int(length) if length else 0
-        with open(part, "ab" if have else "wb") as file:
+        total = done + int(length) if length else 0
+        with open(part, "ab" if done else "wb") as file:
             while chunk := answer.read(CHUNK):
                 file.write(chunk)
-                have += len(chunk)
-                progress(Fetching(remote.file, have, total))
-        if total and have < total:
-            raise ConnectionError(f"the connection was cut after {have:,} of {total:,} bytes")
+                done += len(chunk)
+                progress(Fetching(remote.file, done, total))
+        if total and done < total:
+            raise ConnectionError(f"the connection was cut after {done:,} of {total:,} bytes")
 
 
 def _check(remote: Remote, part: Path) -> None:
+    """Remove the file and raise DownloadError where it has another checksum than it should have."""
     if not remote.checksum:
         return
     kind, _, expected = remote.checksum.partition(":")
@@ -193,10 +221,13 @@ def _check(remote: Remote, part: Path) -> None:
     with open(part, "rb") as file:
         while chunk := file.read(CHUNK):
             digest.update(chunk)
-    if digest.hexdigest() != expected:
+    found = digest.hexdigest()
+    if found != expected:
         part.unlink()
         raise DownloadError(
-            f"{remote.url} sent another file than expected ({kind} {digest.hexdigest()[:12]}, not {expected[:12]}); it was removed, run the same command again"
+            f"{remote.url} sent another file than expected"
+            f" ({kind} {found[:12]}, not {expected[:12]});"
+            " it was removed, run the same command again"
         )
 
 
@@ -204,30 +235,35 @@ def unpack(archive: Path, folder: Path) -> None:
     """Unpack a tar or zip archive into a folder, and archives that lie in it beside themselves.
 
     Raises:
-        DownloadError: it is no sound archive, or holds files that would land elsewhere.
+        DownloadError: it is not a complete archive, or holds files that would land elsewhere.
     """
     try:
-        if zipfile.is_zipfile(archive):
-            with zipfile.ZipFile(archive) as content:  # leaves out leading slashes and .. by itself
-                content.extractall(folder)
-                inner = [
-                    folder / name
-                    for name in content.namelist()
-                    if name.endswith((".tar.gz", ".tgz"))
-                ]
-        else:
-            with tarfile.open(archive) as content:
-                content.extractall(folder, filter="data")
-            inner = []
+        inner = _extract(archive, folder)
         for file in inner:
             unpack(file, file.parent)
             file.unlink()
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise DownloadError(
-            f"{archive} cannot be unpacked ({str(error)[:80]}); remove it and run the same command again"
+            f"{archive} cannot be unpacked ({str(error)[:80]});"
+            " remove it and run the same command again"
         ) from None
     except OSError as error:
-        free = shutil.disk_usage(folder).free
+        free = shutil.disk_usage(folder).free / 1e6
         raise DownloadError(
-            f"cannot unpack {archive} into {folder}: {error.strerror or error} ({free / 1e6:,.0f} MB free)"
+            f"cannot unpack {archive} into {folder}: {error.strerror or error}"
+            f" ({free:,.0f} MB free)"
         ) from None
+
+
+def _extract(archive: Path, folder: Path) -> list[Path]:
+    """Unpack an archive; the archives that lay in it."""
+    if zipfile.is_zipfile(archive):
+        # zipfile leaves out leading slashes and .. by itself, so all files land in `folder`.
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(folder)
+            names = content.namelist()
+        return [folder / name for name in names if name.endswith((".tar.gz", ".tgz"))]
+    # The filter "data" refuses files outside `folder`, devices, and links that lead out of it.
+    with tarfile.open(archive) as tar:
+        tar.extractall(folder, filter="data")
+    return []

@@ -1,12 +1,14 @@
 """ImageNet and its four shifts (V2, Sketch, A, R), which are for testing only.
 
-Labels follow the sorted WordNet ids of the folders, as everywhere in the field. Class names come from `classnames.txt` in the
-data set's folder (lines `n01440764 tench`), else from the list of OpenAI's prompt notebook that cliad brings. Images of a class
-are listed in name order (CoOp lists them as the file system does, so its draws on ImageNet differ between machines).
+Labels follow the sorted WordNet ids of the folders, as everywhere in the field. Class names come
+from `classnames.txt` in the data set's folder (lines `n01440764 tench`), else from the list of
+OpenAI's prompt notebook that cliad brings. Images of a class are listed in name order (CoOp lists
+them as the file system does, so its draws on ImageNet differ between machines).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -15,21 +17,31 @@ from cliad.cache.datasets.base import (
     DatasetError,
     Listing,
     Rows,
+    class_folders,
     find_folder,
     image_files,
     opener,
     read_lines,
+    rows_of_class_folders,
 )
 
 BUNDLED = Path(__file__).parent / "imagenet_classes.txt"
+# The field tests on the 50,000 validation images: the test labels were never published.
+FOLDER_OF_SPLIT = {"train": "train", "test": "val"}
 
 
 def _names(*folders: Path) -> dict[str, str]:
     """Class names by WordNet id, from the first folder that has a `classnames.txt`."""
-    found = [
-        folder / "classnames.txt" for folder in folders if (folder / "classnames.txt").is_file()
-    ]
-    return dict(line.split(" ", 1) for line in read_lines((found or [BUNDLED])[0]))
+    file = BUNDLED
+    # The last one found stays, which is the first of `folders`.
+    for folder in reversed(folders):
+        if (folder / "classnames.txt").is_file():
+            file = folder / "classnames.txt"
+    names = {}
+    for line in read_lines(file):
+        wordnet_id, name = line.split(" ", 1)
+        names[wordnet_id] = name
+    return names
 
 
 @cache
@@ -38,72 +50,43 @@ def wordnet_ids() -> list[str]:
     return [line.split()[0] for line in read_lines(BUNDLED)]
 
 
+def _wordnet_folders(root: Path) -> list[str]:
+    """The class folders in `root`, whose names must be WordNet ids, in label order."""
+    names = class_folders(root)
+    # Other folders would be classes and shift the labels of all that come after them.
+    if not names or not all(name[0] == "n" and name[1:].isdigit() for name in names):
+        raise DatasetError(
+            f"{root} should hold folders named by WordNet ids such as n01440764;"
+            f" it has {', '.join(names[:3]) or 'none'}"
+        )
+    return names
+
+
+def _classnames(names: Mapping[str, str], ids: Sequence[str], folder: Path) -> list[str]:
+    for wordnet_id in ids:
+        if wordnet_id not in names:
+            raise DatasetError(
+                f"{folder}: no class name for folder {wordnet_id};"
+                f" add a line '{wordnet_id} NAME' to classnames.txt"
+            )
+    return [names[wordnet_id] for wordnet_id in ids]
+
+
 def _read_imagenet(data: Path | None, split: str) -> Listing:
     folder, images = find_folder(
-        data, ("imagenet", "imagenet1k", "ilsvrc2012"), ("images", "ILSVRC/Data/CLS-LOC", ".")
+        data,
+        ("imagenet", "imagenet1k", "ilsvrc2012"),
+        ("images", "ILSVRC/Data/CLS-LOC", "."),
     )
-    names, rows, ids = _names(folder), {}, []
-    for part, place in (
-        ("train", "train"),
-        ("test", "val"),
-    ):  # the field tests on the 50,000 validation images
+    rows = {}
+    ids: list[str] = []
+    for part, place in FOLDER_OF_SPLIT.items():
         if not (images / place).is_dir():
             raise DatasetError(f"{images} has no folder {place}/ with one folder per class")
-        listed, ids = _by_id(images / place, f"{place}/")
-        rows[part] = listed
-    return Listing(rows, [_name(names, i, folder) for i in ids], opener(images), images)
-
-
-def _by_id(root: Path, prefix: str = "") -> tuple[Rows, list[str]]:
-    """Rows of the class folders below `root`, labelled in the order of their names, and these names."""
-    ids = sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-    if not ids or not all(name[0] == "n" and name[1:].isdigit() for name in ids):
-        raise DatasetError(
-            f"{root} should hold folders named by WordNet ids such as n01440764; it has {', '.join(ids[:3]) or 'none'}"
-        )
-    return [
-        (f"{prefix}{name}/{path}", label)
-        for label, name in enumerate(ids)
-        for path in image_files(root / name)
-    ], ids
-
-
-def _name(names: dict[str, str], wordnet_id: str, folder: Path) -> str:
-    if wordnet_id not in names:
-        raise DatasetError(
-            f"{folder}: no class name for folder {wordnet_id}; add a line '{wordnet_id} NAME' to classnames.txt"
-        )
-    return names[wordnet_id]
-
-
-def _shift(
-    name: str,
-    about: str,
-    folders: tuple[str, ...],
-    inside: tuple[str, ...],
-    n_class: int,
-    n_test: int,
-    by_hand: str,
-) -> Dataset:
-    def read(data: Path | None, split: str) -> Listing:
-        folder, images = find_folder(data, (*folders, name), inside)
-        rows, ids = _by_id(images)
-        names = _names(folder, folder.parent / "imagenet")
-        return Listing(
-            {"test": rows}, [_name(names, i, folder) for i in ids], opener(images), images
-        )
-
-    return Dataset(
-        name,
-        read,
-        about=about,
-        counts={"test": n_test},
-        n_class=n_class,
-        folder=folders[0],
-        by_hand=by_hand,
-    )
+        # Both splits have the same folders, so these are the ids of all rows.
+        ids = _wordnet_folders(images / place)
+        rows[part] = rows_of_class_folders(images / place, ids, f"{place}/")
+    return Listing(rows, _classnames(_names(folder), ids, folder), opener(images), images)
 
 
 def _read_v2(data: Path | None, split: str) -> Listing:
@@ -113,29 +96,62 @@ def _read_v2(data: Path | None, split: str) -> Listing:
         ("imagenetv2",),
         ("imagenetv2-matched-frequency-format-val", "imagenetv2-matched-frequency"),
     )
-    names, ids = _names(folder, folder.parent / "imagenet"), wordnet_ids()
-    rows = [
-        (f"{label}/{path}", label)
-        for label in range(1000)
-        for path in image_files(images / str(label))
-    ]
+    rows: Rows = []
+    # By number: in name order, 10 would come before 2.
+    for label in range(1000):
+        rows += [(f"{label}/{path}", label) for path in image_files(images / str(label))]
     if not rows:
         raise DatasetError(f"{images} has no images in folders 0 to 999")
-    return Listing({"test": rows}, [_name(names, i, folder) for i in ids], opener(images), images)
+    names = _names(folder, folder.parent / "imagenet")
+    return Listing(
+        {"test": rows}, _classnames(names, wordnet_ids(), folder), opener(images), images
+    )
+
+
+def _shift(
+    name: str,
+    *,
+    about: str,
+    folder: str,
+    images: tuple[str, ...],
+    n_class: int,
+    n_test: int,
+    by_hand: str,
+) -> Dataset:
+    """A data set of test images in folders by WordNet id."""
+
+    def read(data: Path | None, split: str) -> Listing:
+        found, root = find_folder(data, (folder, name), images)
+        ids = _wordnet_folders(root)
+        rows = rows_of_class_folders(root, ids)
+        # A user's own names for ImageNet hold for its shifts, too.
+        names = _names(found, found.parent / "imagenet")
+        return Listing({"test": rows}, _classnames(names, ids, found), opener(root), root)
+
+    return Dataset(
+        name=name,
+        read=read,
+        about=about,
+        counts={"test": n_test},
+        n_class=n_class,
+        folder=folder,
+        by_hand=by_hand,
+    )
 
 
 IMAGENET = Dataset(
-    "imagenet",
-    _read_imagenet,
+    name="imagenet",
+    read=_read_imagenet,
     about="1,000 classes; the validation images are the test split",
     counts={"train": 1281167, "test": 50000},
     n_class=1000,
     folder="imagenet",
-    by_hand="images/train/ and images/val/ with a folder per class (image-net.org asks for an account)",
+    by_hand="images/train/ and images/val/ with a folder per class"
+    " (image-net.org asks for an account)",
 )
 IMAGENETV2 = Dataset(
-    "imagenetv2",
-    _read_v2,
+    name="imagenetv2",
+    read=_read_v2,
     about="ImageNetV2, matched frequency; test only",
     counts={"test": 10000},
     n_class=1000,
@@ -144,28 +160,28 @@ IMAGENETV2 = Dataset(
 )
 IMAGENET_SKETCH = _shift(
     "imagenet_sketch",
-    "ImageNet-Sketch; test only",
-    ("imagenet-sketch",),
-    ("images", "sketch"),
-    1000,
-    50889,
-    "images/ (github.com/HaohanWang/ImageNet-Sketch)",
+    about="ImageNet-Sketch; test only",
+    folder="imagenet-sketch",
+    images=("images", "sketch"),
+    n_class=1000,
+    n_test=50889,
+    by_hand="images/ (github.com/HaohanWang/ImageNet-Sketch)",
 )
 IMAGENET_A = _shift(
     "imagenet_a",
-    "ImageNet-A; test only",
-    ("imagenet-adversarial",),
-    ("imagenet-a", "."),
-    200,
-    7500,
-    "imagenet-a/ (github.com/hendrycks/natural-adv-examples)",
+    about="ImageNet-A; test only",
+    folder="imagenet-adversarial",
+    images=("imagenet-a", "."),
+    n_class=200,
+    n_test=7500,
+    by_hand="imagenet-a/ (github.com/hendrycks/natural-adv-examples)",
 )
 IMAGENET_R = _shift(
     "imagenet_r",
-    "ImageNet-R; test only",
-    ("imagenet-rendition",),
-    ("imagenet-r", "."),
-    200,
-    30000,
-    "imagenet-r/ (github.com/hendrycks/imagenet-r)",
+    about="ImageNet-R; test only",
+    folder="imagenet-rendition",
+    images=("imagenet-r", "."),
+    n_class=200,
+    n_test=30000,
+    by_hand="imagenet-r/ (github.com/hendrycks/imagenet-r)",
 )

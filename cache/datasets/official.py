@@ -1,139 +1,189 @@
-"""The splits that data sets bring themselves. Each reader takes (folder, image folder) and gives rows per split, and class names."""
+"""The splits that data sets bring themselves.
+
+Each reader takes the data set's folder and its image folder.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from cliad.cache.datasets.base import DatasetError, Rows, need_file, read_lines
+from cliad.cache.datasets.base import SPLITS, DatasetError, Rows, need_file, read_lines
 from cliad.cache.prompts import clean
 
-Split = tuple[dict[str, Rows], list[str]]
+
+class OfficialSplit(NamedTuple):
+    """Rows by split, and class names in label order."""
+
+    rows: dict[str, Rows]
+    classnames: list[str]
 
 
-def dtd(folder: Path, images: Path) -> Split:
-    """DTD's first of ten splits: labels/train1.txt, val1.txt, test1.txt with lines `banded/banded_0002.jpg`."""
-    lists = {
-        part: read_lines(need_file(images.parent, f"labels/{part}1.txt"))
-        for part in ("train", "val", "test")
-    }
+def dtd(folder: Path, images: Path) -> OfficialSplit:
+    """DTD's first of ten splits: labels/train1.txt, ... with lines `banded/banded_0002.jpg`."""
+    lists = {}
+    for split in SPLITS:
+        lists[split] = read_lines(need_file(images.parent, f"labels/{split}1.txt"))
     return _by_folder(lists)
 
 
-def food(folder: Path, images: Path) -> Split:
-    """Food-101's meta/train.txt and test.txt with lines `apple_pie/1005649`; it has no validation split."""
-    lists = {
-        part: [line + ".jpg" for line in read_lines(need_file(images.parent, f"meta/{part}.txt"))]
-        for part in ("train", "test")
-    }
+def food(folder: Path, images: Path) -> OfficialSplit:
+    """Food-101's meta/train.txt and test.txt, lines `apple_pie/1005649`; no validation split."""
+    lists = {}
+    for split in ("train", "test"):
+        lines = read_lines(need_file(images.parent, f"meta/{split}.txt"))
+        # The lists leave out the ending.
+        lists[split] = [line + ".jpg" for line in lines]
     return _by_folder(lists)
 
 
-def _by_folder(lists: dict[str, list[str]]) -> Split:
-    names = sorted({path.split("/")[0] for paths in lists.values() for path in paths})
-    label = {name: i for i, name in enumerate(names)}
-    return {
-        part: [(path, label[path.split("/")[0]]) for path in paths] for part, paths in lists.items()
-    }, [clean(name) for name in names]
+def _by_folder(lists: Mapping[str, Sequence[str]]) -> OfficialSplit:
+    """Paths `class/file` by split: the classes are the folders, in name order."""
+    folders: set[str] = set()
+    for paths in lists.values():
+        folders |= {_first_folder(path) for path in paths}
+    names = sorted(folders)
+    label = {name: number for number, name in enumerate(names)}
+    rows = {}
+    for split, paths in lists.items():
+        rows[split] = [(path, label[_first_folder(path)]) for path in paths]
+    return OfficialSplit(rows, [clean(name) for name in names])
 
 
-def pets(folder: Path, images: Path) -> Split:
-    """Oxford Pets' annotations/trainval.txt and test.txt with lines `Abyssinian_100 1 1 1` (image, class from 1, ...)."""
-    rows, names = {}, {}
-    for part, file in (("train", "trainval.txt"), ("test", "test.txt")):
-        items = [
-            line.split()[:2]
-            for line in read_lines(need_file(folder, f"annotations/{file}"))
-            if not line.startswith("#")
-        ]
-        rows[part] = [(f"{image}.jpg", int(label) - 1) for image, label in items]
-        names |= {int(label) - 1: clean(image.rpartition("_")[0].lower()) for image, label in items}
-    return rows, _in_order(names, folder)
+def _first_folder(path: str) -> str:
+    return path.split("/")[0]
 
 
-def _in_order(names: dict[int, str], folder: Path) -> list[str]:
+def pets(folder: Path, images: Path) -> OfficialSplit:
+    """Oxford Pets' annotations/trainval.txt and test.txt.
+
+    Lines are `Abyssinian_100 1 1 1`: the image, its class from 1 on, and two groups of classes.
+    """
+    rows: dict[str, Rows] = {"train": [], "test": []}
+    names: dict[int, str] = {}
+    for split, file in (("train", "trainval.txt"), ("test", "test.txt")):
+        for line in read_lines(need_file(folder, f"annotations/{file}")):
+            if line.startswith("#"):
+                continue
+            image, number = line.split()[:2]
+            label = int(number) - 1
+            rows[split].append((f"{image}.jpg", label))
+            # An image is called as its class, with a number at the end.
+            names[label] = clean(image.rpartition("_")[0].lower())
+    return OfficialSplit(rows, _in_label_order(names, folder))
+
+
+def _in_label_order(names: Mapping[int, str], folder: Path) -> list[str]:
     if sorted(names) != list(range(len(names))):
         raise DatasetError(
-            f"{folder}: its lists use {len(names)} classes numbered {min(names)} to {max(names)}; is a list cut?"
+            f"{folder}: its lists use {len(names)} classes numbered"
+            f" {min(names)} to {max(names)}; is a list cut?"
         )
     return [names[label] for label in range(len(names))]
 
 
-def cars(folder: Path, images: Path) -> Split:
-    """Stanford Cars' devkit/cars_train_annos.mat and cars_test_annos_withlabels.mat; the year comes first in a name."""
-    names = [str(name) for name in _mat(need_file(folder, "devkit/cars_meta.mat"))["class_names"]]
+def cars(folder: Path, images: Path) -> OfficialSplit:
+    """Stanford Cars' devkit: cars_train_annos.mat and cars_test_annos_withlabels.mat.
+
+    Its name `Acura RL Sedan 2012` becomes `2012 Acura RL Sedan`, as in the split file.
+    """
+    meta = _read_mat(need_file(folder, "devkit/cars_meta.mat"))
+    # The labels of the test images were published apart from the devkit.
+    test_file = "cars_test_annos_withlabels.mat"
     files = {
         "train": need_file(folder, "devkit/cars_train_annos.mat"),
-        "test": need_file(
-            folder, "cars_test_annos_withlabels.mat", "devkit/cars_test_annos_withlabels.mat"
-        ),
+        "test": need_file(folder, test_file, f"devkit/{test_file}"),
     }
-    rows = {
-        part: [
-            (f"cars_{part}/{item['fname']}", int(item["class"]) - 1)
-            for item in _mat(file)["annotations"]
-        ]
-        for part, file in files.items()
-    }
-    return rows, [" ".join([*name.split()[-1:], *name.split()[:-1]]) for name in names]
+    rows: dict[str, Rows] = {}
+    for split, file in files.items():
+        rows[split] = []
+        for item in _read_mat(file)["annotations"]:
+            label = int(item["class"]) - 1  # MATLAB counts from 1
+            rows[split].append((f"cars_{split}/{item['fname']}", label))
+    return OfficialSplit(rows, [_year_first(str(name)) for name in meta["class_names"]])
 
 
-def flowers(folder: Path, images: Path) -> Split:
-    """Oxford Flowers' setid.mat (1020 / 1020 / 6149 images) and imagelabels.mat; names from cat_to_name.json."""
-    labels, parts = (
-        _mat(need_file(folder, "imagelabels.mat"))["labels"],
-        _mat(need_file(folder, "setid.mat")),
-    )
-    by_number = json.loads(need_file(folder, "cat_to_name.json").read_text(encoding="utf-8"))
+def _year_first(name: str) -> str:
+    *words, year = name.split()
+    return " ".join([year, *words])
+
+
+def flowers(folder: Path, images: Path) -> OfficialSplit:
+    """Oxford Flowers' setid.mat (1020 / 1020 / 6149 images) and imagelabels.mat.
+
+    The names are not part of the data set; cat_to_name.json has them by class number.
+    """
+    labels = _read_mat(need_file(folder, "imagelabels.mat"))["labels"]
+    image_numbers = _read_mat(need_file(folder, "setid.mat"))
+    names = json.loads(need_file(folder, "cat_to_name.json").read_text(encoding="utf-8"))
     keys = {"train": "trnid", "val": "valid", "test": "tstid"}
-    rows = {
-        part: [(f"image_{int(i):05d}.jpg", int(labels[int(i) - 1]) - 1) for i in parts[key]]
-        for part, key in keys.items()
-    }
-    return rows, [clean(by_number[str(i + 1)]) for i in range(len(by_number))]
+    rows: dict[str, Rows] = {}
+    for split, key in keys.items():
+        rows[split] = []
+        for number in image_numbers[key].tolist():
+            # Images and classes are numbered from 1.
+            label = int(labels[number - 1]) - 1
+            rows[split].append((f"image_{number:05d}.jpg", label))
+    return OfficialSplit(rows, [clean(names[str(label + 1)]) for label in range(len(names))])
 
 
-def _mat(path: Path) -> dict:
+def _read_mat(path: Path) -> dict[str, Any]:
+    """A MATLAB file: arrays by name, of whatever type they have."""
+    # Imported here: slow, and only two data sets need it.
     from scipy.io import loadmat
 
     return loadmat(str(path), squeeze_me=True)
 
 
-def sun(folder: Path, images: Path) -> Split:
-    """SUN397's first partition: Training_01.txt and Testing_01.txt with lines `/a/abbey/sun_x.jpg`; ClassName.txt gives the order.
+def sun(folder: Path, images: Path) -> OfficialSplit:
+    """SUN397's first partition: Training_01.txt and Testing_01.txt, lines `/a/abbey/sun_x.jpg`.
 
-    Class `/a/apse/indoor` is called `indoor apse`.
+    ClassName.txt gives the order of classes. Class `/a/apse/indoor` is called `indoor apse`.
     """
     classes = read_lines(need_file(folder, "ClassName.txt", "SUN397/ClassName.txt"))
-    label = {name: i for i, name in enumerate(classes)}
-    lists = {
+    label = {name: number for number, name in enumerate(classes)}
+    files = {
         "train": need_file(folder, "Training_01.txt"),
         "test": need_file(folder, "Testing_01.txt"),
     }
-    rows = {
-        part: [(line.lstrip("/"), label[line.rpartition("/")[0]]) for line in read_lines(file)]
-        for part, file in lists.items()
-    }
-    return rows, [clean(" ".join(reversed(name.strip("/").split("/")[1:]))) for name in classes]
+    rows: dict[str, Rows] = {}
+    for split, file in files.items():
+        rows[split] = []
+        for line in read_lines(file):
+            class_folder = line.rpartition("/")[0]
+            rows[split].append((line.lstrip("/"), label[class_folder]))
+    return OfficialSplit(rows, [_sun_name(name) for name in classes])
 
 
-def ucf(folder: Path, images: Path) -> Split:
-    """UCF101's first list: ucfTrainTestlist/trainlist01.txt with lines `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`."""
+def _sun_name(class_folder: str) -> str:
+    """`/a/apse/indoor` -> `indoor apse`; the first folder is a letter of the alphabet."""
+    words = class_folder.strip("/").split("/")[1:]
+    return clean(" ".join(reversed(words)))
+
+
+def ucf(folder: Path, images: Path) -> OfficialSplit:
+    """UCF101's first list: ucfTrainTestlist/trainlist01.txt, testlist01.txt and classInd.txt.
+
+    A line is `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`; the images are the middle frames.
+    """
     lists = folder / "ucfTrainTestlist"
-    numbered = [line.split() for line in read_lines(need_file(lists, "classInd.txt"))]
-    label = {name: int(number) - 1 for number, name in numbered}
-    rows = {}
-    for part in ("train", "test"):
-        videos = [line.split()[0] for line in read_lines(need_file(lists, f"{part}list01.txt"))]
-        rows[part] = [
-            (
-                f"{_spaced(video.split('/')[0])}/{video.split('/')[1].replace('.avi', '.jpg')}",
-                label[video.split("/")[0]],
-            )
-            for video in videos
-        ]
-    return rows, _in_order({i: clean(_spaced(name)) for name, i in label.items()}, lists)
+    label = {}
+    for line in read_lines(need_file(lists, "classInd.txt")):
+        number, name = line.split()
+        label[name] = int(number) - 1
+    rows: dict[str, Rows] = {}
+    for split in ("train", "test"):
+        rows[split] = []
+        # Lines of the training list have the class number as well; the folder says the same.
+        for line in read_lines(need_file(lists, f"{split}list01.txt")):
+            name, video = line.split()[0].split("/")[:2]
+            frame = f"{_spaced(name)}/{video.replace('.avi', '.jpg')}"
+            rows[split].append((frame, label[name]))
+    names = {number: clean(_spaced(name)) for name, number in label.items()}
+    return OfficialSplit(rows, _in_label_order(names, lists))
 
 
 def _spaced(name: str) -> str:

@@ -1,4 +1,4 @@
-"""A user's own images with no code: `folder:PATH` (a folder per class) and `csv:FILE` (path, label, ...).
+"""A user's own images with no code: `folder:PATH` (a folder per class) and `csv:FILE` (a list).
 
 A `cliad.toml` beside the images may name classes and templates:
 
@@ -9,14 +9,26 @@ A `cliad.toml` beside the images may name classes and templates:
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
-from cliad.cache.datasets.base import Dataset, DatasetError, Listing, Rows, image_files, opener
+from cliad.cache.datasets.base import (
+    SPLIT_NAMES,
+    SPLITS,
+    Dataset,
+    DatasetError,
+    Listing,
+    Rows,
+    class_folders,
+    opener,
+    rows_of_class_folders,
+)
+from cliad.cache.datasets.csv_list import read_csv_list
 from cliad.cache.prompts import clean
 
 if sys.version_info >= (3, 11):
@@ -24,37 +36,34 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-SHARES = (
-    0.5,
-    0.2,
-)  # train and val of each class where there is no split; the rest is test, as in the field's own splits
+# The parts of each class where there is no split; the rest is test, as in the field's own splits.
+TRAIN_SHARE = 0.5
+VAL_SHARE = 0.2
+# What may stand before the colon of a name.
+READERS = ("folder", "csv")
+Part = TypeVar("Part")
 
 
 def own_dataset(name: str) -> Dataset | None:
     """The data set of a name such as `folder:PATH` or `csv:FILE`, None for other names."""
     kind, colon, where = name.partition(":")
-    readers: dict[str, Callable[[Path], Listing]] = {"folder": read_folder, "csv": read_csv}
-    if not colon or kind not in readers:
+    if not colon or kind not in READERS:
         return None
-    return Dataset(
-        name, lambda data, split: readers[kind](_found(data, where, name)), about="your own images"
-    )
+
+    def read(data: Path | None, split: str) -> Listing:
+        place = _find_place(data, where, name)
+        return read_folder(place) if kind == "folder" else read_csv(place)
+
+    return Dataset(name, read, about="your own images")
 
 
-def _found(data: Path | None, where: str, name: str) -> Path:
-    places = dict.fromkeys(
-        [Path(where).expanduser(), *([Path(data).expanduser() / where] if data else [])]
-    )  # one, where it is absolute
+def _find_place(data: Path | None, where: str, name: str) -> Path:
+    """The file or folder `where`, from the working folder or else from the data folder."""
+    places = [Path(where).expanduser()]
+    if data:
+        below_data = Path(data).expanduser() / where
+        if below_data not in places:  # an absolute `where` gives the same place twice
+            places.append(below_data)
     for place in places:
         if place.exists():
             return place
@@ -62,176 +71,171 @@ def _found(data: Path | None, where: str, name: str) -> Path:
 
 
 def read_folder(root: Path) -> Listing:
-    """Images in a folder per class, below train/, val/, test/ or not.
+    """List images that lie in a folder per class, below train/, val/, test/ or not.
 
-    Without such folders each class is split by chance, the same on every machine: 50 % train, 20 % val, 30 % test, at least one
-    training image, drawn by `random.Random("cliad:" + class folder)` from the paths in name order.
+    Without such folders each class is split by chance, the same on every machine: see `by_chance`,
+    with the class folder's name.
+
+    Raises:
+        DatasetError: not a folder, or no class folders or no images in it.
     """
     if not root.is_dir():
-        raise DatasetError(f"folder:{root} is no folder; csv:FILE reads a list")
-    parts = {
-        SPLIT_NAMES[entry.name.lower()]: entry.name
-        for entry in root.iterdir()
-        if entry.is_dir() and entry.name.lower() in SPLIT_NAMES
-    }
-    given = "train" in parts or "test" in parts
-    folders = [root / name for name in parts.values()] if given else [root]
-    classes = sorted(
-        {
-            entry.name
-            for folder in folders
-            for entry in folder.iterdir()
-            if entry.is_dir() and entry.name[0] != "."
-        }
-    )
-    if not classes:
+        raise DatasetError(f"folder:{root} is not a folder; csv:FILE reads a list")
+    split_folders = _split_folders(root)
+    # A folder val/ alone may as well be a class of that name.
+    has_splits = "train" in split_folders or "test" in split_folders
+    # A class may be missing in one of the splits, so the classes are those of all of them.
+    names = set()
+    for folder in split_folders.values() if has_splits else [""]:
+        names |= set(class_folders(root / folder))
+    if not names:
         raise DatasetError(
-            f"folder:{root} has no folders of images; it should have one folder per class, or train/, val/ and test/ with these"
+            f"folder:{root} has no folders of images;"
+            " it should have one folder per class, or train/, val/ and test/ with these"
         )
-    listed = lambda prefix, label: [
-        (f"{prefix}{classes[label]}/{path}", label)
-        for path in image_files(root / prefix / classes[label])
-    ]
-    if given:
-        rows = {
-            part: [row for i in range(len(classes)) for row in listed(f"{name}/", i)]
-            for part, name in _in_order(parts).items()
-        }
+    classes = sorted(names)
+    if has_splits:
+        rows = {}
+        for split, folder in split_folders.items():
+            rows[split] = rows_of_class_folders(root / folder, classes, f"{folder}/")
     else:
-        rows = by_chance({name: listed("", i) for i, name in enumerate(classes)})
-    return _own(root, rows, classes, f"folder:{root}")
+        rows = by_chance(_rows_by_class(rows_of_class_folders(root, classes), classes))
+    return _own_listing(root, rows, classes, f"folder:{root}")
 
 
-def _in_order(parts: Mapping[str, str]) -> dict[str, str]:
-    return {part: parts[part] for part in ("train", "val", "test") if part in parts}
+def _split_folders(root: Path) -> dict[str, str]:
+    """The folders that are called as a split, by split, in the order train, val, test."""
+    found = {}
+    for entry in root.iterdir():
+        split = SPLIT_NAMES.get(entry.name.lower())
+        if split is not None and entry.is_dir():
+            found[split] = entry.name
+    return in_order(found)
 
 
-def by_chance(of_class: Mapping[str, Rows]) -> dict[str, Rows]:
-    """A fixed split of rows given by class: 50 % train (at least one), 20 % val, the rest test."""
+def in_order(by_split: Mapping[str, Part]) -> dict[str, Part]:
+    """The same splits in the order train, val, test."""
+    return {split: by_split[split] for split in SPLITS if split in by_split}
+
+
+def _rows_by_class(rows: Rows, names: Sequence[str]) -> dict[str, Rows]:
+    by_class: dict[str, Rows] = {name: [] for name in names}
+    for path, label in rows:
+        by_class[names[label]].append((path, label))
+    return by_class
+
+
+def by_chance(rows_by_class: Mapping[str, Rows]) -> dict[str, Rows]:
+    """A fixed split of rows given by class: 50 % train (at least one), 20 % val, the rest test.
+
+    Drawn by `random.Random("cliad:" + class)` from the rows sorted by path, so it is the same on
+    every machine.
+    """
     rows: dict[str, Rows] = {"train": [], "val": [], "test": []}
-    for name, items in of_class.items():
-        items = sorted(items)
-        random.Random(f"cliad:{name}").shuffle(items)
-        n_train = min(len(items), max(1, round(SHARES[0] * len(items))))
-        n_val = round(SHARES[1] * len(items))
-        rows["train"] += items[:n_train]
-        rows["val"] += items[n_train : n_train + n_val]
-        rows["test"] += items[n_train + n_val :]
+    for name, items in rows_by_class.items():
+        shuffled = sorted(items)
+        # A generator for each class: a new class leaves the split of the others as it is.
+        random.Random(f"cliad:{name}").shuffle(shuffled)
+        # A class with one image has it in train: without one, no head can learn the class.
+        n_train = min(len(shuffled), max(1, round(TRAIN_SHARE * len(shuffled))))
+        n_val = round(VAL_SHARE * len(shuffled))
+        rows["train"] += shuffled[:n_train]
+        rows["val"] += shuffled[n_train : n_train + n_val]
+        rows["test"] += shuffled[n_train + n_val :]
     return rows
 
 
 def read_csv(file: Path) -> Listing:
-    """A list with a heading: `path` (relative to the file), `label` (a number or a name), and perhaps `split` and `classname`."""
-    items = _table(file)
-    names = _class_names(items, file)
-    numbered = all(item["label"].isdigit() for item in items)
-    label = {
-        item["label"]: int(item["label"]) if numbered else names.index(_name_of(item))
-        for item in items
-    }
-    if "split" in items[0]:
-        rows: dict[str, Rows] = {}
-        for item in items:
-            part = SPLIT_NAMES.get(item["split"].lower())
-            if part is None:
-                raise DatasetError(
-                    f"{file}: split '{item['split']}' of {item['path']} is none of train, val, test"
-                )
-            rows.setdefault(part, []).append((item["path"], label[item["label"]]))
-        rows = {part: rows[part] for part in ("train", "val", "test") if part in rows}
+    """List the images that a CSV file names; see `csv_list` for its columns.
+
+    Without a column `split` each class is split by chance as `read_folder` does, with the label as
+    it stands in the file.
+
+    Raises:
+        DatasetError: the file cannot be read, or contradicts itself.
+    """
+    content = read_csv_list(file)
+    rows: dict[str, Rows] = {}
+    if content.has_splits:
+        for item in content.items:
+            rows.setdefault(item.split, []).append((item.path, content.labels[item.label]))
+        rows = in_order(rows)
     else:
-        of_class: dict[str, Rows] = {}
-        for item in items:
-            of_class.setdefault(item["label"], []).append((item["path"], label[item["label"]]))
-        rows = by_chance(of_class)
-    return _own(file.parent, rows, names, f"csv:{file}")
+        # By the label as written, so that the split does not change when classes are renamed.
+        by_class: dict[str, Rows] = {}
+        for item in content.items:
+            row = (item.path, content.labels[item.label])
+            by_class.setdefault(item.label, []).append(row)
+        rows = by_chance(by_class)
+    return _own_listing(file.parent, rows, content.classnames, f"csv:{file}")
 
 
-def _table(file: Path) -> list[dict[str, str]]:
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        dialect = csv.Sniffer().sniff(text.partition("\n")[0] or ",", ",;\t")
-        items = [
-            {(key or "").strip().lower(): (value or "").strip() for key, value in row.items()}
-            for row in csv.DictReader(text.splitlines(), dialect=dialect)
-        ]
-    except (csv.Error, UnicodeDecodeError, OSError, AttributeError) as error:
-        raise DatasetError(
-            f"{file} cannot be read as a list ({str(error)[:80]}); it should begin with a line such as path,label,split"
-        ) from None
-    if not items or not {"path", "label"} <= set(items[0]):
-        raise DatasetError(
-            f"{file} should begin with a line that names the columns path and label; it has {sorted(items[0]) if items else 'no rows'}"
-        )
-    if empty := next(
-        (i for i, item in enumerate(items) if not item["path"] or not item["label"]), None
-    ):
-        raise DatasetError(f"{file}, line {empty + 2}: path or label is empty")
-    return items
-
-
-def _name_of(item: Mapping[str, str]) -> str:
-    return item.get("classname") or item["label"]
-
-
-def _class_names(items: list[dict[str, str]], file: Path) -> list[str]:
-    """Class names by label: labels that are numbers are kept, labels that are names are numbered in name order."""
-    by_label: dict[str, str] = {}
-    for item in items:
-        if by_label.setdefault(item["label"], _name_of(item)) != _name_of(item):
-            raise DatasetError(
-                f"{file}: label {item['label']} has two names, '{by_label[item['label']]}' and '{_name_of(item)}'"
-            )
-    if not all(label.isdigit() for label in by_label):
-        return sorted(set(by_label.values()))
-    if sorted(map(int, by_label)) != list(range(len(by_label))):
-        raise DatasetError(
-            f"{file}: {len(by_label)} labels go up to {max(map(int, by_label))}; numbers must be 0 to {len(by_label) - 1}"
-        )
-    return [by_label[str(label)] for label in range(len(by_label))]
-
-
-def _own(root: Path, rows: dict[str, Rows], names: list[str], what: str) -> Listing:
+def _own_listing(
+    root: Path, rows: Mapping[str, Rows], names: Sequence[str], source: str
+) -> Listing:
     if not any(rows.values()):
-        raise DatasetError(f"{what} has no images")
+        raise DatasetError(f"{source} has no images")
     settings = read_settings(root)
-    renamed = settings.get("classnames", {})
-    if unknown := sorted(set(renamed) - set(names)):
+    # Most likely a misspelt class, which would keep its old name without a word.
+    unknown = sorted(set(settings.classnames) - set(names))
+    if unknown:
         raise DatasetError(
-            f"{root / 'cliad.toml'} names class '{unknown[0]}', which {what} does not have; it has {', '.join(names[:5])}"
+            f"{root / 'cliad.toml'} names class '{unknown[0]}', which {source} does not have;"
+            f" it has {', '.join(names[:5])}"
         )
-    shown = [clean(renamed.get(name, name)) for name in names]
     return Listing(
-        rows, shown, opener(root), root, tuple(settings.get("templates", ())), _sizes(root, rows)
+        rows,
+        [clean(settings.classnames.get(name, name)) for name in names],
+        opener(root),
+        root,
+        settings.templates,
+        _sizes_hash(root, rows),
     )
 
 
-def read_settings(root: Path) -> dict:
-    """What `cliad.toml` in a folder says: `templates` (list) and `classnames` (table: folder or label -> name)."""
+@dataclass(frozen=True)
+class Settings:
+    """What a `cliad.toml` says: templates, and class names by folder or label."""
+
+    templates: Sequence[str] = ()
+    classnames: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_settings(root: Path) -> Settings:
+    """The settings in `root`/cliad.toml; empty ones where there is no such file.
+
+    Raises:
+        DatasetError: the file is not TOML, or has another form.
+    """
     file = root / "cliad.toml"
+    if not file.is_file():
+        return Settings()
     try:
-        settings = tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise DatasetError(f"{file}: {error}") from None
-    if unknown := sorted(set(settings) - {"templates", "classnames"}):
+    unknown = sorted(set(content) - {"templates", "classnames"})
+    if unknown:
         raise DatasetError(f"{file} has '{unknown[0]}'; it may have templates and classnames")
-    templates, names = settings.get("templates", []), settings.get("classnames", {})
-    if (
-        not isinstance(templates, list)
-        or not isinstance(names, dict)
-        or not all(isinstance(x, str) for x in [*templates, *names.values()])
+    templates = content.get("templates", [])
+    classnames = content.get("classnames", {})
+    if not (isinstance(templates, list) and isinstance(classnames, dict)) or not all(
+        isinstance(text, str) for text in [*templates, *classnames.values()]
     ):
         raise DatasetError(
-            f"{file}: templates is a list of texts, classnames a table of texts (folder or label = name)"
+            f"{file}: templates is a list of texts,"
+            " classnames a table of texts (folder or label = name)"
         )
-    return settings
+    return Settings(tuple(templates), classnames)
 
 
-def _sizes(root: Path, rows: Mapping[str, Rows]) -> str:
+def _sizes_hash(root: Path, rows: Mapping[str, Rows]) -> str:
     """A hash of the files' sizes: other images of the same names are another data set."""
     digest = hashlib.sha256()
     for items in rows.values():
         for path, _ in items:
             file = root / path
-            digest.update(f"{file.stat().st_size if file.is_file() else -1}\n".encode())
+            # Sizes are quick to read; to hash the contents would mean to read every image.
+            size = file.stat().st_size if file.is_file() else -1
+            digest.update(f"{size}\n".encode())
     return digest.hexdigest()[:16]

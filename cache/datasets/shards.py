@@ -1,20 +1,21 @@
-"""`wds:PATTERN`: webdataset shards, tar files in which the files of one sample share a key (`0001.jpg`, `0001.cls`).
+"""`wds:PATTERN`: webdataset shards, tar files in which a sample's files share a key.
 
-PATTERN is a folder (as clip_benchmark lays it out: train/*.tar, test/*.tar, classnames.txt), or names with braces and stars
-such as `data/{train,test}-{0000..0003}.tar`. The split is the word train, val or test in a shard's name or folder; shards
-without one are split by chance as folders are. Shards are read in place: an index of offsets is made once per run, so that
-any image can be had without reading what lies before it. Nothing but the standard library is needed.
+The files are an image and its class, such as `0001.jpg` and `0001.cls`. PATTERN is a folder (as
+clip_benchmark lays it out: train/*.tar, test/*.tar, classnames.txt), or names with braces and
+stars such as `data/{train,test}-{0000..0003}.tar`. The split is the word train, val or test in a
+shard's name or folder; shards without one are split by chance as folders are. Shards are read in
+place: an index of offsets is made once per run, so that any image can be had without reading what
+lies before it. Nothing but the standard library is needed.
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
-import itertools
 import json
 import re
 import tarfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from PIL import Image
 
 from cliad.cache.datasets.base import (
     IMAGE_ENDINGS,
+    SPLIT_NAMES,
     Dataset,
     DatasetError,
     Listing,
@@ -29,13 +31,21 @@ from cliad.cache.datasets.base import (
     open_image,
     read_lines,
 )
-from cliad.cache.datasets.own import SPLIT_NAMES, by_chance, read_settings
+from cliad.cache.datasets.own import by_chance, in_order, read_settings
+from cliad.cache.datasets.shard_names import common_folder, find_shards
 from cliad.cache.prompts import clean
+
+# Endings of the files that hold a sample's class.
+LABEL_ENDINGS = ("cls", "label", "json", "index")
+LABEL_KEYS = ("label", "cls", "class")  # of a .json file, the first that is there
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image in a shard: where its bytes lie, and its class as the shard says it (a number or a name)."""
+    """An image in a shard: where its bytes lie, and its class as the shard says it.
+
+    label: a number or a name.
+    """
 
     shard: Path
     key: str
@@ -47,172 +57,183 @@ class Sample:
 def shard_dataset(name: str) -> Dataset | None:
     """The data set of a name such as `wds:PATTERN`, None for other names."""
     kind, colon, where = name.partition(":")
-    return (
-        Dataset(name, lambda data, split: read_shards(where, data), about="your own shards")
-        if colon and kind == "wds"
-        else None
-    )
+    if not colon or kind != "wds":
+        return None
+    return Dataset(name, lambda data, split: read_shards(where, data), about="your own shards")
 
 
 def read_shards(pattern: str, data: Path | None = None) -> Listing:
-    """List the images of all shards that a pattern names."""
+    """List the images of all shards that a pattern names, from the working folder or from `data`.
+
+    Raises:
+        DatasetError: no shards, a shard that cannot be read, or classes without names.
+    """
+    # webdataset itself takes addresses and commands here.
     if re.match(r"[a-z0-9]+://|pipe:", pattern):
         raise DatasetError(
-            f"wds:{pattern} is not on this machine; fetch the shards first, then give their local names"
+            f"wds:{pattern} is not on this machine;"
+            " fetch the shards first, then give their local names"
         )
-    shards = _shards(Path(pattern).expanduser(), data)
-    root = Path(_common(shards))
-    samples = {shard: _index(shard) for shard in shards}
-    if not any(samples.values()):
+    shards = find_shards(Path(pattern).expanduser(), data)
+    root = common_folder(shards)
+    samples: list[Sample] = []
+    for shard in shards:
+        samples += _index(shard)
+    if not samples:
         raise DatasetError(
-            f"wds:{pattern} has no samples with an image and a .cls, .label or .json file that holds the class"
+            f"wds:{pattern} has no samples with an image"
+            " and a .cls, .label or .json file that holds the class"
         )
-    number, names = _classes(root, {sample.label for found in samples.values() for sample in found})
-    at = {_path(sample, root): sample for found in samples.values() for sample in found}
-    rows: dict[str, Rows] = {}
-    for shard, found in samples.items():
-        rows.setdefault(_split_of(shard, root), []).extend(
-            (_path(sample, root), number[sample.label]) for sample in found
-        )
-    if "" in rows:
-        of_class: dict[str, Rows] = {}
-        for row in rows.pop(""):
-            of_class.setdefault(names[row[1]], []).append(row)
-        rows = by_chance(of_class)
-    ordered = {part: rows[part] for part in ("train", "val", "test") if part in rows}
-    templates = root / "zeroshot_classification_templates.txt"
-    own = tuple(read_settings(root).get("templates", ())) or (
-        tuple(read_lines(templates)) if templates.is_file() else ()
-    )
-    sizes = "\n".join(str(shard.stat().st_size) for shard in shards)
+    classes = _find_classes(root, {sample.label for sample in samples})
+    rows = _rows_by_split(root, samples, classes)
     return Listing(
-        ordered,
-        [clean(name) for name in names],
-        lambda path: _picture(at[path]),
-        None,
-        own,
-        hashlib.sha256(sizes.encode()).hexdigest()[:16],
+        rows,
+        [clean(name) for name in classes.names],
+        _opener(root, samples),
+        root=None,
+        templates=_templates(root),
+        content_hash=_sizes_hash(shards),
     )
-
-
-def _shards(pattern: Path, data: Path | None) -> list[Path]:
-    for place in (pattern, *([data / pattern] if data else [])):
-        if place.is_dir():
-            found = sorted(place.rglob("*.tar"))
-        else:
-            found = sorted({Path(file) for name in _braces(str(place)) for file in glob.glob(name)})
-        if found:
-            return found
-    raise DatasetError(
-        f"wds:{pattern} names no shards; give a folder of .tar files, or a pattern such as data/train-{{0000..0007}}.tar in quotes"
-    )
-
-
-def _braces(pattern: str) -> list[str]:
-    """Names that a pattern with `{a,b}` and `{000..012}` stands for."""
-    found = re.search(r"\{([^{}]*)\}", pattern)
-    if not found:
-        return [pattern]
-    inner = re.fullmatch(r"(\d+)\.\.(\d+)", found[1])
-    words = (
-        [f"{i:0{len(inner[1])}d}" for i in range(int(inner[1]), int(inner[2]) + 1)]
-        if inner
-        else found[1].split(",")
-    )
-    return list(
-        itertools.chain.from_iterable(
-            _braces(pattern[: found.start()] + word + pattern[found.end() :]) for word in words
-        )
-    )
-
-
-def _common(shards: list[Path]) -> Path:
-    folders = {shard.parent for shard in shards}
-    return folders.pop() if len(folders) == 1 else Path(*_shared_parts(folders))
-
-
-def _shared_parts(folders: set[Path]) -> list[str]:
-    columns = zip(*(folder.parts for folder in folders), strict=False)
-    return [
-        column[0] for column in itertools.takewhile(lambda column: len(set(column)) == 1, columns)
-    ]
 
 
 def _index(shard: Path) -> list[Sample]:
     """The samples of a shard in its own order; those without an image or a class are left out."""
-    images: dict[str, tuple[int, int]] = {}
+    images: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, str] = {}
     try:
+        # "r:" refuses compressed archives, in which an offset is not a place in the file.
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
-                folder, _, file = member.name.rpartition("/")
-                key, _, ending = file.partition(".")
-                key = f"{folder}/{key}".lstrip("./")
                 if not member.isfile():
                     continue
+                folder, _, file = member.name.rpartition("/")
+                # webdataset's rule: the key ends at the first dot.
+                key, _, ending = file.partition(".")
+                key = f"{folder}/{key}".lstrip("./")
                 if f".{ending.lower()}" in IMAGE_ENDINGS:
-                    images[key] = member.offset_data, member.size
-                elif ending in ("cls", "label", "json", "index"):
-                    labels[key] = _class_in(ending, archive.extractfile(member).read())
+                    images[key] = member
+                elif ending in LABEL_ENDINGS:
+                    content = archive.extractfile(member)
+                    assert content is not None  # only None for what is not a file
+                    labels[key] = _class_in(ending, content.read())
     except (tarfile.TarError, OSError, ValueError, KeyError) as error:
         raise DatasetError(
-            f"{shard} cannot be read as a shard ({str(error)[:80]}); it must be an uncompressed .tar"
+            f"{shard} cannot be read as a shard ({str(error)[:80]});"
+            " it must be an uncompressed .tar"
         ) from None
-    return [
-        Sample(shard, key, *where, labels[key]) for key, where in images.items() if labels.get(key)
-    ]
+    samples = []
+    for key, member in images.items():
+        label = labels.get(key)
+        # An empty label file is as good as none.
+        if label:
+            samples.append(Sample(shard, key, member.offset_data, member.size, label))
+    return samples
 
 
 def _class_in(ending: str, content: bytes) -> str:
+    """The class that a label file holds; empty where it says none."""
     text = content.decode().strip()
     if ending != "json":
         return text
     value = json.loads(text)
-    return (
-        str(next((value[key] for key in ("label", "cls", "class") if key in value), ""))
-        if isinstance(value, dict)
-        else str(value)
-    )
+    if not isinstance(value, dict):
+        return str(value)
+    for key in LABEL_KEYS:
+        if key in value:
+            return str(value[key])
+    return ""
 
 
-def _classes(root: Path, found: set[str]) -> tuple[dict[str, int], list[str]]:
-    """The label of every class as the shards say it, and class names by label.
+@dataclass(frozen=True)
+class _Classes:
+    """The number of every class as the shards say it, and class names by number."""
 
-    Names come from `cliad.toml` or `classnames.txt` beside the shards; classes that are no numbers are numbered in name order.
+    numbers: Mapping[str, int]
+    names: Sequence[str]
+
+
+def _find_classes(root: Path, labels: set[str]) -> _Classes:
+    """Number and name the classes that the shards say.
+
+    Names come from `cliad.toml` or `classnames.txt` beside the shards. Classes that are not
+    numbers are numbered in name order.
     """
-    settings, file = read_settings(root).get("classnames", {}), root / "classnames.txt"
-    if not all(label.isdigit() for label in found):
-        return {label: i for i, label in enumerate(sorted(found))}, [
-            settings.get(label, label) for label in sorted(found)
-        ]
-    number = {label: int(label) for label in found}
-    n_class = max(number.values()) + 1
-    if not settings and not file.is_file():
+    given = read_settings(root).classnames
+    if not all(label.isdecimal() for label in labels):
+        ordered = sorted(labels)
+        numbers = {label: number for number, label in enumerate(ordered)}
+        return _Classes(numbers, [given.get(label, label) for label in ordered])
+    numbers = {label: int(label) for label in labels}
+    # Names count for classes without an image in these shards, too.
+    n_class = max(numbers.values()) + 1
+    if given:
+        return _Classes(numbers, [given.get(str(number), str(number)) for number in range(n_class)])
+    file = root / "classnames.txt"
+    if not file.is_file():
         raise DatasetError(
             f"{root} has numbers for classes and no classnames.txt that names them, a line each"
         )
-    names = (
-        [str(settings.get(str(label), label)) for label in range(n_class)]
-        if settings
-        else read_lines(file)
-    )
+    names = read_lines(file)
     if len(names) < n_class:
         raise DatasetError(
-            f"{file} has {len(names)} names, the shards use label {n_class - 1}; add the missing lines"
+            f"{file} has {len(names)} names, the shards use label {n_class - 1};"
+            " add the missing lines"
         )
-    return number, names
+    return _Classes(numbers, names)
 
 
-def _split_of(shard: Path, root: Path) -> str:
+def _rows_by_split(root: Path, samples: Sequence[Sample], classes: _Classes) -> dict[str, Rows]:
+    """The samples as rows, shard by shard; those of shards without a split are split by chance."""
+    rows: dict[str, Rows] = {}
+    without_split: dict[str, Rows] = {}
+    for sample in samples:
+        label = classes.numbers[sample.label]
+        split = _split_of(sample.shard, root)
+        if split is None:
+            group = without_split.setdefault(classes.names[label], [])
+        else:
+            group = rows.setdefault(split, [])
+        group.append((_path(sample, root), label))
+    if without_split:
+        # Shards with a split are left out where there are others without one.
+        rows = by_chance(without_split)
+    return in_order(rows)
+
+
+def _split_of(shard: Path, root: Path) -> str | None:
+    """The split that the first such word in a shard's folder or name says."""
     words = re.split(r"[^a-z]+", shard.relative_to(root).with_suffix("").as_posix().lower())
-    return next((SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES), "")
+    for word in words:
+        if word in SPLIT_NAMES:
+            return SPLIT_NAMES[word]
+    return None
 
 
 def _path(sample: Sample, root: Path) -> str:
     return f"{sample.shard.relative_to(root).as_posix()}/{sample.key}"
 
 
-def _picture(sample: Sample) -> Image.Image:
+def _opener(root: Path, samples: Sequence[Sample]) -> Callable[[str], Image.Image]:
+    by_path = {_path(sample, root): sample for sample in samples}
+    return lambda path: _read_image(by_path[path])
+
+
+def _read_image(sample: Sample) -> Image.Image:
     with open(sample.shard, "rb") as file:
         file.seek(sample.offset)
         return open_image(io.BytesIO(file.read(sample.size)))
+
+
+def _templates(root: Path) -> tuple[str, ...]:
+    """Templates of `cliad.toml`, else of clip_benchmark's file beside the shards, else none."""
+    own = tuple(read_settings(root).templates)
+    file = root / "zeroshot_classification_templates.txt"
+    if own or not file.is_file():
+        return own
+    return tuple(read_lines(file))
+
+
+def _sizes_hash(shards: Sequence[Path]) -> str:
+    # Sizes, as for folders of images: reading all shards would take long.
+    sizes = "\n".join(str(shard.stat().st_size) for shard in shards)
+    return hashlib.sha256(sizes.encode()).hexdigest()[:16]

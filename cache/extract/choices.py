@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cliad.cache import prompts
+from cliad.cache.classnames import read_classnames
 from cliad.cache.datasets.base import Dataset, Listing
 from cliad.cache.encoders import clip, weights
 from cliad.cache.encoders.base import Encoder, EncoderError
@@ -72,7 +73,7 @@ class PromptChoice:
 
     def texts(self, listing: Listing, dataset: Dataset) -> prompts.Prompts:
         names = (
-            prompts.read_classnames(self.classnames, len(listing.classnames))
+            read_classnames(self.classnames, len(listing.classnames))
             if self.classnames
             else listing.classnames
         )

@@ -1,1 +1,4 @@
-"""Features that other tools wrote. One format, one file; each reader returns a `base.ImportedFeatures`."""
+"""Features in the formats of other tools. One format, one file, which reads and writes it.
+
+Each reader returns a `base.ImportedFeatures`, each writer takes an open cache and a path.
+"""

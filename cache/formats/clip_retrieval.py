@@ -1,188 +1,316 @@
-"""The folder that `clip-retrieval inference` writes, one for all splits or one below each of train/, val/, test/.
+"""The folder that `clip-retrieval inference` writes: one, or one below each of train/, val/, test/.
 
-    img_emb/img_emb_<i>.npy (n, dim)      any number of shards, taken in the order of their numbers
-    metadata/metadata_<i>.parquet         a row for each embedding: image_path, caption, and whatever else
-    text.npz                              optional, ours: class text, names and logit scale as in `cliad.cache.formats.npz`
+    img_emb/img_emb_<i>.npy (n, dim)   any number of shards, taken in the order of their numbers
+    metadata/metadata_<i>.parquet      a row for each embedding: image_path, caption, and others
+    text.npz                           optional, ours: class text, names and logit scale (see `npz`)
 
-Labels are a column's values (`labels`), or with "folder" the folder that an image lies in. By default the first of the
-columns `label`, `class`, `classname`, `caption` is taken, else the folder. Integers are class numbers; strings become
-classes in sorted order. The splits are the folders, else the column `split`, else all is train.
+Labels are a column's values (`labels`), or with "folder" the folder that an image lies in. By
+default the first of the columns `label`, `class`, `classname`, `caption` is taken, else the folder.
+Integers are class numbers; strings become classes in sorted order. The splits are the folders, else
+the column `split`, else all is train. The columns `split` and `status` are ours.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
-from cliad.cache.file.layout import CacheError
+from cliad.cache.datasets.base import SPLIT_NAMES, SPLITS
+from cliad.cache.file.layout import DONE, CacheError
+from cliad.cache.file.read import FeatureCache, Split
 from cliad.cache.formats.base import (
-    SPLITS,
     Classes,
     ImportedFeatures,
-    checked_rows,
+    ImportedSplit,
+    check_widths,
+    checked_split,
     reading,
     storable,
 )
-from cliad.cache.formats.npz import read_classes
+from cliad.cache.formats.npz import class_arrays, read_classes, save_arrays
 
-LABELS = ("label", "class", "classname", "caption")
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+# In this order; caption comes last, as it is often free text.
+LABEL_COLUMNS = ("label", "class", "classname", "caption")
+NO_PYARROW = "{} parquet needs pyarrow, which is not installed; run: pip install 'cliad[interop]'"
+CHUNK = 65536  # rows that are written at once
+
+# ------------------------------------------------------------------------------------ reading
+
+
+@dataclass
+class _Metadata:
+    """What metadata says about each row, as lists (n,); labels are numbers or names."""
+
+    labels: list[object] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    status: list[int] = field(default_factory=list)
+
+    def extend(self, other: _Metadata) -> None:
+        """Append the rows of the next shard."""
+        self.labels += other.labels
+        self.splits += other.splits
+        self.paths += other.paths
+        self.status += other.status
 
 
 @dataclass(frozen=True)
-class _Table:
-    """Rows of one folder, shards joined: x (n, dim); label, split, path, status (n,) as lists; status may be None."""
+class _Part:
+    """One folder of shards: features x (n, dim) and its rows' metadata."""
 
     x: np.ndarray
-    label: list
-    split: list[str]
-    path: list[str]
-    status: list[int] | None
+    metadata: _Metadata
 
 
 def read_clip_retrieval(folder: Path, labels: str | None = None) -> ImportedFeatures:
-    """Read such a folder; CacheError for missing or unequal shards, labels that are no classes, a missing pyarrow."""
-    parts = {
-        split: folder / split for split in SPLITS if (folder / split / "img_emb").is_dir()
-    } or {None: folder}
-    tables = [_read_folder(part, split, labels) for split, part in parts.items()]
-    y, names = _class_numbers(folder, [label for table in tables for label in table.label], labels)
-    splits, start = {}, 0
-    for table in tables:
-        splits |= _split_rows(folder, table, y[start : start + len(table.label)])
-        start += len(table.label)
-    classes = (
-        read_classes(folder / "text.npz", need_text=False)
-        if (folder / "text.npz").is_file()
-        else Classes(classnames=names)
+    """Read such a folder.
+
+    Args:
+        labels: the column with the classes, or "folder"; None: the first that is known.
+    Raises:
+        CacheError: missing or unequal shards, labels that are not classes, no pyarrow.
+    """
+    parts = _read_parts(folder, labels)
+    all_labels: list[object] = []
+    for part in parts:
+        all_labels += part.metadata.labels
+    numbers = _class_numbers(folder, all_labels, labels)
+    splits: dict[str, ImportedSplit] = {}
+    start = 0
+    for part in parts:
+        stop = start + len(part.metadata.labels)
+        splits |= _split_rows(folder, part, numbers.y[start:stop])
+        start = stop
+    n_class = max(1 + int(numbers.y.max()), len(numbers.names or ()))
+    text_file = folder / "text.npz"
+    if text_file.is_file():
+        classes = read_classes(text_file, need_text=False)
+    else:
+        classes = Classes(classnames=numbers.names)
+    return ImportedFeatures(splits, n_class, classes)
+
+
+def _read_parts(folder: Path, labels: str | None) -> list[_Part]:
+    """The folders below train/, val/ and test/, or the folder itself where there are none."""
+    parts = []
+    for split in SPLITS:
+        if (folder / split / "img_emb").is_dir():
+            part = _read_part(folder / split, labels)
+            part.metadata.splits = [split] * len(part.metadata.splits)
+            parts.append(part)
+    return parts or [_read_part(folder, labels)]
+
+
+def _read_part(folder: Path, labels: str | None) -> _Part:
+    """All shards of a folder, joined."""
+    shards = []
+    widths = {}
+    metadata = _Metadata()
+    for path in _shard_files(folder):
+        with reading(path, "an npy file", "write it again"):
+            x = np.load(path, mmap_mode="r", allow_pickle=False)
+        name = path.name.replace("img_emb", "metadata").replace(".npy", ".parquet")
+        rows = _read_metadata(folder / "metadata" / name, labels)
+        if x.ndim != 2 or len(x) != len(rows.labels):
+            raise CacheError(
+                f"{path} is {x.shape} but its metadata has {len(rows.labels)} rows;"
+                " expected one row for each embedding"
+            )
+        shards.append(x)
+        widths[path.name] = x.shape[1]
+        metadata.extend(rows)
+    check_widths(str(folder), widths, "all shards must come from one encoder")
+    # A single shard stays mapped: its rows are read when they are written to the cache.
+    x = shards[0] if len(shards) == 1 else np.concatenate(shards)
+    return _Part(x, metadata)
+
+
+def _shard_files(folder: Path) -> list[Path]:
+    """The shards in the order of their numbers (by name, 10 would come before 2)."""
+    by_number = []
+    for path in (folder / "img_emb").glob("img_emb_*.npy"):
+        match = re.fullmatch(r"img_emb_(\d+)\.npy", path.name)
+        if match:
+            by_number.append((int(match[1]), path))
+    if not by_number:
+        raise CacheError(
+            f"{folder} has no img_emb/img_emb_<i>.npy;"
+            " give the output folder of `clip-retrieval inference`"
+        )
+    return [path for _, path in sorted(by_number)]
+
+
+def _read_metadata(path: Path, labels: str | None) -> _Metadata:
+    try:
+        from pyarrow import parquet
+    except ImportError:
+        raise CacheError(NO_PYARROW.format("reading")) from None
+    hint = "each img_emb_<i>.npy needs its metadata/metadata_<i>.parquet"
+    with reading(path, "a parquet file", hint), open(path, "rb") as stream:
+        file = parquet.ParquetFile(stream)
+        columns = file.schema_arrow.names
+        n_row = file.metadata.num_rows
+        label_column = labels or _first_label_column(columns)
+        source = "image_path" if label_column == "folder" else label_column
+        if source not in columns:
+            raise CacheError(
+                f"{path} has no column '{source}' to take labels from; it has {columns};"
+                " choose one with --labels COLUMN"
+            )
+        # Other columns, such as urls and exif, can be large and are not read.
+        wanted = {source, "image_path", "split", "status"} & set(columns)
+        table = file.read(columns=sorted(wanted)).to_pydict()
+    # A value may be null in parquet.
+    paths = [value or "" for value in table.get("image_path", [""] * n_row)]
+    if label_column == "folder":
+        label_values: list[object] = [_folder_of(image) for image in paths]
+    else:
+        label_values = table[label_column]
+    return _Metadata(
+        labels=label_values,
+        splits=[_split_name(path, value) for value in table.get("split", ["train"] * n_row)],
+        paths=storable(f"{path}: image_path", paths),
+        status=table.get("status", [DONE] * n_row),
     )
-    return ImportedFeatures(splits, max(1 + int(y.max()), len(names or [])), classes)
 
 
-def _split_rows(folder: Path, table: _Table, y: np.ndarray) -> dict:
+def _first_label_column(columns: Iterable[str]) -> str:
+    for name in LABEL_COLUMNS:
+        if name in columns:
+            return name
+    return "folder"
+
+
+def _folder_of(path: str) -> str:
+    """The name of the folder that an image lies in, whatever system wrote the path."""
+    return PurePosixPath(path.replace("\\", "/")).parent.name
+
+
+def _split_name(path: Path, value: object) -> str:
+    split = SPLIT_NAMES.get(value) if isinstance(value, str) else None
+    if split is None:
+        raise CacheError(f"{path}: column 'split' holds {value!r}; known are {sorted(SPLIT_NAMES)}")
+    return split
+
+
+class _ClassNumbers(NamedTuple):
+    """Class numbers y (n,), and the class names where labels are strings."""
+
+    y: np.ndarray
+    names: list[str] | None
+
+
+def _class_numbers(folder: Path, values: Sequence[object], labels: str | None) -> _ClassNumbers:
+    # Exact types: isinstance would take True for a class number.
+    kinds = {type(value) for value in values}
+    if kinds == {int}:
+        return _ClassNumbers(np.array(values), None)
+    if kinds != {str} or "" in values:
+        raise CacheError(
+            f"{folder}: labels are not all integers or all non-empty strings;"
+            f" found {sorted(kind.__name__ for kind in kinds)}"
+        )
+    texts = [str(value) for value in values]
+    names = sorted(set(texts))
+    # Classes have several images each; captions are as many as images.
+    if labels is None and 2 * len(names) > len(texts):
+        raise CacheError(
+            f"{folder}: {len(names)} different labels for {len(texts)} images,"
+            " as free captions have;"
+            " choose the classes with --labels COLUMN or --labels folder"
+        )
+    # A table, as list.index would search all names for each of the rows.
+    number = {name: i for i, name in enumerate(names)}
+    y = np.array([number[text] for text in texts])
+    return _ClassNumbers(y, storable(f"{folder}: labels", names))
+
+
+def _split_rows(folder: Path, part: _Part, y: np.ndarray) -> dict[str, ImportedSplit]:
+    """The rows of a folder by split, in the order in which the splits appear."""
+    metadata = part.metadata
+    split_of_row = np.array(metadata.splits)
+    all_done = all(status == DONE for status in metadata.status)
     splits = {}
-    for split in dict.fromkeys(table.split):
-        rows = np.flatnonzero(np.array(table.split) == split)
-        together = rows[-1] - rows[0] == len(rows) - 1
-        x = (
-            table.x[rows[0] : rows[-1] + 1] if together else table.x[rows]
-        )  # a slice of a mapped file is not read yet
-        status = None if table.status is None else np.array(table.status, np.uint8)[rows]
-        splits[split] = checked_rows(
-            f"{folder}: {split}", x, y[rows], [table.path[row] for row in rows], status
+    for split in dict.fromkeys(metadata.splits):
+        rows = np.flatnonzero(split_of_row == split)
+        splits[split] = checked_split(
+            f"{folder}: {split}",
+            _take(part.x, rows),
+            y[rows],
+            [metadata.paths[row] for row in rows],
+            None if all_done else np.array(metadata.status, np.uint8)[rows],
         )
     return splits
 
 
-def _read_folder(folder: Path, split: str | None, labels: str | None) -> _Table:
-    found = (folder / "img_emb").glob("img_emb_*.npy")
-    files = sorted(
-        (int(match[1]), path)
-        for path in found
-        if (match := re.fullmatch(r"img_emb_(\d+)\.npy", path.name))
-    )
-    if not files:
-        raise CacheError(
-            f"{folder} has no img_emb/img_emb_<i>.npy; give the output folder of `clip-retrieval inference`"
-        )
-    shards, columns = [], []
-    for _number, path in files:
-        with reading(path, "an npy file", "write it again"):
-            shards.append(np.load(path, mmap_mode="r", allow_pickle=False))
-        columns.append(
-            _read_columns(
-                folder
-                / "metadata"
-                / path.name.replace("img_emb", "metadata").replace(".npy", ".parquet"),
-                labels,
-            )
-        )
-        if shards[-1].ndim != 2 or len(shards[-1]) != len(columns[-1]["label"]):
-            raise CacheError(
-                f"{path} is {shards[-1].shape} but its metadata has {len(columns[-1]['label'])} rows; one row for each is asked"
-            )
-    widths = {path.name: x.shape[1] for (_, path), x in zip(files, shards, strict=True)}
-    if len(set(widths.values())) > 1:
-        raise CacheError(
-            f"{folder}: feature widths differ: {widths}; all shards must come from one encoder"
-        )
-    joined = {name: [value for part in columns for value in part[name]] for name in columns[0]}
-    split_names = [split] * len(joined["label"]) if split else joined["split"]
-    x = shards[0] if len(shards) == 1 else np.concatenate(shards)
-    return _Table(
-        x,
-        joined["label"],
-        split_names,
-        joined["path"],
-        joined["status"] if any(s != 1 for s in joined["status"]) else None,
-    )
+def _take(x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """x[rows]; for rows side by side a slice, so that nothing of a mapped file is read yet."""
+    first = rows[0]
+    last = rows[-1]
+    if last - first == len(rows) - 1:
+        return x[first : last + 1]
+    return x[rows]
 
 
-def _read_columns(path: Path, labels: str | None) -> dict[str, list]:
-    """label, split, path, status of one metadata file, each a list (n,)."""
+# ------------------------------------------------------------------------------------ writing
+
+
+def write_clip_retrieval(cache: FeatureCache, new: Path) -> None:
+    """Write a cache as such a folder: one shard, with the splits one after the other.
+
+    Raises:
+        CacheError: pyarrow is not installed.
+    """
     try:
+        import pyarrow
         from pyarrow import parquet
     except ImportError:
-        raise CacheError(
-            "reading parquet needs pyarrow, which is not installed; run: pip install 'cliad[interop]'"
-        ) from None
-    with (
-        reading(
-            path, "a parquet file", "each img_emb_<i>.npy needs its metadata/metadata_<i>.parquet"
-        ),
-        open(path, "rb") as stream,
-    ):
-        file = parquet.ParquetFile(stream)
-        have, n = file.schema_arrow.names, file.metadata.num_rows
-        label = labels or next((name for name in LABELS if name in have), "folder")
-        column = "image_path" if label == "folder" else label
-        if column not in have:
-            raise CacheError(
-                f"{path} has no column '{column}' to take labels from; it has {have}; choose one with --labels COLUMN"
-            )
-        table = file.read(
-            columns=sorted({column, "image_path", "split", "status"} & set(have))
-        ).to_pydict()
-    paths = [value or "" for value in table.get("image_path", [""] * n)]
-    label_values = (
-        [PurePosixPath(p.replace("\\", "/")).parent.name for p in paths]
-        if label == "folder"
-        else table[label]
-    )
-    splits = [_split_name(path, value) for value in table.get("split", ["train"] * n)]
-    return {
-        "label": label_values,
-        "split": splits,
-        "path": storable(f"{path}: image_path", paths),
-        "status": table.get("status", [1] * n),
+        raise CacheError(NO_PYARROW.format("writing")) from None
+    (new / "img_emb").mkdir(parents=True)
+    (new / "metadata").mkdir()
+    splits = {name: cache.split(name) for name in cache.split_names}
+    _write_embeddings(new / "img_emb" / "img_emb_0.npy", cache, list(splits.values()))
+    columns = _columns(splits, dict(enumerate(cache.classnames)))
+    with open(new / "metadata" / "metadata_0.parquet", "wb") as stream:
+        parquet.write_table(pyarrow.table(columns), stream)
+    save_arrays(new / "text.npz", class_arrays(cache))
+
+
+def _write_embeddings(file: Path, cache: FeatureCache, splits: Sequence[Split]) -> None:
+    n_row = sum(len(split) for split in splits)
+    header = {
+        "descr": np.dtype(cache.dtype).str,
+        "fortran_order": False,
+        "shape": (n_row, cache.dim),
     }
+    # Not through a memory map: on a full disk that is a crash instead of an OSError.
+    with open(file, "wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, header)
+        for split in splits:
+            for start in range(0, len(split), CHUNK):
+                stream.write(split.x[start : start + CHUNK].tobytes())
 
 
-def _split_name(path: Path, value) -> str:
-    if (name := SPLIT_NAMES.get(value)) is None:
-        raise CacheError(f"{path}: column 'split' holds {value!r}; known are {sorted(SPLIT_NAMES)}")
-    return name
-
-
-def _class_numbers(
-    folder: Path, values: list, labels: str | None
-) -> tuple[np.ndarray, list[str] | None]:
-    """Class numbers (n,), and the class names where the labels are strings."""
-    kinds = {type(value) for value in values}
-    if kinds == {int}:
-        return np.array(values), None
-    if kinds != {str} or "" in values:
-        raise CacheError(
-            f"{folder}: labels are not all integers or all non-empty strings; found {sorted(k.__name__ for k in kinds)}"
-        )
-    names = sorted(set(values))
-    if labels is None and 2 * len(names) > len(values):
-        what = f"{len(names)} different labels for {len(values)} images"
-        raise CacheError(
-            f"{folder}: {what}, as free captions have; choose the classes with --labels COLUMN or --labels folder"
-        )
-    number = {name: i for i, name in enumerate(names)}
-    return np.array([number[value] for value in values]), storable(f"{folder}: labels", names)
+def _columns(
+    splits: Mapping[str, Split], name_of_label: Mapping[int, str]
+) -> dict[str, list[str] | np.ndarray]:
+    """The metadata, a value for each row."""
+    paths: list[str] = []
+    captions: list[str] = []
+    split_names: list[str] = []
+    for name, split in splits.items():
+        paths += split.paths()
+        captions += [name_of_label.get(label, "") for label in split.y.tolist()]
+        split_names += [name] * len(split)
+    return {
+        "image_path": paths,
+        "label": np.concatenate([split.y for split in splits.values()]).astype(np.int64),
+        "caption": captions,
+        "split": split_names,
+        "status": np.concatenate([split.status for split in splits.values()]).astype(np.int64),
+    }

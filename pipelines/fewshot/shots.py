@@ -2,55 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from cliad.cache.datasets.split_file import SplitRow, read_split_file
 from cliad.pipelines.fewshot.draw import DrawError, draw
 
 
 def shots(
     split_file: Path, *, shots: int, seed: int, protocol: str = "coop"
-) -> dict[str, list[dict]]:
-    """{"train": [{"path", "label", "classname"}], "val": [...]}: support and validation in the order drawn."""
-    splits = read_split_file(split_file)
-    labels = {name: [label for _, label, _ in items] for name, items in splits.items()}
-    names = {label: name for _, label, name in splits["train"]}
-    by_label = [names.get(label, str(label)) for label in range(max(names) + 1)]
+) -> dict[str, list[dict[str, str | int]]]:
+    """Draw support and validation images, which are given in the order drawn.
+
+    Returns:
+        {"train": [{"path", "label", "classname"}, ...], "val": [...]}
+    Raises:
+        SplitFileError: the split file cannot be read.
+        DrawError: it has no training images, or too few of a class.
+    """
+    content = read_split_file(Path(split_file))
+    # A split file may lack val; `draw` then takes validation images from train.
+    train = content.splits.get("train", ())
+    val = content.splits.get("val", ())
+    if not train:
+        raise DrawError(f"{split_file} has no training images; it has {sorted(content.splits)}")
     drawn = draw(
-        labels["train"],
-        labels.get("val"),
+        [row.label for row in train],
+        [row.label for row in val],
         shots=shots,
         seed=seed,
         protocol=protocol,
-        names=by_label,
+        names=content.classnames,
     )
-    item = lambda split, row: dict(
-        zip(("path", "label", "classname"), splits[split][row], strict=True)
-    )
-    return {
-        "train": [item("train", row) for row in drawn.train],
-        "val": [item(drawn.val_split, row) for row in drawn.val],
-    }
+    # Without a validation split, validation images are training images outside the support.
+    val_source = val if drawn.val_split == "val" else train
+    return {"train": _chosen(train, drawn.train), "val": _chosen(val_source, drawn.val)}
 
 
-def read_split_file(path: Path) -> dict[str, Sequence[tuple[str, int, str]]]:
-    """{"train": [(path, label, class name)], ...} of a split_zhou_*.json.
-
-    Raises:
-        DrawError: not there, not JSON, or of another form.
-    """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        splits = {
-            name: [(str(p), int(label), str(classname)) for p, label, classname in data[name]]
-            for name in data
-        }
-    except OSError as error:
-        raise DrawError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
-        form = '{"train": [[path, label, classname], ...], "val": ..., "test": ...}'
-        raise DrawError(f"{path} is no split file of the form {form} ({str(error)[:60]})") from None
-    if not splits.get("train"):
-        raise DrawError(f"{path} has no training images; it has {sorted(splits)}")
-    return splits
+def _chosen(rows: Sequence[SplitRow], numbers: Iterable[int]) -> list[dict[str, str | int]]:
+    return [rows[number]._asdict() for number in numbers]

@@ -120,8 +120,8 @@ def spoil_split(data, change):
             ),
             "cliad data download dtd",
         ),
-        (lambda d: spoil_split(d, lambda s: "{"), "is no split file"),
-        (lambda d: spoil_split(d, lambda s: json.dumps({"train": []})), "is no split file"),
+        (lambda d: spoil_split(d, lambda s: "{"), "is not a split file"),
+        (lambda d: spoil_split(d, lambda s: json.dumps({"train": []})), "it has no 'val'"),
         (lambda d: spoil_split(d, lambda s: json.dumps(s).replace(", 1, ", ", 7, ")), "with gaps"),
         (
             lambda d: spoil_split(
@@ -155,7 +155,7 @@ def test_a_cifar_file_with_code_in_it_is_refused(tmp_path):
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(
         pickle.dumps({"labels": pickle.Unpickler})
     )
-    with pytest.raises(DatasetError, match="is no CIFAR batch"):
+    with pytest.raises(DatasetError, match="is not a CIFAR batch"):
         find_dataset("cifar10").read(tmp_path, "field")
 
 
@@ -238,10 +238,14 @@ def test_a_list_with_names_numbers_and_splits(tmp_path):
     [
         (["file,class", "a.jpg,0"], "columns path and label"),
         (["path,label", "a.jpg,0", ",1"], "line 3: path or label is empty"),
-        (["path,label,split", "a.jpg,0,holdout"], "none of train, val, test"),
+        (["path,label,split", "a.jpg,0,holdout"], "not one of train, val, test"),
         (["path,label", "a.jpg,0", "b.jpg,2"], "numbers must be 0 to 1"),
         (["path,label,classname", "a.jpg,0,x", "b.jpg,0,y"], "has two names"),
         ([], "no rows"),
+        (["path,label", ",cat", "a.jpg,cat"], "list.csv, line 2: path or label is empty"),
+        (["path,label", "a.jpg,", "b.jpg,cat"], "list.csv, line 2: path or label is empty"),
+        (["path,label", "", "a.jpg,0", "b.jpg,"], "list.csv, line 4: path or label is empty"),
+        (["path,label", "a.jpg,0,1"], "list.csv, line 2 has more fields than"),
     ],
 )
 def test_a_wrong_list_is_one_line(tmp_path, content, message):
@@ -249,6 +253,13 @@ def test_a_wrong_list_is_one_line(tmp_path, content, message):
     with pytest.raises(DatasetError, match=message) as error:
         find_dataset(f"csv:{tmp_path / 'list.csv'}").read(None, "field")
     assert "\n" not in str(error.value)
+
+
+def test_numbers_with_leading_zeros_are_labels(tmp_path):
+    layouts.lines(tmp_path / "list.csv", "path,label,split", "a.jpg,01,train", "b.jpg,00,test")
+    listing = find_dataset(f"csv:{tmp_path / 'list.csv'}").read(None, "field")
+    assert listing.splits == {"train": [("a.jpg", 1)], "test": [("b.jpg", 0)]}
+    assert listing.classnames == ["00", "01"]
 
 
 def test_wrong_folders_are_one_line(tmp_path):

@@ -13,7 +13,7 @@ from cliad.cache.file.check import verify
 from cliad.cache.file.layout import CacheError, part_of
 from cliad.cache.file.read import open_cache
 from cliad.cache.formats.exporting import export_cache
-from cliad.cache.formats.importing import import_clip_retrieval, import_npz, import_tip_adapter
+from cliad.cache.formats.importing import import_features
 
 
 def rich(tmp_path, **changes):
@@ -22,7 +22,8 @@ def rich(tmp_path, **changes):
         "test_paths": np.array([f"ü/{i}.jpg" for i in range(9)]),
         "train_status": np.array([1, 1, 2, 1, 1, 1]),
     }
-    return import_npz(
+    return import_features(
+        "npz",
         npz_file(tmp_path, **(arrays | {"templates": np.array(["a {}.", "the {}."])} | changes)),
         **named(tmp_path),
     )
@@ -51,16 +52,14 @@ def same(a, b):
     "drop",
     [(), ("text",), ("val_x", "val_y"), ("train_x", "train_y", "train_status", "val_x", "val_y")],
 )
-@pytest.mark.parametrize(
-    "format, importer", [("npz", import_npz), ("npy+parquet", import_clip_retrieval)]
-)
-def test_export_and_import_give_the_same_cache(tmp_path, format, importer, drop):
+@pytest.mark.parametrize("format, kind", [("npz", "npz"), ("npy+parquet", "clip-retrieval")])
+def test_export_and_import_give_the_same_cache(tmp_path, format, kind, drop):
     if format == "npy+parquet":
         pytest.importorskip("pyarrow")
     path = rich(tmp_path, drop=(*drop, "templates") if "text" in drop else drop)
     written = export_cache(path, format=format, out=tmp_path / "out")
     assert all(file.is_file() for file in written)
-    again = importer(tmp_path / "out", **named(tmp_path, dataset="again"))
+    again = import_features(kind, tmp_path / "out", **named(tmp_path, dataset="again"))
     same(open_cache(path), open_cache(again))
     assert verify(again) == [] and (
         format != "npz" or open_cache(again).fingerprint == open_cache(path).fingerprint
@@ -69,23 +68,29 @@ def test_export_and_import_give_the_same_cache(tmp_path, format, importer, drop)
 
 def test_a_small_multiplier_and_prompts_survive_the_round_trip(tmp_path):
     file = npz_file(tmp_path, drop=("text", "logit_scale"))
-    path = import_npz(file, **named(tmp_path, logit_scale=5.0, logit_scale_is="multiplier"))
+    path = import_features(
+        "npz", file, **named(tmp_path, logit_scale=5.0, logit_scale_is="multiplier")
+    )
     export_cache(path, format="npz", out=tmp_path / "out.npz")
     assert (
-        open_cache(import_npz(tmp_path / "out.npz", **named(tmp_path, dataset="again"))).logit_scale
+        open_cache(
+            import_features("npz", tmp_path / "out.npz", **named(tmp_path, dataset="again"))
+        ).logit_scale
         == 5.0
     )
 
 
 def test_a_tip_adapter_folder_goes_through_npz(tmp_path):
-    path = import_tip_adapter(tip_folder(tmp_path), **named(tmp_path))
+    path = import_features("tip-adapter", tip_folder(tmp_path), **named(tmp_path))
     assert export_cache(path, format="npz", out=tmp_path / "new folder" / "out.npz") == [
         tmp_path / "new folder" / "out.npz"
     ]
     same(
         open_cache(path),
         open_cache(
-            import_npz(tmp_path / "new folder" / "out.npz", **named(tmp_path, dataset="again"))
+            import_features(
+                "npz", tmp_path / "new folder" / "out.npz", **named(tmp_path, dataset="again")
+            )
         ),
     )
 

@@ -12,7 +12,7 @@ from written import header, text_set, write
 from cliad.cache.file.check import verify
 from cliad.cache.file.layout import CacheError, SplitLayout, part_of
 from cliad.cache.file.write import Writer, add_text, create
-from cliad.cache.formats.importing import import_npz
+from cliad.cache.formats.importing import import_features
 from cliad.pipelines.info import info
 
 
@@ -61,7 +61,7 @@ def test_info_names_unreadable_images_and_says_where_text_is_missing(tmp_path):
     file = npz_file(
         tmp_path, drop=("text",), train_status=np.array([1, 2, 1, 1, 1, 1]), train_paths=paths
     )
-    facts = info(import_npz(file, **named(tmp_path)))
+    facts = info(import_features("npz", file, **named(tmp_path)))
     assert facts["splits"]["train"]["unreadable"] == 1 and facts["splits"]["train"][
         "unreadable_paths"
     ] == ["1.jpg"]
@@ -80,7 +80,10 @@ def test_info_of_no_cache_is_one_line(tmp_path):
 def test_a_sound_file_has_no_problems(tmp_path):
     path = write(tmp_path / "a.h5")
     add_text(path, text_set("mine"))
-    assert verify(path) == [] and verify(import_npz(npz_file(tmp_path), **named(tmp_path))) == []
+    assert (
+        verify(path) == []
+        and verify(import_features("npz", npz_file(tmp_path), **named(tmp_path))) == []
+    )
 
 
 def put(name, at, value):
@@ -171,13 +174,17 @@ def test_info_names_the_first_five_unreadable_images(tmp_path):
     paths = np.array([f"{i}.jpg" for i in range(6)])
     status = np.array([1, 2, 2, 2, 2, 2])
     extra = {"train_paths": paths, "train_status": status}
-    train = info(import_npz(npz_file(tmp_path, **extra), **named(tmp_path)))["splits"]["train"]
+    train = info(import_features("npz", npz_file(tmp_path, **extra), **named(tmp_path)))["splits"][
+        "train"
+    ]
     assert train["unreadable"] == 5
     assert train["unreadable_paths"] == ["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg"]
     more = {"val_x": unit(8, 1), "val_y": np.arange(8) % 3}
     more["val_status"] = np.array([2, 2, 2, 2, 2, 2, 2, 1])
     more["val_paths"] = np.array([f"{i}.png" for i in range(8)])
-    val = info(import_npz(npz_file(tmp_path, **more), **named(tmp_path)))["splits"]["val"]
+    val = info(import_features("npz", npz_file(tmp_path, **more), **named(tmp_path)))["splits"][
+        "val"
+    ]
     assert val["unreadable"] == 7
     assert val["unreadable_paths"] == ["0.png", "1.png", "2.png", "3.png", "4.png"]
 

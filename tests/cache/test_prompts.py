@@ -8,6 +8,7 @@ import open_clip
 import pytest
 
 from cliad.cache import prompts
+from cliad.cache.classnames import ClassnamesError, read_classnames
 
 
 @pytest.mark.parametrize("template", ["a photo of a {}.", "a photo of a {c}."])
@@ -134,9 +135,27 @@ def test_wrong_descriptions_are_one_line(tmp_path, content, message):
 
 
 def test_class_names_from_a_file_must_be_as_many_as_classes(tmp_path):
-    (tmp_path / "names.txt").write_text("one\ntwo\n")
-    assert prompts.read_classnames(tmp_path / "names.txt", 2) == ["one", "two"]
-    with pytest.raises(prompts.PromptError, match="has 2 class names"):
-        prompts.read_classnames(tmp_path / "names.txt", 3)
-    with pytest.raises(prompts.PromptError, match="cannot read"):
-        prompts.read_classnames(tmp_path / "gone.txt", 2)
+    file = tmp_path / "names.txt"
+    file.write_text("one\ntwo\n")
+    assert read_classnames(file, 2) == read_classnames(file) == ["one", "two"]
+    with pytest.raises(ClassnamesError, match="has 2 class names"):
+        read_classnames(file, 3)
+
+
+def test_an_empty_line_among_class_names_is_an_error_and_at_the_end_is_not(tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("one\ntwo\n\n \n")
+    assert read_classnames(file, 2) == ["one", "two"]
+    for content, line in (("one\n\ntwo\n", 2), ("\none\n", 1)):
+        file.write_text(content)
+        with pytest.raises(ClassnamesError, match=f"names.txt: line {line} is empty"):
+            read_classnames(file, 2)
+
+
+def test_class_names_that_cannot_be_read_are_one_line(tmp_path):
+    file = tmp_path / "names.txt"
+    with pytest.raises(ClassnamesError, match=r"there is no file .*names.txt"):
+        read_classnames(file)
+    file.write_bytes(b"caf\xe9\n")
+    with pytest.raises(ClassnamesError, match="is not UTF-8 text"):
+        read_classnames(file)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cliad.cache.encoders.base import EncoderError
 from cliad.cache.extract.choices import Extras
-from cliad.cache.formats.importing import import_npz
+from cliad.cache.formats.importing import import_features
 from cliad.pipelines.experiments.train import train
 from cliad.pipelines.extract import extract
 from cliad.pipelines.runs import run_folder
@@ -168,8 +168,12 @@ def test_an_imported_cache_has_no_encoder_to_check(used, tmp_path):
     from cliad.cache.formats.exporting import export_cache
 
     export_cache(used.cache.path, format="npz", out=tmp_path / "x.npz")
-    import_npz(
-        tmp_path / "x.npz", dataset="mine", encoder="somebody's", cache_folder=tmp_path / "caches"
+    import_features(
+        "npz",
+        tmp_path / "x.npz",
+        dataset="mine",
+        encoder="somebody's",
+        cache_folder=tmp_path / "caches",
     )
     result, cache = train(folder=tmp_path / "caches", shots=2)
     run = load(run_folder.save(result, cache, tmp_path / "run"))

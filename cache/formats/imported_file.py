@@ -1,0 +1,238 @@
+"""The cache file of imported features: its identity, the check of all values, its writing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from cliad import __version__
+from cliad.cache.file.layout import (
+    DONE,
+    CacheError,
+    Header,
+    SplitLayout,
+    TextSet,
+    file_list_hash,
+    recipe_id,
+)
+from cliad.cache.file.read import open_cache
+from cliad.cache.file.write import Writer, add_text, create, lock_cache
+from cliad.cache.folder import slug
+from cliad.cache.formats.base import ImportedSplit
+from cliad.cache.formats.labelling import LabelledFeatures
+
+BATCH = 4096  # rows
+# How far from 1 the lengths of unit rows may be: half precision moves them by up to 5e-4. The check
+# of a cache file allows more (`file.check.UNIT_TOLERANCE`), so that no import is found wrong.
+IMPORTED_UNIT_TOLERANCE = 2e-3
+
+
+class _Digest(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+
+
+def make_header(
+    kind: str, features: LabelledFeatures, *, dataset: str, encoder: str, dtype: str
+) -> Header:
+    """The header of the cache, whose id depends on the content; every value is checked for it.
+
+    Raises:
+        CacheError: a feature is not finite, or too large for `dtype`.
+    """
+    digest = hashlib.sha256()
+    unit_rows = True
+    # Sorted: the order in which a reader found the splits is not part of the identity.
+    for name in sorted(features.splits):
+        if not _digest_split(name, features.splits[name], dtype, digest):
+            unit_rows = False
+    lists = {name: (rows.paths, rows.y) for name, rows in features.splits.items()}
+    recipe = {
+        "import": kind,
+        "encoder": encoder,
+        "content": digest.hexdigest(),
+        "files": file_list_hash(lists),
+        "dtype": dtype,
+    }
+    return Header(
+        dataset=dataset,
+        encoder=encoder,
+        encoder_id=_encoder_id(encoder),
+        recipe=recipe,
+        batch=BATCH,
+        dtype=dtype,
+        unit_rows=unit_rows,
+        versions={"cliad": __version__, "numpy": np.__version__},
+    )
+
+
+def make_text_set(
+    kind: str,
+    features: LabelledFeatures,
+    *,
+    name: str,
+    encoder: str,
+    logit_scale: float,
+    dtype: str,
+) -> TextSet:
+    """The prompt set `name` of the cache: class names, and text features where there are any.
+
+    Raises:
+        CacheError: text features of another width than the images', not finite or too large.
+    """
+    recipe: dict[str, Any] = {
+        "import": kind,
+        "encoder": encoder,
+        "classnames": features.classnames,
+        "templates": [],
+        "logit_scale": logit_scale,
+    }
+    text = features.text
+    if text is not None:
+        _check_text_width(features, text)
+        given = text
+        text = _stored(given, dtype)
+        _check_values("text: template", given, text, np.arange(len(text)), dtype)
+        default_templates = [f"imported {number}" for number in range(len(text))]
+        # An import cannot tell which templates made the text, unless it is said.
+        recipe["templates"] = list(features.templates or default_templates)
+        recipe["content"] = hashlib.sha256(text.tobytes()).hexdigest()
+        if features.prompts:
+            recipe["prompts"] = features.prompts
+    return TextSet(
+        name=name,
+        features=text,
+        templates=recipe["templates"],
+        classnames=features.classnames,
+        recipe=recipe,
+        encoder_id=_encoder_id(encoder),
+        logit_scale=logit_scale,
+    )
+
+
+def _check_text_width(features: LabelledFeatures, text: np.ndarray) -> None:
+    any_split = next(iter(features.splits.values()))
+    dim = any_split.x.shape[1]
+    if text.shape[2] != dim:
+        raise CacheError(
+            f"text features have {text.shape[2]} columns, the image features {dim};"
+            " they come from two encoders"
+        )
+
+
+def _encoder_id(encoder: str) -> str:
+    """An import knows its encoder by name only; `ViT-B/32` and `vit-b-32` are one."""
+    return recipe_id({"import": slug(encoder)})
+
+
+def _digest_split(split: str, rows: ImportedSplit, dtype: str, digest: _Digest) -> bool:
+    """Check a split's features and add them to the digest as they will be stored.
+
+    Returns:
+        Whether all rows have length one.
+    """
+    unit_rows = True
+    for start in range(0, len(rows.y), BATCH):
+        stop = start + BATCH
+        x = stored_batch(rows, start, dtype)
+        status = rows.status[start:stop]
+        done = status == DONE
+        # Unreadable rows may hold anything.
+        given = np.asarray(rows.x[start:stop])[done]
+        numbers = start + np.flatnonzero(done)
+        _check_values(f"{split}: row", given, x[done], numbers, dtype)
+        # (n_done,), in single precision: a sum of squares may be too large for half
+        lengths = np.linalg.norm(x[done].astype(np.float32), axis=1)
+        if not (abs(lengths - 1) < IMPORTED_UNIT_TOLERANCE).all():
+            unit_rows = False
+        # The digest is over what the file will hold, so the same features in another precision are
+        # the same cache if they round to the same values.
+        digest.update(x.tobytes() + status.tobytes())
+    return unit_rows
+
+
+def stored_batch(rows: ImportedSplit, start: int, dtype: str) -> np.ndarray:
+    """A batch of features (n, dim) as the file holds it; unreadable rows are zero."""
+    # (n, dim), a batch; read from a mapped file only here
+    x = _stored(rows.x[start : start + BATCH], dtype)
+    readable = rows.status[start : start + BATCH] == DONE
+    if readable.all():
+        return x
+    return np.where(readable[:, None], x, x.dtype.type(0))
+
+
+def _stored(x: np.ndarray, dtype: str) -> np.ndarray:
+    """x in the file's type; what is too large for it becomes infinity: see `_check_values`."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(x, dtype)
+
+
+def _check_values(
+    what: str, given: np.ndarray, x: np.ndarray, numbers: np.ndarray, dtype: str
+) -> None:
+    """CacheError where rows x (n, ...), stored from `given`, are not finite.
+
+    numbers (n,) are what the rows are called. All of n may be 0: a batch without a readable row.
+    """
+    # (n,): over all axes but the first
+    finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+    wrong = np.flatnonzero(~finite)
+    if not len(wrong):
+        return
+    row = numbers[wrong[0]]
+    values = given[wrong[0]]
+    # NaN in the source, or too large for the file's type: two causes, two ways out.
+    if not np.isfinite(values).all():
+        raise CacheError(
+            f"{what} {row} holds NaN or infinity ({len(wrong)} such rows here);"
+            " make those features again"
+        )
+    way_out = "give --dtype float32" if dtype == "float16" else "scale the features down"
+    raise CacheError(
+        f"{what} {row} holds {abs(values).max():.6g}, too large for {dtype}; {way_out}"
+    )
+
+
+def write_import(
+    path: Path,
+    header: Header,
+    splits: Mapping[str, ImportedSplit],
+    text: TextSet,
+    *,
+    force: bool,
+    log: Callable[[str], None],
+) -> Path:
+    """Write the cache `path`, or add `text` to the cache of the same features that is there.
+
+    Raises:
+        CacheError: the cache has other text under that name, or cannot be written.
+    """
+    layouts = {}
+    for name, rows in splits.items():
+        layouts[name] = SplitLayout(rows.paths, rows.y, {"features": rows.x.shape[1:]})
+    with lock_cache(path, log):
+        if path.exists() and not force:
+            return _with_text(path, text)
+        # A killed import starts anew: reading took longer than writing will.
+        create(path, header, layouts, [text])
+        with Writer(path) as writer:
+            for name, start, stop in writer.todo():
+                batch = {"features": stored_batch(splits[name], start, header.dtype)}
+                writer.write(name, start, batch, splits[name].status[start:stop])
+            return writer.finish()
+
+
+def _with_text(path: Path, text: TextSet) -> Path:
+    """Make sure that a cache of these features holds this prompt set too."""
+    if text.name not in open_cache(path).prompt_sets:
+        add_text(path, text)
+    elif open_cache(path, text.name).text_id != text.text_id:
+        raise CacheError(
+            f"{path} holds these features with other text, class names or logit scale"
+            f" as prompts '{text.name}';"
+            " give --prompts NAME to add a set, or --force to write it anew"
+        )
+    return path
