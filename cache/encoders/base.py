@@ -11,6 +11,8 @@ from torch import Tensor
 
 from cliad.errors import CliadError
 
+Box = tuple[int, int, int, int]  # a part of an image: left, top, width, height
+
 
 class EncoderError(CliadError):
     """An encoder that cannot be found, loaded or run; the message says what to do."""
@@ -72,16 +74,12 @@ class Encoder(Protocol):
         """Whether the text tower ends in a projection, so that there are features before it."""
 
     def preprocess(
-        self,
-        image: Image.Image,
-        *,
-        box: tuple[int, int, int, int] | None = None,
-        mirror: bool = False,
+        self, image: Image.Image, *, box: Box | None = None, mirror: bool = False
     ) -> Tensor:
         """The plain view of an RGB image, uint8 (3, height, width), not yet normalised.
 
-        The plain view is the image resized and cropped. With a box (left, top, width, height) it
-        is that part of the image, resized; `mirror` swaps left and right.
+        The plain view is the image resized and cropped. With a box it is that
+        part of the image, resized; `mirror` swaps left and right.
         """
 
     def encode_images(self, batch: Tensor) -> Tensor:

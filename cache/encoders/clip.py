@@ -13,9 +13,9 @@ from open_clip.transform import PreprocessCfg
 from PIL import Image
 from torch import Tensor, nn
 
-from cliad.cache.encoders.base import EncoderError
+from cliad.cache.encoders.base import Box, EncoderError
 from cliad.cache.encoders.network import build_network
-from cliad.cache.encoders.preprocessing import Box, Preprocessing, config_of
+from cliad.cache.encoders.preprocessing import Preprocessing, config_of
 from cliad.cache.encoders.towers import NormalisedTower, all_parts, swapped
 from cliad.cache.encoders.weights import full_name
 from cliad.cache.file.layout import recipe_id

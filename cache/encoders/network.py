@@ -6,7 +6,6 @@ and is silently worse with the wrong one. So a file that does not say which one 
 
 from __future__ import annotations
 
-import hashlib
 import os
 import textwrap
 import warnings
@@ -19,6 +18,7 @@ from torch import nn
 
 from cliad.cache.encoders.base import EncoderError
 from cliad.cache.encoders.weights import quiet, shown_name, to_fetch, wants_quick_gelu
+from cliad.cache.files import sha256_of
 
 TINY = Path(__file__).parent / "tiny"
 
@@ -145,7 +145,7 @@ def _known_activation(model: str, path: Path) -> bool:
     published = [open_clip.get_pretrained_cfg(model, tag) for tag in tags]
     if not any(wants_quick_gelu(entry) for entry in published):
         return False
-    digest = _sha256(path)
+    digest = sha256_of(path)
     for entry in published:
         # A published file's name may end in the first digits of its sha256.
         known = entry.get("url", "").rpartition("-")[2].removesuffix(".pt")
@@ -155,11 +155,3 @@ def _known_activation(model: str, path: Path) -> bool:
         f"{path} does not say its activation, and weights of {model} exist with both; "
         "give --quick-gelu (OpenAI, MetaCLIP, DFN) or --no-quick-gelu"
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()

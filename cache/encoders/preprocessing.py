@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
 from torchvision.transforms import functional as image_functions
 
-Box = tuple[int, int, int, int]  # left, top, width, height
+from cliad.cache.encoders.base import Box
 
 
 class _ImageTower(Protocol):
