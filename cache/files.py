@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import shutil
 import socket
@@ -89,6 +90,15 @@ def _sync(path: Path) -> None:
     for file in files:
         with open(file, "rb+") as stream:
             os.fsync(stream.fileno())
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file's bytes, in hex; large files are read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

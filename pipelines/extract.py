@@ -9,18 +9,18 @@ from cliad.cache.datasets import data_dir, find_dataset
 from cliad.cache.datasets.base import Dataset, DatasetError, DatasetMissing, Listing
 from cliad.cache.datasets.download import Fetching, download
 from cliad.cache.encoders.base import EncoderError, choose_device
-from cliad.cache.extract.choices import SILENT, EncoderChoice, Extras, Log, PromptChoice
+from cliad.cache.extract.choices import EncoderChoice, Extras, Log, PromptChoice, silent
 from cliad.cache.extract.filling import Progress
 from cliad.cache.extract.job import Extraction
 from cliad.cache.extract.reading import default_workers
-from cliad.cache.extract.run import _add_prompts, _is_whole, _make, _Run
+from cliad.cache.extract.run import PreparedExtraction, ensure_cache
 from cliad.cache.file.layout import recipe_id
-from cliad.cache.file.write import lock_cache
 from cliad.cache.folder import cache_dir, cache_path
 from cliad.cache.views import parse_draws
 from cliad.pipelines.fewshot.draw import draw
 
 MISSING_SHARE = 0.5  # so many missing files are a wrong folder, not bad images
+SAMPLE = 500  # about so many paths are looked up on the disk
 
 
 def extract(
@@ -30,8 +30,8 @@ def extract(
     model: str | None = None,
     pretrained: str | None = None,
     encoder: EncoderChoice | None = None,
-    prompt_set: PromptChoice = PromptChoice(),
-    extras: Extras = Extras(),
+    prompt_set: PromptChoice | None = None,
+    extras: Extras | None = None,
     split: str = "field",
     data: Path | None = None,
     device: str = "auto",
@@ -40,61 +40,78 @@ def extract(
     workers: int | None = None,
     force: bool = False,
     fetch: bool = True,
-    log: Log = SILENT,
+    log: Log = silent,
     progress: Callable[[Progress], None] = lambda state: None,
     fetching: Callable[[Fetching], None] = lambda state: None,
 ) -> Path:
-    """The cache of a data set by an encoder, made, finished or found; a prompt set that it lacks is added.
+    """The cache of a data set by an encoder, made, finished or found; missing prompts are added.
 
     Args:
         dataset: a name of `cliad datasets`, or folder:PATH, csv:FILE, wds:PATTERN.
         cache_folder: where caches lie; None: $CLIAD_CACHE or the user's cache folder.
         model, pretrained: the encoder, in short for `encoder`.
+        encoder: the encoder and how it sees images.
+        prompt_set: the prompts; None: those that come with the data set.
+        extras: what is stored beside the features; None: nothing.
         split: "field" or "official".
         data: the folder that holds the data sets; by default $CLIAD_DATA.
         device: auto, cpu, cuda, cuda:1, mps.
-        dtype: how features are stored, float16 or float32; with float32 they are also computed in full precision.
-        batch, workers: images per encoder call, and threads that read images; found when not given.
+        dtype: how features are stored, float16 or float32; with float32 they are also computed in
+            full precision.
+        batch: images per encoder call; None: what the device's memory holds.
+        workers: threads that read images; None: one per core.
         force: extract anew what is there already.
-        fetch: whether a data set that is missing is fetched.
-        log, progress, fetching: take lines for the user, the state after every batch, the state of a download.
+        fetch: whether a data set or weights that are missing are fetched.
+        log: takes lines for the user.
+        progress: takes the state after every batch.
+        fetching: takes the state of a download.
     Returns:
-        The path of the whole cache file.
+        The path of the complete cache file.
     Raises:
-        DatasetError, DownloadError, EncoderError, PromptError, ViewError, DrawError, CacheError: one line that says what to do.
+        DatasetError, DownloadError, EncoderError, PromptError, ViewError, DrawError, CacheError:
+            one line that says what to do.
     """
+    _check_words(dtype, split)
+    extras = extras or Extras()
+    prompt_set = prompt_set or PromptChoice()
+    encoder = encoder or EncoderChoice(model, pretrained)
+    known = find_dataset(dataset)
+    listing = _listing(known, data_dir(data), split, fetch, log, fetching)
+    texts = prompt_set.texts(listing, known)
+    job = Extraction(
+        dataset=known.name,
+        listing=listing,
+        encoder=encoder.load(
+            known.name, choose_device(device), half=dtype == "float16", fetch=fetch, log=log
+        ),
+        dtype=dtype,
+        parts=extras.parts,
+        view_sets=extras.view_sets,
+        view_rows=_support_rows(extras.views_for, listing),
+    )
+    job.check()
+    prepared = PreparedExtraction(
+        job=job,
+        texts=texts,
+        prompt_key=prompt_set.key,
+        text_pre_projection=extras.pre_projection,
+        workers=workers or default_workers(),
+        log=log,
+        progress=progress,
+    )
+    folder = cache_dir(cache_folder)
+    path = cache_path(folder, known.name, job.encoder.name, recipe_id(job.recipe))
+    return ensure_cache(path, prepared, batch=batch, force=force)
+
+
+def _check_words(dtype: str, split: str) -> None:
     if dtype not in ("float16", "float32"):
         raise EncoderError(f"--dtype is float16 or float32; got {dtype}")
     if split not in ("field", "official"):
         raise DatasetError(
-            f"--split is field (the split files of the literature) or official (the data set's own); got {split}"
+            "--split is field (the split files of the literature) "
+            f"or official (the data set's own); got {split}"
         )
-    known = find_dataset(dataset)
-    name = known.name
-    listing = _listing(known, data_dir(data), split, fetch, log, fetching)
-    texts = prompt_set.texts(listing, known)
-    where = choose_device(device)
-    chosen = encoder or EncoderChoice(model, pretrained)
-    network = chosen.load(name, where, half=dtype == "float16", fetch=fetch, log=log)
-    rows = _rows_for(extras.views_for, listing)
-    job = Extraction(name, listing, network, dtype, extras.parts, extras.view_sets, rows)
-    _check_parts(job)
-    run = _Run(
-        job,
-        texts,
-        prompt_set.key,
-        extras.pre_projection,
-        workers or default_workers(),
-        log,
-        progress,
-    )
-    path = cache_path(cache_dir(cache_folder), name, network.name, recipe_id(job.recipe))
-    if path.exists() and not force and _is_whole(path, run):
-        return path
-    with lock_cache(path, log):
-        if path.exists() and not force:
-            return path if _is_whole(path, run) else _add_prompts(path, run)
-        return _make(path, run, batch, force)
 
 
 def _listing(
@@ -105,7 +122,12 @@ def _listing(
     log: Log,
     fetching: Callable[[Fetching], None],
 ) -> Listing:
-    """The data set's rows; what is missing is fetched first, where that can be done and is allowed."""
+    """The data set's rows; what is missing is fetched first, where that can be done and is allowed.
+
+    Raises:
+        DatasetError: it is not on the disk, or most of its images are not.
+        DownloadError: it cannot be fetched.
+    """
     try:
         listing = known.read(data, split)
     except DatasetMissing as error:
@@ -120,40 +142,46 @@ def _listing(
 
 
 def _check_files(name: str, listing: Listing) -> None:
-    """DatasetError where most of the files are not there: that is a wrong folder, not a bad image."""
-    rows = [path for split in listing.splits.values() for path, _ in split]
-    if not rows:
-        raise DatasetError(f"{name} has no images{f' in {listing.root}' if listing.root else ''}")
+    """Refuse a data set most of whose files are not there: a wrong folder, not some bad images."""
+    paths = []
+    for rows in listing.splits.values():
+        paths += [path for path, _ in rows]
+    if not paths:
+        where = f" in {listing.root}" if listing.root else ""
+        raise DatasetError(f"{name} has no images{where}")
     if listing.root is None:
-        return
-    sample = rows[:: max(1, len(rows) // 500)]
-    gone = [path for path in sample if not (listing.root / path).is_file()]
-    if len(gone) > MISSING_SHARE * len(sample):
+        return  # images that are not files of their own
+    sample = paths[:: max(1, len(paths) // SAMPLE)]
+    missing = [path for path in sample if not (listing.root / path).is_file()]
+    if len(missing) > MISSING_SHARE * len(sample):
         raise DatasetError(
-            f"most images of {name} are not there, such as {listing.root / gone[0]}; `cliad data check {name}` says more"
+            f"most images of {name} are not there, such as {listing.root / missing[0]}; "
+            f"`cliad data check {name}` says more"
         )
 
 
-def _rows_for(views_for: str | None, listing: Listing) -> list[int] | None:
-    """Training rows that some of the draws uses as support, ascending; None: all."""
+def _support_rows(views_for: str | None, listing: Listing) -> list[int] | None:
+    """Training rows that some of the draws uses as support, ascending; None: all.
+
+    Raises:
+        ViewError: `views_for` is not of the form PROTOCOL:SHOTS:SEEDS.
+        DrawError: there is no such protocol, or there are too few images.
+    """
     if views_for is None:
         return None
-    protocol, shots, seeds = parse_draws(views_for)
-    train, val = ([y for _, y in listing.splits.get(name, [])] for name in ("train", "val"))
-    draws = [
-        draw(train, val, shots=n, seed=seed, protocol=protocol, names=listing.classnames)
-        for n in shots
-        for seed in seeds
-    ]
-    return sorted({row for drawn in draws for row in drawn.train})
+    protocol, all_shots, seeds = parse_draws(views_for)
+    train = _labels(listing, "train")
+    val = _labels(listing, "val")
+    rows: set[int] = set()
+    for shots in all_shots:
+        for seed in seeds:
+            drawn = draw(
+                train, val, shots=shots, seed=seed, protocol=protocol, names=listing.classnames
+            )
+            rows.update(drawn.train)
+    return sorted(rows)
 
 
-def _check_parts(job: Extraction) -> None:
-    if missing := [part for part in job.parts if part not in job.encoder.parts]:
-        raise EncoderError(
-            f"{job.encoder.name} gives no {missing[0].replace('_', '-')} output; leave out --{missing[0].replace('_', '-')}"
-        )
-    if job.view_sets and "train" not in job.listing.splits:
-        raise DatasetError(
-            f"{job.dataset} has no training images, so there are none to make views of; leave out --views"
-        )
+def _labels(listing: Listing, split: str) -> list[int]:
+    """The labels of a split; none where there is no such split."""
+    return [label for _, label in listing.splits.get(split, [])]

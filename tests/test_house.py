@@ -29,7 +29,7 @@ FLOORS = {
 ROOMS = {
     "adapters/core": set(),
     "cache/file": {"cache/files.py"},
-    "cache/encoders": {"cache/file"},
+    "cache/encoders": {"cache/file", "cache/files.py"},
     "cache/datasets": {"cache/file", "cache/prompts.py", "cache/files.py"},
     "cache/formats": {
         "cache/file",

@@ -1,4 +1,4 @@
-"""What stage one asks of an encoder, and the choice of the device it runs on."""
+"""What stage one needs of an encoder, and the choice of the device that it runs on."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from torch import Tensor
 
 from cliad.errors import CliadError
 
+Box = tuple[int, int, int, int]  # a part of an image: left, top, width, height
+
 
 class EncoderError(CliadError):
-    """An encoder that cannot be found, loaded or run as asked; the message says what to do."""
+    """An encoder that cannot be found, loaded or run; the message says what to do."""
 
 
 @runtime_checkable
 class Encoder(Protocol):
     """A frozen image and text encoder with one common space.
 
-    The recipes are JSON objects, weights in them as a hash. All is read, nothing is set from outside.
+    The recipes are JSON objects, weights in them as a hash. Nothing is set from outside.
     """
 
     @property
@@ -53,7 +55,7 @@ class Encoder(Protocol):
 
     @property
     def precision(self) -> str:
-        """What the numbers are computed in: recorded, no part of an id."""
+        """What the numbers are computed in: recorded, but not part of an id."""
 
     @property
     def parts(self) -> Mapping[str, tuple[int, ...]]:
@@ -69,28 +71,31 @@ class Encoder(Protocol):
 
     @property
     def text_projects(self) -> bool:
-        """Whether the text tower ends in a projection, so that there is something before it."""
+        """Whether the text tower ends in a projection, so that there are features before it."""
 
     def preprocess(
-        self,
-        image: Image.Image,
-        *,
-        box: tuple[int, int, int, int] | None = None,
-        mirror: bool = False,
+        self, image: Image.Image, *, box: Box | None = None, mirror: bool = False
     ) -> Tensor:
-        """The plain view of an RGB image, uint8 (3, height, width): resized and cropped, not yet normalised.
+        """The plain view of an RGB image, uint8 (3, height, width), not yet normalised.
 
-        With a box (left, top, width, height) that part of the image, resized; `mirror` turns left and right round.
+        The plain view is the image resized and cropped. With a box it is that
+        part of the image, resized; `mirror` swaps left and right.
         """
 
     def encode_images(self, batch: Tensor) -> Tensor:
         """Raw features (b, dim), float32, of preprocessed images (b, 3, height, width)."""
 
     def encode_parts(self, batch: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
-        """Several outputs of one pass, float32: "features" (b, dim), "pre_projection" (b, dim_pre), "tokens" (b, n_token, dim)."""
+        """Several outputs of one pass, float32.
+
+        These are "features" (b, dim), "pre_projection" (b, dim_pre) and "tokens" (b, n_token, dim).
+        """
 
     def encode_texts(self, texts: Sequence[str], *, pre_projection: bool = False) -> Tensor:
-        """Raw features (n, dim), float32; with `pre_projection` what enters the text projection, (n, dim_text)."""
+        """Raw features (n, dim), float32, of texts.
+
+        With `pre_projection` these are what enters the text projection, (n, dim_text).
+        """
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -99,27 +104,33 @@ def choose_device(name: str = "auto") -> torch.device:
     Raises:
         EncoderError: there is no such device.
     """
-    here = (
-        [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        + ["mps"] * torch.backends.mps.is_available()
-        + ["cpu"]
-    )
+    available = _available_devices()
     if name == "auto":
-        return torch.device(here[0])
-    if name not in here and not (name == "cuda" and "cuda:0" in here):
+        return torch.device(available[0])
+    if name == "cuda" and "cuda:0" in available:
+        return torch.device(name)
+    if name not in available:
         raise EncoderError(
-            f"there is no device '{name}' here; torch sees {', '.join(here)}; give one of these or auto with --device"
+            f"there is no device '{name}' here; torch sees {', '.join(available)}; "
+            "give one of these or auto with --device"
         )
     return torch.device(name)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory does not suffice, on a device or on the host.
+def _available_devices() -> list[str]:
+    """The names of the devices that torch sees, the one to prefer first."""
+    names = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        names.append("mps")
+    names.append("cpu")
+    return names
 
-    Each device says it in its own words.
-    """
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory does not suffice, on a device or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
+    # Not every device has an error of its own: MPS and the CPU say it in these words.
     phrases = ("out of memory", "can't allocate memory", "not enough memory")
     message = str(error).lower()
     return isinstance(error, RuntimeError) and any(phrase in message for phrase in phrases)

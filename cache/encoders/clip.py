@@ -4,198 +4,224 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol, cast
 
 import open_clip
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transform import PreprocessCfg
 from PIL import Image
 from torch import Tensor, nn
-from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
-from torchvision.transforms import functional as image_functions
 
-from cliad.cache.encoders.base import Encoder, EncoderError
-from cliad.cache.encoders.towers import all_parts, swapped
-from cliad.cache.encoders.weights import _build, full_name
+from cliad.cache.encoders.base import Box, EncoderError
+from cliad.cache.encoders.network import build_network
+from cliad.cache.encoders.preprocessing import Preprocessing, config_of
+from cliad.cache.encoders.towers import NormalisedTower, all_parts, swapped
+from cliad.cache.encoders.weights import full_name
 from cliad.cache.file.layout import recipe_id
 
 TEXT_BATCH = 256
 SMALL = 5_000_000  # parameters of an image tower that one thread serves best
 
 
+class Tokenizer(Protocol):
+    """What is used of open_clip's tokenizers."""
+
+    context_length: int
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Token numbers (n, context_length)."""
+
+
+class _Network(Protocol):
+    """What is used of open_clip's models, which share no class of their own."""
+
+    visual: nn.Module
+    logit_scale: Tensor
+
+    def encode_image(self, image: Tensor) -> Tensor:
+        """(b, 3, height, width) -> (b, dim)."""
+
+    def encode_text(self, text: Tensor) -> Tensor:
+        """(n, context_length) -> (n, dim)."""
+
+
 class Clip:
-    """An `Encoder` around an open_clip model. Images travel as uint8 and are normalised in batches on the device."""
+    """An `Encoder` around an open_clip model.
+
+    Images travel as uint8 and are normalised in batches on the device.
+    """
 
     def __init__(
         self,
         model: nn.Module,
-        tokenizer,
+        tokenizer: Tokenizer,
         *,
         name: str,
-        recipe: Mapping,
+        recipe: Mapping[str, str],
         preprocess: PreprocessCfg,
         device: torch.device,
         half: bool,
     ):
-        weights = _split_towers(model.state_dict())
+        """Take over a model: it is moved to the device and frozen.
+
+        Args:
+            model: any of open_clip's models.
+            tokenizer: the one it was trained with.
+            name: what people call it.
+            recipe: what the ids say of its origin.
+            preprocess: how it sees images.
+            device: where it computes.
+            half: compute in half precision where that is safe.
+        """
+        self.name = name
+        self.tokenizer = tokenizer
+        self.device = device
+        self._preprocessing = Preprocessing(preprocess, device)
+        self._describe(model, recipe)
+        self.model = model.eval().requires_grad_(False).to(device)
+        self._network = cast(_Network, self.model)
+        self.logit_scale = self._network.logit_scale.exp().item()
+        # Elsewhere half precision is slow, or gives wrong numbers.
+        self._half = half and device.type == "cuda"
+        visual = self._network.visual
+        if device.type == "cuda" or hasattr(visual, "attnpool"):
+            visual.to(memory_format=torch.channels_last)
+        # The shapes of a row are those that the tower gives for a black image.
+        black = torch.zeros((1, 3, *self.preprocess_size), dtype=torch.uint8)
+        self.parts = {part: tuple(x.shape[1:]) for part, x in self._all_parts(black).items()}
+        self.dim = self.parts["features"][0]
+
+    def _describe(self, model: nn.Module, recipe: Mapping[str, str]) -> None:
+        """Set the recipes and the id, by the weights as they were loaded."""
         activation = _activation(model)
-        self.name, self.tokenizer, self.device = name, tokenizer, device
+        image_weights, text_weights = _hashes(model.state_dict())
         self.image_recipe = {
             **recipe,
-            "weights": _hash(weights["image"]),
+            "weights": image_weights,
             "activation": activation,
-            "preprocess": _json_ready(preprocess),
+            "preprocess": self._preprocessing.recipe,
         }
         self.text_recipe = {
             **recipe,
-            "weights": _hash(weights["text"]),
+            "weights": text_weights,
             "activation": activation,
-            "context": tokenizer.context_length,
+            "context": self.tokenizer.context_length,
         }
         self.encoder_id = recipe_id(
-            {
-                "image": self.image_recipe["weights"],
-                "text": self.text_recipe["weights"],
-                "activation": activation,
-            }
+            {"image": image_weights, "text": text_weights, "activation": activation}
         )
-        self.model = model.eval().requires_grad_(False).to(device)
-        self.logit_scale = model.logit_scale.exp().item()
-        self._half = half and device.type == "cuda"  # elsewhere half precision is slow, or wrong
-        if device.type == "cuda" or hasattr(model.visual, "attnpool"):
-            self.model.visual.to(memory_format=torch.channels_last)
-        self._resize = _picture_half(preprocess)
-        self._scale, self._shift = (
-            torch.tensor(x).view(3, 1, 1).to(device) for x in _on_bytes(preprocess)
-        )
-        self._size, self._interpolation = (
-            self.image_recipe["preprocess"]["size"],
-            InterpolationMode(_interpolation(preprocess)),
-        )
-        blank = self.preprocess(Image.new("RGB", (64, 64)))
-        self.parts = {part: tuple(x.shape[1:]) for part, x in self._all_parts(blank[None]).items()}
-        self.dim = self.parts["features"][0]
 
     @property
     def threads(self) -> int | None:
-        """One for a small model: more would mostly wait for each other, and for the threads that read images."""
-        return 1 if sum(x.numel() for x in self.model.visual.parameters()) < SMALL else None
+        """One for a small model.
+
+        More would mostly wait for each other, and for the threads that read images.
+        """
+        n_parameter = sum(x.numel() for x in self._network.visual.parameters())
+        return 1 if n_parameter < SMALL else None
 
     @property
     def text_projects(self) -> bool:
-        return getattr(getattr(self.model, "text", self.model), "text_projection", None) is not None
+        """Whether the text tower ends in a projection."""
+        return getattr(self._text_tower, "text_projection", None) is not None
 
     @property
     def precision(self) -> str:
+        """What the numbers are computed in."""
         return "float16 autocast" if self._half else "float32"
-
-    def preprocess(
-        self,
-        image: Image.Image,
-        *,
-        box: tuple[int, int, int, int] | None = None,
-        mirror: bool = False,
-    ) -> Tensor:
-        if box:
-            left, top, width, height = box
-            image = image_functions.resized_crop(
-                image, top, left, height, width, self._size, self._interpolation
-            )
-        else:
-            image = self._resize(image)
-        image = image_functions.hflip(image) if mirror else image
-        return image_functions.pil_to_tensor(image.convert("RGB"))
-
-    @torch.inference_mode()
-    def encode_images(self, batch: Tensor) -> Tensor:
-        with self._autocast():
-            return self.model.encode_image(self._ready(batch)).float()
-
-    def encode_parts(self, batch: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
-        if list(parts) == ["features"]:
-            return {"features": self.encode_images(batch)}
-        if missing := set(parts) - set(self.parts):
-            raise EncoderError(
-                f"{self.name} gives no {sorted(missing)[0]}; it gives {', '.join(self.parts)}"
-            )
-        found = self._all_parts(batch)
-        return {part: found[part] for part in parts}
-
-    @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str], *, pre_projection: bool = False) -> Tensor:
-        holder = getattr(self.model, "text", self.model)
-        if pre_projection and not self.text_projects:
-            raise EncoderError(
-                f"the text tower of {self.name} ends in no projection, so there is nothing before it to keep"
-            )
-        with (
-            swapped(holder, text_projection=None) if pre_projection else nullcontext(),
-            self._autocast(),
-        ):
-            chunks = (texts[i : i + TEXT_BATCH] for i in range(0, len(texts), TEXT_BATCH))
-            return torch.cat(
-                [
-                    self.model.encode_text(self.tokenizer(list(chunk)).to(self.device)).float()
-                    for chunk in chunks
-                ]
-            )
 
     @property
     def preprocess_size(self) -> tuple[int, int]:
         """(height, width) of a preprocessed image."""
-        height, width = self.image_recipe["preprocess"]["size"]
+        height, width = self._preprocessing.size
         return height, width
 
+    def preprocess(
+        self, image: Image.Image, *, box: Box | None = None, mirror: bool = False
+    ) -> Tensor:
+        """See `Encoder.preprocess`."""
+        return self._preprocessing.to_bytes(image, box=box, mirror=mirror)
+
+    @torch.inference_mode()
+    def encode_images(self, batch: Tensor) -> Tensor:
+        """See `Encoder.encode_images`."""
+        with self._autocast():
+            return self._network.encode_image(self._on_device(batch)).float()
+
+    def encode_parts(self, batch: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
+        """See `Encoder.encode_parts`.
+
+        Raises:
+            EncoderError: the image tower does not give one of the parts.
+        """
+        if list(parts) == ["features"]:
+            return {"features": self.encode_images(batch)}
+        missing = sorted(set(parts) - set(self.parts))
+        if missing:
+            raise EncoderError(
+                f"{self.name} has no {missing[0]} output; it gives {', '.join(self.parts)}"
+            )
+        computed = self._all_parts(batch)
+        return {part: computed[part] for part in parts}
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str], *, pre_projection: bool = False) -> Tensor:
+        """See `Encoder.encode_texts`.
+
+        Raises:
+            EncoderError: the text tower has no projection.
+        """
+        if pre_projection and not self.text_projects:
+            raise EncoderError(
+                f"the text tower of {self.name} has no projection, so no features before it"
+            )
+        projection: AbstractContextManager[None] = nullcontext()
+        if pre_projection:
+            projection = swapped(self._text_tower, text_projection=None)
+        chunks = []
+        with projection, self._autocast():
+            for first in range(0, len(texts), TEXT_BATCH):
+                lines = list(texts[first : first + TEXT_BATCH])
+                tokens = self.tokenizer(lines).to(self.device)
+                chunks.append(self._network.encode_text(tokens).float())
+        return torch.cat(chunks)
+
     def image_tower(self) -> nn.Module:
-        """The image encoder as one module, for export: preprocessed images (b, 3, height, width) uint8 -> raw features (b, dim)."""
-        return _Tower(self.model.visual, self._scale, self._shift)
+        """The image encoder as one module, for export.
+
+        It maps preprocessed images, uint8 (b, 3, height, width), to raw features (b, dim).
+        """
+        steps = self._preprocessing
+        return NormalisedTower(self._network.visual, steps.scale, steps.shift)
+
+    @property
+    def _text_tower(self) -> nn.Module:
+        """What holds the text projection; in OpenAI's own models that is the model itself."""
+        return getattr(self.model, "text", self.model)
 
     @torch.inference_mode()
     def _all_parts(self, batch: Tensor) -> dict[str, Tensor]:
         with self._autocast():
-            return {
-                part: x.float()
-                for part, x in all_parts(self.model.visual, self._ready(batch)).items()
-            }
+            parts = all_parts(self._network.visual, self._on_device(batch))
+            return {part: x.float() for part, x in parts.items()}
 
-    def _ready(self, batch: Tensor) -> Tensor:
-        batch = batch.to(self.device, non_blocking=True)
-        return (
-            batch.float().mul_(self._scale).add_(self._shift)
-            if batch.dtype == torch.uint8
-            else batch
-        )
+    def _on_device(self, batch: Tensor) -> Tensor:
+        """A batch, normalised; from pinned memory the copy runs beside other work."""
+        return self._preprocessing.normalised(batch.to(self.device, non_blocking=True))
 
-    def _autocast(self):
+    def _autocast(self) -> AbstractContextManager:
         return torch.autocast("cuda", torch.float16) if self._half else nullcontext()
 
 
-if TYPE_CHECKING:
-
-    def _is_an_encoder(clip: Clip) -> Encoder:
-        """The type checker compares every member here."""
-        return clip
-
-
-class _Tower(nn.Module):
-    """The normalisation and the image tower of a CLIP."""
-
-    def __init__(self, visual: nn.Module, scale: Tensor, shift: Tensor):
-        super().__init__()
-        self.visual = visual
-        self.register_buffer("scale", scale)
-        self.register_buffer("shift", shift)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.visual(pixels.float() * self.scale + self.shift)
-
-
-def _split_towers(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """The state dict in two: the image tower, and all that the text side and the logits use."""
-    image = {name: x for name, x in state.items() if name.startswith("visual.")}
-    return {"image": image, "text": {name: x for name, x in state.items() if name not in image}}
+def _hashes(state: Mapping[str, Tensor]) -> tuple[str, str]:
+    """The hashes of the image tower, and of all that the text side and the logits use."""
+    image: dict[str, Tensor] = {}
+    text: dict[str, Tensor] = {}
+    for name, x in state.items():
+        tower = image if name.startswith("visual.") else text
+        tower[name] = x
+    return _hash(image), _hash(text)
 
 
 def _hash(state: Mapping[str, Tensor]) -> str:
@@ -204,46 +230,14 @@ def _hash(state: Mapping[str, Tensor]) -> str:
     for name, x in sorted(state.items()):
         x = x.detach().cpu().contiguous()
         digest.update(f"{name} {x.dtype} {tuple(x.shape)}\n".encode())
-        digest.update(x.reshape(-1).view(torch.uint8).numpy())
+        digest.update(x.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def _activation(model: nn.Module) -> str:
-    """The kinds of GELU that the model is built of: "QuickGELU", "GELU", or "" for a model without."""
-    return "+".join(
-        sorted({type(m).__name__ for m in model.modules() if "GELU" in type(m).__name__})
-    )
-
-
-def _json_ready(preprocess: PreprocessCfg) -> dict:
-    recipe = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in asdict(preprocess).items()
-    }
-    size = recipe["size"]
-    return recipe | {
-        "size": size if isinstance(size, list) else [size, size],
-        "decoder": "pillow upright rgb",
-    }
-
-
-def _interpolation(preprocess: PreprocessCfg) -> str:
-    """As open_clip reads it: whatever is not bilinear is bicubic."""
-    return "bilinear" if preprocess.interpolation == "bilinear" else "bicubic"
-
-
-def _picture_half(preprocess: PreprocessCfg) -> Compose:
-    """The part of open_clip's own transform that works on the picture; what follows is to_tensor and the normalisation."""
-    steps = image_transform_v2(preprocess, is_train=False).transforms
-    return Compose([step for step in steps if not isinstance(step, ToTensor | Normalize)])
-
-
-def _on_bytes(preprocess: PreprocessCfg) -> tuple[list[float], list[float]]:
-    """Factor and shift per channel that normalise values of 0 to 255: (x / 255 - mean) / std in two steps."""
-    mean, std = (
-        x if isinstance(x, list | tuple) else [x] * 3 for x in (preprocess.mean, preprocess.std)
-    )
-    return [1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std, strict=True)]
+    """The kinds of GELU that the model has: "QuickGELU", "GELU", or "" for a model without."""
+    kinds = {type(module).__name__ for module in model.modules()}
+    return "+".join(sorted(kind for kind in kinds if "GELU" in kind))
 
 
 def load(
@@ -258,37 +252,36 @@ def load(
     """An encoder by name.
 
     Args:
-        model: `tiny`, a name of open_clip (`ViT-B-32`, `ViT-B/32`, `ViT-B-32/openai`), `hf-hub:OWNER/NAME` or `local-dir:DIR`.
+        model: `tiny`, a name of open_clip (`ViT-B-32`, `ViT-B/32`, `ViT-B-32/openai`),
+            `hf-hub:OWNER/NAME` or `local-dir:DIR`.
         pretrained: a tag (by default `openai`, or the only one there is) or a weights file.
+        device: where it computes.
         quick_gelu: the activation of a weights file; a tag knows its own.
         squeeze: resize to the model's square without keeping proportions, as CoOp's code does.
         half: compute in half precision where that is safe (CUDA).
     Raises:
-        EncoderError: no such model or tag, no weights, or an activation that must be told.
+        EncoderError: no such model or tag, no weights, or an activation that must be given.
     """
     model, pretrained = full_name(model, pretrained)
-    network, recipe, shown = _build(model, pretrained, quick_gelu)
-    preprocess = PreprocessCfg(
-        **getattr(network.visual, "preprocess_cfg", {"size": network.visual.image_size})
-    )
-    if squeeze:
-        preprocess.resize_mode = "squash"
+    network = build_network(model, pretrained, quick_gelu)
+    visual = cast(_Network, network.model).visual
     return Clip(
-        network,
+        network.model,
         _tokenizer(model),
-        name=shown,
-        recipe=recipe,
-        preprocess=preprocess,
+        name=network.name,
+        recipe=network.recipe,
+        preprocess=config_of(visual, squeeze=squeeze),
         device=device,
         half=half,
     )
 
 
-def _tokenizer(model: str):
+def _tokenizer(model: str) -> Tokenizer:
     try:
         return open_clip.get_tokenizer(model)
     except (ImportError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise EncoderError(
-            f"no tokenizer for {model} ({reason}); `pip install transformers` if that is missing, or choose another model"
+            f"no tokenizer for {model} ({reason}); "
+            "`pip install transformers` if that is missing, or choose another model"
         ) from None

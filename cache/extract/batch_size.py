@@ -7,33 +7,38 @@ import torch
 from cliad.cache.encoders.base import is_out_of_memory
 from cliad.cache.extract.job import Extraction
 
-CPU_BATCH, GPU_BATCH, VIEWS_BATCH = 32, 1024, 256  # with views a batch is many more images
+CPU_BATCH = 32
+GPU_BATCH = 1024
+VIEWS_BATCH = 256  # on a GPU too: a batch with its views is many times as many images
 
 
 def default_batch(job: Extraction) -> int:
-    """Images per encoder call: a fixed number on a CPU; elsewhere the most, by halving, that the device's memory holds."""
-    longest = max(map(len, job.listing.splits.values()))
-    size = (
-        CPU_BATCH
-        if job.encoder.device.type == "cpu"
-        else VIEWS_BATCH
-        if job.view_sets
-        else GPU_BATCH
-    )
+    """Images per encoder call.
+
+    On a CPU that is a fixed number; elsewhere the most, by halving, that the device's memory
+    holds. A batch is less than twice the longest split, since it is filled up with padding.
+    """
+    on_cpu = job.encoder.device.type == "cpu"
+    size = _largest_batch(job, on_cpu)
+    longest = max(len(rows) for rows in job.listing.splits.values())
     while size > 1 and size >= 2 * longest:
         size //= 2
-    while job.encoder.device.type != "cpu" and size > 1 and not _fits(job, size):
+    while not on_cpu and size > 1 and not _fits(job, size):
         size //= 2
     return size
 
 
+def _largest_batch(job: Extraction, on_cpu: bool) -> int:
+    if on_cpu:
+        return CPU_BATCH
+    return VIEWS_BATCH if job.view_sets else GPU_BATCH
+
+
 def _fits(job: Extraction, size: int) -> bool:
-    shape = job.encoder.preprocess(_blank()).shape
+    """Whether the device's memory holds a batch, tried with twice the images to leave room."""
+    images = torch.zeros((2 * size, 3, *job.encoder.preprocess_size), dtype=torch.uint8)
     try:
-        job.encoder.encode_parts(
-            torch.zeros((2 * size, *shape), dtype=torch.uint8), job.parts
-        )  # twice, to leave room
-        return True
+        job.encoder.encode_parts(images, job.parts)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -41,9 +46,4 @@ def _fits(job: Extraction, size: int) -> bool:
     finally:
         if job.encoder.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _blank():
-    from PIL import Image
-
-    return Image.new("RGB", (64, 64))
+    return True

@@ -1,4 +1,4 @@
-"""What a user chooses of an extraction: the encoder, the prompts, what is stored beside the features."""
+"""What a user chooses for an extraction: the encoder, the prompts, and what else is stored."""
 
 from __future__ import annotations
 
@@ -16,12 +16,18 @@ from cliad.cache.encoders.base import Encoder, EncoderError
 from cliad.cache.views import FLIPPED, ViewSet
 
 Log = Callable[[str], None]
-SILENT: Log = lambda line: None
+
+
+def silent(line: str) -> None:
+    """A `Log` that drops its lines."""
 
 
 @dataclass(frozen=True)
 class EncoderChoice:
-    """Which encoder, and how it sees images; the defaults are `tiny` for digits and ViT-B-32 / openai for all else."""
+    """Which encoder, and how it sees images.
+
+    Without a model it is `tiny` for the digits and ViT-B-32 / openai for all other data sets.
+    """
 
     model: str | None = None
     pretrained: str | None = None
@@ -31,18 +37,28 @@ class EncoderChoice:
     def load(
         self, dataset: str, device: torch.device, *, half: bool, fetch: bool, log: Log
     ) -> Encoder:
-        """The encoder; weights that are not here are fetched, if that is allowed."""
+        """The encoder; weights that are not on this machine are fetched, if that is allowed.
+
+        Args:
+            dataset: the name of the data set, which decides the default encoder.
+            device: where it computes.
+            half: compute in half precision where that is safe.
+            fetch: whether weights may be fetched.
+            log: takes a line before a download.
+        Raises:
+            EncoderError: there is no such encoder, or its weights are missing.
+        """
         model, pretrained = weights.full_name(*self._names(dataset))
-        if missing := weights.to_fetch(model, pretrained):
+        missing = weights.to_fetch(model, pretrained)
+        if missing:
             name = weights.shown_name(model, pretrained)
             if not fetch:
                 raise EncoderError(
-                    f"the weights of {name} are not here; leave out --no-download, or give a local file with --pretrained FILE"
+                    f"the weights of {name} are not here; leave out --no-download, "
+                    "or give a local file with --pretrained FILE"
                 )
-            log(
-                f"fetching the weights of {name} from {missing.where}"
-                + (f", about {missing.megabytes:,.0f} MB" if missing.megabytes else "")
-            )
+            size = f", about {missing.megabytes:,.0f} MB" if missing.megabytes else ""
+            log(f"fetching the weights of {name} from {missing.where}{size}")
         return clip.load(
             model,
             pretrained,
@@ -53,18 +69,21 @@ class EncoderChoice:
         )
 
     def _names(self, dataset: str) -> tuple[str, str | None]:
+        """Model and weights as the user wrote them, or the defaults."""
         if self.model:
             return self.model, self.pretrained
-        return (
-            ("tiny", None)
-            if dataset == "digits" and self.pretrained is None
-            else (weights.DEFAULT[0], self.pretrained or weights.DEFAULT[1])
-        )
+        if dataset == "digits" and self.pretrained is None:
+            return "tiny", None
+        model, pretrained = weights.DEFAULT
+        return model, self.pretrained or pretrained
 
 
 @dataclass(frozen=True)
 class PromptChoice:
-    """Which prompts: a named set of templates, own templates, or sentences per class; and the name under which the file keeps them."""
+    """Which prompts: a named set of templates, own templates, or sentences for each class.
+
+    `name` is also the name under which the file keeps them.
+    """
 
     name: str | None = None
     templates: Sequence[str] = ()
@@ -72,27 +91,44 @@ class PromptChoice:
     classnames: Path | None = None
 
     def texts(self, listing: Listing, dataset: Dataset) -> prompts.Prompts:
-        names = (
-            read_classnames(self.classnames, len(listing.classnames))
-            if self.classnames
-            else listing.classnames
-        )
-        names = [prompts.clean(name) for name in names]
+        """The prompts for the classes of a data set.
+
+        Raises:
+            PromptError, ClassnamesError: templates, descriptions or class names that cannot be
+                used.
+        """
+        names = self._classnames(listing)
         if self.descriptions:
             return prompts.from_descriptions(self.descriptions, names)
-        named = prompts.template_set(self.name) if self.name and not self.templates else None
-        return prompts.from_templates(
-            self.templates or named or listing.templates or dataset.templates, names
-        )
+        return prompts.from_templates(self._templates(listing, dataset), names)
+
+    def _classnames(self, listing: Listing) -> list[str]:
+        names = listing.classnames
+        if self.classnames:
+            names = read_classnames(self.classnames, len(listing.classnames))
+        return [prompts.clean(name) for name in names]
+
+    def _templates(self, listing: Listing, dataset: Dataset) -> Sequence[str]:
+        """Own templates win over a named set, that over those that come with the data."""
+        if self.templates:
+            return self.templates
+        named = prompts.template_set(self.name) if self.name else None
+        return named or listing.templates or dataset.templates
 
     @property
     def key(self) -> str:
-        return self.name or ("descriptions" if self.descriptions else "default")
+        """The name under which the file keeps the prompts."""
+        if self.name:
+            return self.name
+        return "descriptions" if self.descriptions else "default"
 
 
 @dataclass(frozen=True)
 class Extras:
-    """What is stored beside the plain view: views of the training images, pre-projection features, patch tokens."""
+    """What is stored beside the features of each image.
+
+    That is views of the training images, features before the last projection, and patch tokens.
+    """
 
     views: int = 0
     scale: tuple[float, float] = (0.5, 1.0)
@@ -104,10 +140,20 @@ class Extras:
 
     @property
     def view_sets(self) -> dict[str, ViewSet]:
-        crops = [] if self.views == 0 else [ViewSet(self.views, self.scale, seed=self.views_seed)]
-        sets = [*crops, FLIPPED] if self.flip else crops
+        """The view sets by their names in the file."""
+        sets = []
+        if self.views != 0:  # a negative number reaches ViewSet, which refuses it
+            sets.append(ViewSet(self.views, self.scale, seed=self.views_seed))
+        if self.flip:
+            sets.append(FLIPPED)
         return {views.name: views for views in sets}
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return ("features", *["pre_projection"] * self.pre_projection, *["tokens"] * self.tokens)
+        """The outputs of the image tower that are stored, by their names in the file."""
+        parts = ["features"]
+        if self.pre_projection:
+            parts.append("pre_projection")
+        if self.tokens:
+            parts.append("tokens")
+        return tuple(parts)

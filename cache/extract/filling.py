@@ -3,40 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cliad.cache.encoders.base import EncoderError
+from cliad.cache.extract.batch import Batch, EncodedJob
 from cliad.cache.extract.job import Extraction
-from cliad.cache.extract.reading import PLAIN, Job, Loader, Read
-from cliad.cache.file.layout import DONE, UNREADABLE
+from cliad.cache.extract.reading import PLAIN, Loader, Read
 from cliad.cache.file.write import Writer
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an extraction is: images done and in all, images a second, share of the time spent waiting for images."""
+    """How far an extraction is."""
 
-    done: int
+    done: int  # images
     total: int
-    rate: float
-    waiting: float
+    rate: float  # images a second
+    waiting: float  # share of the time spent waiting for images
 
 
 @dataclass(frozen=True)
 class ExtractionStats:
-    """What filling did: images, seconds, seconds spent waiting for images, and the unreadable images with the reason."""
+    """What an extraction did."""
 
     images: int
     seconds: float
-    waited: float
-    unreadable: list[tuple[str, str]]
+    waited: float  # seconds spent waiting for images
+    unreadable: list[tuple[str, str]]  # images that could not be read, and why
 
 
 def run_extraction(
@@ -49,36 +47,38 @@ def run_extraction(
         EncoderError: features that are not finite.
         torch.OutOfMemoryError: the encoder's memory does not hold a batch.
     """
-    encoder, rows, unreadable = job.encoder, job.listing.splits, []
+    encoder = job.encoder
+    unreadable = []
     with Writer(path) as writer, _threads(encoder.threads):
-        todo, total = writer.todo(), sum(map(len, rows.values()))
-        left = sum(stop - start for _, start, stop in todo)
-        shape = tuple(encoder.preprocess(_blank()).shape)
+        todo = writer.todo()
+        total = sum(len(rows) for rows in job.listing.splits.values())
+        n_todo = sum(stop - start for _, start, stop in todo)
         loader = Loader(
             job.jobs(todo),
             job.read,
-            shape=shape,
+            shape=(3, *encoder.preprocess_size),
             workers=workers,
             pin=encoder.device.type == "cuda",
         )
-        begin, done = time.perf_counter(), 0
-        for batch, arrays, problems in _encoded(job, loader, writer.cache.batch):
-            status = np.full(batch.stop - batch.start, DONE, np.uint8)
-            status[[row - batch.start for row in problems]] = UNREADABLE
-            writer.write(batch.split, batch.start, _blanked(job, batch, arrays, problems), status)
-            unreadable += [
-                (f"{batch.split} {rows[batch.split][row][0]}", why) for row, why in problems.items()
-            ]
-            done += len(status)
+        begin = time.perf_counter()
+        done = 0
+        for batch in _batches(job, loader, writer.cache.batch):
+            writer.write(batch.split, batch.start, batch.as_stored(job.dtype), batch.status())
+            unreadable += _named_problems(job, batch)
+            done += batch.stop - batch.start
             seconds = time.perf_counter() - begin
-            progress(Progress(total - left + done, total, done / seconds, loader.waited / seconds))
+            waiting = loader.waited / seconds
+            progress(Progress(total - n_todo + done, total, done / seconds, waiting))
         writer.finish()
-    return ExtractionStats(left, time.perf_counter() - begin, loader.waited, unreadable)
+    return ExtractionStats(n_todo, time.perf_counter() - begin, loader.waited, unreadable)
 
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """So many CPU threads for torch while the block runs. The number is the encoder's own, since it decides last bits."""
+    """So many CPU threads for torch while the block runs.
+
+    The number is the encoder's own, since it decides the last bits of what is computed.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -87,83 +87,66 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _blank():
-    from PIL import Image
+def _named_problems(job: Extraction, batch: Batch) -> list[tuple[str, str]]:
+    """The unreadable images of a batch as a user knows them, and why."""
+    named = []
+    for row, reason in batch.problems.items():
+        path, _ = job.listing.splits[batch.split][row]
+        named.append((f"{batch.split} {path}", reason))
+    return named
 
-    return Image.new("RGB", (64, 64))
+
+def _batches(job: Extraction, loader: Loader, size: int) -> Iterator[Batch]:
+    """The batches of the cache, each as soon as its last job is encoded."""
+    batch: Batch | None = None
+    for encoded in _encoded_jobs(job, loader, size):
+        if batch is None:
+            batch = Batch.of(encoded.job, job)
+        batch.add(encoded)
+        if encoded.job.last:
+            yield batch
+            batch = None
 
 
-def _encoded(
-    job: Extraction, loader: Loader, size: int
-) -> Iterator[tuple[Job, dict[str, np.ndarray], dict[int, str]]]:
-    """Per batch of the cache: its last job, the arrays to write, and the unreadable rows.
+def _encoded_jobs(job: Extraction, loader: Loader, size: int) -> Iterator[EncodedJob]:
+    """The jobs in order, each handed on only when the next one has been started.
 
-    A job's features are fetched from the device when the next job is under way there.
+    A GPU computes by itself once a job has been started there. While it works on the next job,
+    the rows of this one are fetched and written.
     """
-    arrays: dict[str, list[np.ndarray]] = {}
-    problems: dict[int, str] = {}
-    for read, features in _one_behind((read, _encode(job, read, size)) for read in loader):
-        problems |= dict(read.problems)
-        for name, x in features:
-            arrays.setdefault(name, []).append(x.cpu().numpy())
-        if read.job.last:
-            dim = (job.encoder.dim,)
-            empty = {
-                f"views/{name}": np.zeros((v.n_view, 0, *dim))
-                for name, v in job.splits[read.job.split].views.items()
-            }
-            stacked = {
-                name: np.stack(x) if name.startswith("views/") else x[0]
-                for name, x in arrays.items()
-            }
-            yield read.job, empty | stacked, problems
-            arrays, problems = {}, {}
+    previous: EncodedJob | None = None
+    for read in loader:
+        current = _encode(job, read, size)
+        if previous is not None:
+            yield previous
+        previous = current
+    if previous is not None:
+        yield previous
 
 
-def _one_behind(items):
-    before = None
-    for item in items:
-        if before is not None:
-            yield before
-        before = item
-    if before is not None:
-        yield before
-
-
-def _encode(job: Extraction, read: Read, size: int) -> list[tuple[str, Tensor]]:
-    """(name of the array, rows on the device) of all crops of a job. The plain view is padded to the batch size of the file."""
-    found = []
+def _encode(job: Extraction, read: Read, size: int) -> EncodedJob:
+    """Start the encoder on the images of a job."""
+    parts: dict[str, Tensor] = {}
+    views: dict[str, list[Tensor]] = {}
     for crop, images in read.images.items():
         if crop == PLAIN:
             n = len(images)
-            padding = torch.zeros((size - n, *images.shape[1:]), dtype=images.dtype)
-            parts = job.encoder.encode_parts(
-                torch.cat([images, padding]) if n < size else images, job.parts
-            )
-            found += [(name, x[:n]) for name, x in parts.items()]
+            padded = job.encoder.encode_parts(_padded(images, size), job.parts)
+            parts = {part: rows[:n] for part, rows in padded.items()}
         else:
-            found.append((f"views/{crop[0]}", job.encoder.encode_images(images)))
-    return found
+            rows = job.encoder.encode_images(images)
+            views.setdefault(crop.view_set, []).append(rows)
+    return EncodedJob(read.job, dict(read.problems), parts, views)
 
 
-def _blanked(
-    job: Extraction, batch: Job, arrays: Mapping[str, np.ndarray], problems: Mapping[int, str]
-) -> dict[str, np.ndarray]:
-    """The arrays as they are stored: rows of unreadable images zero, all else finite."""
-    bad, stored = np.array(sorted(problems), np.int64), {}
-    for name, x in arrays.items():
-        x = np.array(x, np.float32)
-        if name.startswith("views/"):
-            covered = job.splits[batch.split].views[name.removeprefix("views/")].rows
-            first, last = np.searchsorted(covered, [batch.start, batch.stop])
-            x[:, np.isin(covered[first:last], bad)] = 0
-        else:
-            x[bad - batch.start] = 0
-        with np.errstate(over="ignore"):
-            stored[name] = x.astype(job.dtype)
-        if not np.isfinite(stored[name]).all():
-            where = f"{batch.split} rows {batch.start} to {batch.stop - 1}"
-            raise EncoderError(
-                f"{name} of {where} are not finite in {job.dtype}; try --dtype float32, and check the weights"
-            )
-    return stored
+def _padded(images: Tensor, size: int) -> Tensor:
+    """The images (n, ...) and black ones, `size` in all.
+
+    A batch of another size may be computed in another order, so that last bits would depend on
+    where a split ends.
+    """
+    n = len(images)
+    if n == size:
+        return images
+    padding = torch.zeros((size - n, *images.shape[1:]), dtype=images.dtype)
+    return torch.cat([images, padding])

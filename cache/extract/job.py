@@ -1,4 +1,4 @@
-"""From images to rows: what one extraction stores, and the loop that reads, encodes and writes it."""
+"""What one extraction stores, and the jobs that its images are read in."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import numpy as np
 from torch import Tensor
 
 from cliad.cache import views
-from cliad.cache.datasets.base import Listing
-from cliad.cache.encoders.base import Encoder
+from cliad.cache.datasets.base import DatasetError, Listing
+from cliad.cache.encoders.base import Encoder, EncoderError
 from cliad.cache.extract.reading import PLAIN, Crop, Job
 from cliad.cache.file.layout import Header, SplitLayout, Views, file_list_hash, recipe_id
 from cliad.cache.views import ViewSet
 
-AT_ONCE = 4096  # images that a job may hold; views that do not fit are made of further readings of their images
+# Images that a job may hold. Where a batch has more, they are shared out among several jobs, each
+# of which reads the files of its rows again.
+AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """One data set and one encoder, and what is stored of them: parts of every row, and view sets of some training rows."""
+    """One data set and one encoder, and what is stored: parts of every row, views of some."""
 
     dataset: str
     listing: Listing
@@ -32,13 +34,30 @@ class Extraction:
     view_sets: Mapping[str, ViewSet] = field(default_factory=dict)
     view_rows: Sequence[int] | None = None  # training rows that views cover, ascending; None: all
 
+    def check(self) -> None:
+        """Refuse what cannot be stored.
+
+        Raises:
+            EncoderError: the encoder lacks a part.
+            DatasetError: there are no training images to make views of.
+        """
+        for part in self.parts:
+            if part not in self.encoder.parts:
+                word = part.replace("_", "-")
+                raise EncoderError(f"{self.encoder.name} has no {word} output; leave out --{word}")
+        if self.view_sets and "train" not in self.listing.splits:
+            raise DatasetError(
+                f"{self.dataset} has no training images to make views of; leave out --views"
+            )
+
     def header(self, batch: int) -> Header:
+        """The facts of the file, for batches of `batch` images."""
         return Header(
-            self.dataset,
-            self.encoder.name,
-            self.encoder.encoder_id,
-            self.recipe,
-            batch,
+            dataset=self.dataset,
+            encoder=self.encoder.name,
+            encoder_id=self.encoder.encoder_id,
+            recipe=self.recipe,
+            batch=batch,
             dtype=self.dtype,
             versions=_versions(self.encoder),
         )
@@ -46,12 +65,10 @@ class Extraction:
     @cached_property
     def recipe(self) -> dict:
         """All that decides the rows: the image id is its hash."""
-        listed = {
-            name: ([path for path, _ in rows], [y for _, y in rows])
-            for name, rows in self.listing.splits.items()
-        }
+        layouts = self.splits.items()
+        files = {name: (layout.paths, layout.labels) for name, layout in layouts}
         recipe = {
-            "files": file_list_hash(listed),
+            "files": file_list_hash(files),
             "encoder": dict(self.encoder.image_recipe),
             "dtype": self.dtype,
             "parts": list(self.parts),
@@ -59,31 +76,30 @@ class Extraction:
         if self.listing.content_hash:
             recipe["mark"] = self.listing.content_hash
         if self.view_sets:
-            covered = "all" if self.view_rows is None else recipe_id({"rows": list(self.view_rows)})
+            covered = "all"
+            if self.view_rows is not None:
+                covered = recipe_id({"rows": list(self.view_rows)})
             recipe["views"] = views.recipe(self.view_sets, covered)
         return recipe
 
     @cached_property
     def splits(self) -> dict[str, SplitLayout]:
+        """What each split of the file holds."""
         columns = {part: self.encoder.parts[part] for part in self.parts}
-        return {
-            name: SplitLayout(
-                [path for path, _ in rows],
-                np.array([y for _, y in rows], np.int32),
-                columns,
-                self._views(name),
+        layouts = {}
+        for name, rows in self.listing.splits.items():
+            layouts[name] = SplitLayout(
+                paths=[path for path, _ in rows],
+                labels=np.array([label for _, label in rows], np.int32),
+                columns=columns,
+                views=self._views(len(rows)) if name == "train" else {},
             )
-            for name, rows in self.listing.splits.items()
-        }
+        return layouts
 
-    def _views(self, split: str) -> dict[str, Views]:
-        if split != "train":
-            return {}
-        rows = (
-            np.arange(len(self.listing.splits[split]))
-            if self.view_rows is None
-            else np.array(self.view_rows, np.int64)
-        )
+    def _views(self, n_train: int) -> dict[str, Views]:
+        rows = np.arange(n_train)
+        if self.view_rows is not None:
+            rows = np.array(self.view_rows, np.int64)
         return {
             name: Views(views.n_view, rows, views.how) for name, views in self.view_sets.items()
         }
@@ -92,50 +108,66 @@ class Extraction:
     def nbytes(self) -> int:
         """Size of the rows on the disk."""
         numbers = 0
-        for split in self.splits.values():
-            numbers += len(split.labels) * sum(
-                int(np.prod(shape)) for shape in split.columns.values()
-            )
-            numbers += sum(
-                view.n_view * len(view.rows) * self.encoder.dim for view in split.views.values()
-            )
+        for layout in self.splits.values():
+            for shape in layout.columns.values():
+                numbers += len(layout.labels) * int(np.prod(shape))
+            for of_set in layout.views.values():
+                numbers += of_set.n_view * len(of_set.rows) * self.encoder.dim
         return numbers * np.dtype(self.dtype).itemsize
 
     def jobs(self, todo: Sequence[tuple[str, int, int]]) -> Iterator[Job]:
-        """The batches `todo`, the plain view and the views of their rows, in jobs of at most AT_ONCE images; the plain view comes first."""
+        """The batches `todo`, given as (split, start, stop), in jobs of at most AT_ONCE images.
+
+        The plain view of a batch comes first, then the views of its rows.
+        """
         for split, start, stop in todo:
-            crops: dict[Crop, Sequence[int]] = {PLAIN: range(start, stop)}
-            for name, view in self.splits[split].views.items():
-                first, last = np.searchsorted(view.rows, [start, stop])
-                if last > first:
-                    crops |= {(name, v): view.rows[first:last].tolist() for v in range(view.n_view)}
-            names, at_once = list(crops), max(1, AT_ONCE // (stop - start))
-            for i in range(0, len(names), at_once):
+            rows_of = self._crops(split, start, stop)
+            crops = list(rows_of)
+            at_once = max(1, AT_ONCE // (stop - start))
+            for first in range(0, len(crops), at_once):
+                chosen = crops[first : first + at_once]
                 yield Job(
-                    split,
-                    start,
-                    stop,
-                    {name: crops[name] for name in names[i : i + at_once]},
-                    i + at_once >= len(names),
+                    split=split,
+                    start=start,
+                    stop=stop,
+                    crops={crop: rows_of[crop] for crop in chosen},
+                    last=first + at_once >= len(crops),
                 )
 
+    def _crops(self, split: str, start: int, stop: int) -> dict[Crop, Sequence[int]]:
+        """Every crop of a batch, with the rows that it is made of."""
+        rows_of: dict[Crop, Sequence[int]] = {PLAIN: range(start, stop)}
+        for name, of_set in self.splits[split].views.items():
+            covered = rows_within(of_set.rows, start, stop).tolist()
+            if covered:
+                for number in range(of_set.n_view):
+                    rows_of[Crop(name, number)] = covered
+        return rows_of
+
     def read(self, split: str, row: int, crops: Sequence[Crop]) -> list[Tensor]:
-        """The crops of one image, each uint8 (3, height, width)."""
-        path = self.listing.splits[split][row][0]
+        """The crops of one image, each uint8 (3, height, width); the file is opened once."""
+        path, _ = self.listing.splits[split][row]
         image = self.listing.open(path)
-        shown = [
-            (None, False)
-            if crop == PLAIN
-            else self.view_sets[crop[0]].show(image.size, path, crop[1])
-            for crop in crops
-        ]
-        return [self.encoder.preprocess(image, box=box, mirror=mirror) for box, mirror in shown]
+        tensors = []
+        for crop in crops:
+            if crop == PLAIN:
+                tensors.append(self.encoder.preprocess(image))
+                continue
+            box, mirror = self.view_sets[crop.view_set].show(image.size, path, crop.number)
+            tensors.append(self.encoder.preprocess(image, box=box, mirror=mirror))
+        return tensors
+
+
+def rows_within(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
+    """Those of the ascending `rows` that lie in start..stop."""
+    first, last = np.searchsorted(rows, [start, stop])
+    return rows[first:last]
 
 
 def _versions(encoder: Encoder) -> dict[str, str]:
-    """What made the file: recorded in it, no part of its id."""
+    """What made the file: recorded in it, but not part of its id."""
     packages = ("torch", "torchvision", "open_clip_torch", "pillow", "numpy", "h5py")
-    return {name: importlib.metadata.version(name) for name in packages} | {
-        "device": encoder.device.type,
-        "precision": encoder.precision,
-    }
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions["device"] = encoder.device.type
+    versions["precision"] = encoder.precision
+    return versions

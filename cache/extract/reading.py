@@ -1,4 +1,7 @@
-"""Images read ahead by threads while the encoder works. Pillow lets go of Python's lock while it decodes and resizes."""
+"""Images read ahead by threads while the encoder works.
+
+Threads do, since Pillow lets go of Python's lock while it decodes and resizes.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,32 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-AHEAD = 2  # jobs that are read before they are asked for
+AHEAD = 2  # jobs that are read while the encoder works on another
 
-Crop = tuple[str, int]  # a view of an image: (view set, number); PLAIN is the plain view
-PLAIN: Crop = ("", 0)
+
+@dataclass(frozen=True)
+class Crop:
+    """What is shown of an image: view `number` of the view set `view_set`, or PLAIN."""
+
+    view_set: str
+    number: int
+
+
+PLAIN = Crop("", 0)  # the plain view
 
 
 @dataclass(frozen=True)
 class Job:
-    """Rows start..stop of a split (a batch of the cache), or some views of them; `crops` names the rows that each crop is made of."""
+    """Images for one pass of the encoder: rows start..stop of a split, or some views of them.
+
+    The rows are one batch of the cache. `crops` has the rows that each crop is made of.
+    """
 
     split: str
     start: int
     stop: int
     crops: Mapping[Crop, Sequence[int]]
-    last: bool  # of its batch
+    last: bool  # no other job of the batch follows
 
     @property
     def rows(self) -> list[int]:
@@ -35,27 +49,36 @@ class Job:
 
     def by_row(self) -> dict[int, list[Crop]]:
         """The crops of every row, in the order of `crops`."""
-        found: dict[int, list[Crop]] = {}
+        crops_of: dict[int, list[Crop]] = {}
         for crop, rows in self.crops.items():
             for row in rows:
-                found.setdefault(row, []).append(crop)
-        return found
+                crops_of.setdefault(row, []).append(crop)
+        return crops_of
 
 
 @dataclass(frozen=True)
 class Read:
-    """A job's images: uint8 (n_row, 3, height, width) per crop, blank where a row could not be read, and why: (row, reason)."""
+    """A job with its images.
+
+    `images` has uint8 (n_row, 3, height, width) for each crop, black where a row could not be
+    read; `problems` has (row, reason) of these rows.
+    """
 
     job: Job
     images: Mapping[Crop, Tensor]
     problems: list[tuple[int, str]]
 
 
-class Loader:
-    """Iterates over jobs with their images; `waited` counts the seconds in which none was ready.
+@dataclass(frozen=True)
+class _Pending:
+    """A job whose images are being read: by row, what will be its crops in the job's order."""
 
-    `read(split, row, crops)` gives the crops of one image, each uint8 of `shape` (3, height, width), or raises.
-    """
+    job: Job
+    futures: Mapping[int, Future[Sequence[Tensor]]]
+
+
+class Loader:
+    """Iterates over jobs with their images; `waited` counts the seconds in which none was ready."""
 
     def __init__(
         self,
@@ -66,47 +89,69 @@ class Loader:
         workers: int,
         pin: bool = False,
     ):
-        self._jobs, self._read, self._shape, self._pin = jobs, read, shape, pin
-        self._workers, self.waited = workers, 0.0
+        """Nothing is read before the iteration begins.
+
+        Args:
+            jobs: taken one by one, a few ahead of the encoder.
+            read: gives the crops of one image by (split, row, crops), or raises.
+            shape: (3, height, width) of each crop, which is uint8.
+            workers: how many threads read.
+            pin: whether images lie in pinned memory, from which a GPU copies by itself.
+        """
+        self.waited = 0.0
+        self._jobs = jobs
+        self._read = read
+        self._shape = shape
+        self._workers = workers
+        self._pin = pin
 
     def __iter__(self) -> Iterator[Read]:
         with ThreadPoolExecutor(self._workers, "cliad-read") as pool:
             try:
-                yield from self._ahead(pool)
+                yield from self._read_ahead(pool)
             finally:
+                # Without this, an error in the loop would wait for everything that is queued.
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ahead(self, pool: ThreadPoolExecutor) -> Iterator[Read]:
-        coming: deque[tuple[Job, dict[int, Future]]] = deque()
-        rest = iter(self._jobs)
-        while True:
-            while len(coming) <= AHEAD and (job := next(rest, None)):
-                coming.append(
-                    (
-                        job,
-                        {
-                            row: pool.submit(self._read, job.split, row, crops)
-                            for row, crops in job.by_row().items()
-                        },
-                    )
-                )
-            if not coming:
-                return
-            yield self._collect(*coming.popleft())
+    def _read_ahead(self, pool: ThreadPoolExecutor) -> Iterator[Read]:
+        queue: deque[_Pending] = deque()
+        for job in self._jobs:
+            queue.append(self._submit(pool, job))
+            if len(queue) > AHEAD:
+                yield self._collect(queue.popleft())
+        while queue:
+            yield self._collect(queue.popleft())
 
-    def _collect(self, job: Job, futures: Mapping[int, Future]) -> Read:
-        start = time.perf_counter()
-        found = {row: _result(future) for row, future in futures.items()}
-        self.waited += time.perf_counter() - start
-        images, unread = {}, {row: iter(x) for row, x in found.items() if not isinstance(x, str)}
-        for crop, rows in job.crops.items():  # in the order in which every row's own crops stand
+    def _submit(self, pool: ThreadPoolExecutor, job: Job) -> _Pending:
+        futures = {}
+        for row, crops in job.by_row().items():
+            futures[row] = pool.submit(self._read, job.split, row, crops)
+        return _Pending(job, futures)
+
+    def _collect(self, pending: _Pending) -> Read:
+        started = time.perf_counter()
+        results = {row: _images_or_reason(future) for row, future in pending.futures.items()}
+        self.waited += time.perf_counter() - started
+        problems = []
+        unused = {}  # row -> its crops that have not found their place yet
+        for row, result in results.items():
+            if isinstance(result, str):
+                problems.append((row, result))
+            else:
+                unused[row] = iter(result)
+        images = {}
+        # A row's crops come in the job's order, so the next unused one is always the right one.
+        for crop, rows in pending.job.crops.items():
             images[crop] = self._empty(len(rows))
             for slot, row in enumerate(rows):
-                images[crop][slot] = next(unread[row]) if row in unread else 0
-        return Read(job, images, [(row, why) for row, why in found.items() if isinstance(why, str)])
+                images[crop][slot] = next(unused[row]) if row in unused else 0
+        return Read(pending.job, images, problems)
 
     def _empty(self, n: int) -> Tensor:
-        """Space for n images, laid out as Pillow gives them (channels last), so that filling it is a plain copy."""
+        """Space for n images.
+
+        It is laid out as Pillow gives them (channels last), so that filling it is a plain copy.
+        """
         return torch.empty(
             (n, *self._shape),
             dtype=torch.uint8,
@@ -115,21 +160,22 @@ class Loader:
         )
 
 
-def _result(future: Future) -> Sequence[Tensor] | str:
-    """The crops, or in a few words why there are none. A decoder may raise anything on a bad file."""
+def _images_or_reason(future: Future[Sequence[Tensor]]) -> Sequence[Tensor] | str:
+    """The crops of an image, or in a few words why there are none."""
     try:
         return future.result()
     except MemoryError:
         raise
     except FileNotFoundError:
         return "there is no such file"
-    except Exception as error:
+    except Exception as error:  # a decoder may raise anything on a bad file
         return " ".join(f"{type(error).__name__}: {error}".split())[:120]
 
 
 def default_workers() -> int:
     """As many threads as cores that this process may use, at least 2."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
-    )
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 2
     return max(2, cores)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from cliad.cache import prompts
 from cliad.cache.encoders.base import EncoderError, is_out_of_memory
 from cliad.cache.extract.batch_size import default_batch
@@ -13,124 +15,168 @@ from cliad.cache.extract.choices import Log
 from cliad.cache.extract.filling import ExtractionStats, Progress, run_extraction
 from cliad.cache.extract.job import Extraction
 from cliad.cache.file.layout import CacheError, TextSet, part_of, recipe_id
-from cliad.cache.file.read import open_cache
-from cliad.cache.file.write import add_text, create
+from cliad.cache.file.read import FeatureCache, open_cache
+from cliad.cache.file.write import add_text, create, lock_cache
 
 SHOWN = 10  # unreadable images named in the closing lines
 
 
 @dataclass(frozen=True)
-class _Run:
-    """An extraction with its prompts and where messages go."""
+class PreparedExtraction:
+    """An extraction with its prompts, and where messages go."""
 
     job: Extraction
     texts: prompts.Prompts
-    key: str
-    pre_projection: bool
-    workers: int
+    prompt_key: str  # the name under which the file keeps the prompts
+    text_pre_projection: bool  # whether texts are also kept before their projection
+    workers: int  # threads that read images
     log: Log
     progress: Callable[[Progress], None]
 
     def text_set(self) -> TextSet:
         """The prompt set with its features (n_template, n_class, dim)."""
-        network = self.job.encoder
-        features = self.texts.embed(lambda lines: network.encode_texts(lines).cpu().numpy())
-        keep = self.pre_projection and network.text_projects
-        before = (
-            self.texts.embed(
-                lambda lines: network.encode_texts(lines, pre_projection=True).cpu().numpy()
-            )
-            if keep
-            else None
-        )
-        labels = list(self.texts.labels)
-        names = list(self.texts.classnames)
+        encoder = self.job.encoder
+        pre_projection = None
+        if self.text_pre_projection and encoder.text_projects:
+            pre_projection = self._embed_texts(pre_projection=True)
         return TextSet(
-            self.key,
-            features,
-            labels,
-            names,
-            self.text_recipe,
-            network.encoder_id,
-            network.logit_scale,
-            before,
+            name=self.prompt_key,
+            features=self._embed_texts(pre_projection=False),
+            templates=list(self.texts.labels),
+            classnames=list(self.texts.classnames),
+            recipe=self.text_recipe,
+            encoder_id=encoder.encoder_id,
+            logit_scale=encoder.logit_scale,
+            pre_projection=pre_projection,
         )
+
+    def _embed_texts(self, *, pre_projection: bool) -> np.ndarray:
+        def encode(lines: list[str]) -> np.ndarray:
+            rows = self.job.encoder.encode_texts(lines, pre_projection=pre_projection)
+            return rows.cpu().numpy()
+
+        return self.texts.embed(encode)
 
     @property
     def text_recipe(self) -> dict:
+        """All that decides the text features: the text id is its hash."""
         return {**self.texts.recipe, "encoder": dict(self.job.encoder.text_recipe)}
 
-
-def _is_whole(path: Path, run: _Run) -> bool:
-    """Whether a finished file has the prompt set too; needs no right to write."""
-    cache = open_cache(path, run.key, any_prompts=True)
-    if run.key not in cache.prompt_sets or cache.text_id != recipe_id(run.text_recipe):
-        return False
-    run.log(f"{path} is whole; nothing to do (--force extracts it anew)")
-    return True
+    def has_prompts(self, cache: FeatureCache) -> bool:
+        """Whether a cache, opened with the prompts of this key, has just these."""
+        is_named = self.prompt_key in cache.prompt_sets
+        return is_named and cache.text_id == recipe_id(self.text_recipe)
 
 
-def _add_prompts(path: Path, run: _Run) -> Path:
-    add_text(path, run.text_set())
-    run.log(f"added prompts '{run.key}' to {path}")
+def ensure_cache(
+    path: Path, prepared: PreparedExtraction, *, batch: int | None = None, force: bool = False
+) -> Path:
+    """The cache at `path`: as it is where it is complete, else with the prompts added, or made.
+
+    Args:
+        path: the name of the complete file.
+        prepared: what the file is to hold.
+        batch: images per encoder call; None: see `default_batch`.
+        force: make it anew even if it is there.
+    Raises:
+        CacheError: the cache cannot be read or written.
+        EncoderError: the device's memory does not hold a batch, or features are not finite.
+    """
+    # Looked at before the lock is taken too: a complete cache needs no right to write.
+    if path.exists() and not force and _is_complete(path, prepared):
+        return path
+    with lock_cache(path, prepared.log):
+        if force or not path.exists():
+            _make(path, prepared, batch, force)
+        elif not _is_complete(path, prepared):
+            add_text(path, prepared.text_set())
+            prepared.log(f"added prompts '{prepared.prompt_key}' to {path}")
     return path
 
 
-def _make(path: Path, run: _Run, batch: int | None, force: bool) -> Path:
-    size = batch or default_batch(run.job)
-    while True:
-        _prepare(path, run, size, force)
-        size = open_cache(part_of(path)).batch
-        _announce(path, run, size)
+def _is_complete(path: Path, prepared: PreparedExtraction) -> bool:
+    """Whether a finished file has the prompt set, too."""
+    cache = open_cache(path, prepared.prompt_key, any_prompts=True)
+    is_complete = prepared.has_prompts(cache)
+    if is_complete:
+        prepared.log(f"{path} is complete; nothing to do (--force extracts it anew)")
+    return is_complete
+
+
+def _make(path: Path, prepared: PreparedExtraction, batch: int | None, force: bool) -> None:
+    """Make the cache; where memory does not hold a batch of our own choice, with half of it."""
+    size = batch or default_batch(prepared.job)
+    stats = None
+    while stats is None:
+        _prepare_part(path, prepared, size, force)
+        size = open_cache(part_of(path)).batch  # a resumed file keeps its own
+        _announce(path, prepared, size)
         try:
-            done = run_extraction(path, run.job, workers=run.workers, progress=run.progress)
-            break
+            stats = run_extraction(
+                path, prepared.job, workers=prepared.workers, progress=prepared.progress
+            )
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             if size == 1 or batch:
                 raise EncoderError(
-                    f"the device's memory does not hold {size} images at a time; give --batch {max(1, size // 2)} --force"
+                    f"the device's memory does not hold {size} images at a time; "
+                    f"give --batch {max(1, size // 2)} --force"
                 ) from None
-            size, force = size // 2, True
-            run.log(f"out of memory; starting anew with {size} images at a time")
-    _close(path, done, run.log)
-    return path
+            size //= 2
+            force = True
+            prepared.log(f"out of memory; starting anew with {size} images at a time")
+    _report(path, stats, prepared.log)
 
 
-def _prepare(path: Path, run: _Run, batch: int, force: bool) -> None:
-    """See to it that `path`.part is there: resumed where one is sound and of these prompts, else made."""
-    part = part_of(path)
-    if part.exists() and not force:
-        try:
-            cache = open_cache(part, any_prompts=True)
-            if cache.prompt_sets == [run.key] and cache.text_id == recipe_id(run.text_recipe):
-                return run.log(f"resuming {part.name}")
-            run.log(f"{part.name} was begun with other prompts; starting anew")
-        except CacheError:
-            run.log(f"{part.name} is damaged; starting anew")
-    create(path, run.job.header(batch), run.job.splits, [run.text_set()])
+def _prepare_part(path: Path, prepared: PreparedExtraction, batch: int, force: bool) -> None:
+    """Make sure that `path`.part is there: resumed where it can be, else made."""
+    if force or not _can_resume(part_of(path), prepared):
+        job = prepared.job
+        create(path, job.header(batch), job.splits, [prepared.text_set()])
 
 
-def _announce(path: Path, run: _Run, batch: int) -> None:
-    images = sum(len(rows) for rows in run.job.listing.splits.values())
-    size, encoder = run.job.nbytes, run.job.encoder
-    kept = ", ".join(
-        [*run.job.parts, *(f"{views.n_view} {name}" for name, views in run.job.view_sets.items())]
+def _can_resume(part: Path, prepared: PreparedExtraction) -> bool:
+    """Whether an unfinished file can be read and is of these prompts and no others."""
+    if not part.exists():
+        return False
+    try:
+        cache = open_cache(part, any_prompts=True)
+    except CacheError:
+        prepared.log(f"{part.name} is damaged; starting anew")
+        return False
+    can_resume = len(cache.prompt_sets) == 1 and prepared.has_prompts(cache)
+    if can_resume:
+        prepared.log(f"resuming {part.name}")
+    else:
+        prepared.log(f"{part.name} was begun with other prompts; starting anew")
+    return can_resume
+
+
+def _announce(path: Path, prepared: PreparedExtraction, batch: int) -> None:
+    job = prepared.job
+    encoder = job.encoder
+    n_image = sum(len(rows) for rows in job.listing.splits.values())
+    prepared.log(
+        f"{job.dataset}: {n_image:,} images, "
+        f"{encoder.name} on {encoder.device} ({encoder.precision}), "
+        f"{batch} at a time, {prepared.workers} readers"
     )
-    run.log(
-        f"{run.job.dataset}: {images:,} images, {encoder.name} on {encoder.device} ({encoder.precision}), {batch} at a time, {run.workers} readers"
-    )
-    run.log(f"storing {kept}: {size / 1e6:,.1f} MB in {path.parent}")
+    stored = list(job.parts)
+    for name, views in job.view_sets.items():
+        stored.append(f"{views.n_view} {name}")
+    prepared.log(f"storing {', '.join(stored)}: {job.nbytes / 1e6:,.1f} MB in {path.parent}")
 
 
-def _close(path: Path, done: ExtractionStats, log: Log) -> None:
-    seconds = max(done.seconds, 1e-9)
+def _report(path: Path, stats: ExtractionStats, log: Log) -> None:
+    seconds = max(stats.seconds, 1e-9)
     log(
-        f"{done.images:,} images in {seconds:.1f} s: {done.images / seconds:.0f} a second, {done.waited / seconds:.0%} of the time waiting for images"
+        f"{stats.images:,} images in {seconds:.1f} s: {stats.images / seconds:.0f} a second, "
+        f"{stats.waited / seconds:.0%} of the time waiting for images"
     )
-    for name, why in done.unreadable[:SHOWN]:
-        log(f"unreadable: {name} ({why})")
-    if len(done.unreadable) > SHOWN:
-        log(f"and {len(done.unreadable) - SHOWN} more unreadable images; `cliad info` lists them")
+    for name, reason in stats.unreadable[:SHOWN]:
+        log(f"unreadable: {name} ({reason})")
+    n_more = len(stats.unreadable) - SHOWN
+    if n_more > 0:
+        log(f"and {n_more} more unreadable images; `cliad info` lists them")
     log(f"wrote {path}")

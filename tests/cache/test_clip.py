@@ -14,7 +14,7 @@ from open_clip.transformer import QuickGELU
 from PIL import Image
 from safetensors.torch import load_file
 
-from cliad.cache.encoders import clip, weights
+from cliad.cache.encoders import clip, network, weights
 from cliad.cache.encoders.base import Encoder, EncoderError, choose_device
 from cliad.cache.extract.choices import EncoderChoice
 
@@ -59,12 +59,12 @@ def test_the_activation_follows_the_tag(published):
 def test_every_published_quickgelu_tag_is_asked_for_with_quickgelu(monkeypatch):
     asked = {}
     monkeypatch.setattr(
-        weights,
+        network,
         "_create",
         lambda model, tag, force_quick_gelu=False: asked.update({(model, tag): force_quick_gelu}),
     )
     for model, tag in open_clip.list_pretrained():
-        weights._build(model, tag, None)
+        network.build_network(model, tag, None)
         assert asked[model, tag] == bool(open_clip.get_pretrained_cfg(model, tag).get("quick_gelu"))
     assert (
         asked["ViT-B-32", "openai"]
@@ -75,7 +75,7 @@ def test_every_published_quickgelu_tag_is_asked_for_with_quickgelu(monkeypatch):
 
 def test_a_mismatch_that_open_clip_only_warns_of_is_an_error(published):
     with pytest.raises(EncoderError, match="QuickGELU mismatch"):
-        weights._create("toy-clip", "quick", force_quick_gelu=False)
+        network._create("toy-clip", "quick", force_quick_gelu=False)
 
 
 def test_a_file_must_be_told_its_activation_where_both_exist(published):

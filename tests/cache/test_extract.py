@@ -371,7 +371,7 @@ def test_memory_that_does_not_hold_a_batch_starts_anew_with_half(
 
 def test_a_whole_cache_needs_no_right_to_write(toy, photos, tmp_path, monkeypatch):
     path = run(toy, tmp_path, photos)
-    monkeypatch.setattr("cliad.pipelines.extract.lock_cache", None)
+    monkeypatch.setattr("cliad.cache.extract.run.lock_cache", None)
     assert run(toy, tmp_path, photos) == path
 
 

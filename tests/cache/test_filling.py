@@ -13,6 +13,7 @@ from cliad.cache.datasets.base import Listing
 from cliad.cache.encoders.base import Encoder, EncoderError
 from cliad.cache.extract.filling import run_extraction
 from cliad.cache.extract.job import Extraction
+from cliad.cache.extract.reading import PLAIN, Crop
 from cliad.cache.file.check import problems
 from cliad.cache.file.layout import DONE, TextSet, file_list_hash, recipe_id
 from cliad.cache.file.read import open_cache
@@ -205,7 +206,8 @@ def test_jobs_hold_at_most_so_many_images_plain_view_first(monkeypatch, at_once,
     jobs = list(job.jobs([("train", 2, 4)]))
     assert [len(part.crops) for part in jobs] == groups
     crops = [crop for part in jobs for crop in part.crops]
-    assert crops == [("", 0), ("crop-0.5-1", 0), ("crop-0.5-1", 1), ("crop-0.5-1", 2), ("flip", 0)]
+    views = [Crop("crop-0.5-1", 0), Crop("crop-0.5-1", 1), Crop("crop-0.5-1", 2), Crop("flip", 0)]
+    assert crops == [PLAIN, *views]
     assert [part.last for part in jobs] == [False] * (len(groups) - 1) + [True]
     assert {(part.split, part.start, part.stop) for part in jobs} == {("train", 2, 4)}
     assert all(part.rows == [2, 3] for part in jobs)
