@@ -32,7 +32,7 @@ def ablations(study: Study) -> str:
     parts = []
     for block in study.blocks:
         for reference in study.leading(block):
-            names = [name for name, _ in reference.setting]
+            names = list(reference.values)
             parts += [_curves(study, block, reference, name) for name in names]
             for row_name, column_name in combinations(names, 2):
                 heat_map = _heat_map(study, block, reference, row_name, column_name)
@@ -52,10 +52,13 @@ def _family(study: Study, block: Block, reference: Method, names: Sequence[str])
 
 
 def _differ_only(method: Method, reference: Method, names: Sequence[str]) -> bool:
+    # A method that lacks a hyper-parameter of the reference is a stranger to it.
     if method.values.keys() != reference.values.keys():
         return False
-    others = method.values.keys() - set(names)
-    return all(method.values[name] == reference.values[name] for name in others)
+    for name, value in method.setting:
+        if name not in names and value != reference.values[name]:
+            return False
+    return True
 
 
 def _curves(study: Study, block: Block, reference: Method, name: str) -> str:
@@ -70,7 +73,7 @@ def _curves(study: Study, block: Block, reference: Method, name: str) -> str:
         for n in study.shots(family.block):
             cells = [study.cell(family.block, dataset, method, n) for method in methods]
             lines[show_shots(n)] = _line(cells)
-        if any(any(line) for line in lines.values()):
+        if any(map(any, lines.values())):
             chart = series(
                 [show(method.values[name]) for method in methods],
                 lines,
@@ -79,14 +82,15 @@ def _curves(study: Study, block: Block, reference: Method, name: str) -> str:
                 y_title="accuracy (%)",
             )
             panels.append(figure(title, chart))
-    names = [show_shots(n) for n in study.shots(family.block)]
+    names = list(map(show_shots, study.shots(family.block)))
     return panel_group(_curves_title(family, name), names, panels)
 
 
 def _line(cells: Sequence[Summary | None]) -> list[Measure | None]:
     """The points of a line; none where there is but one, which no line can join."""
-    measures = [measure_of(cell) for cell in cells]
-    if sum(measure is not None for measure in measures) > 1:
+    measures = list(map(measure_of, cells))
+    n_empty = measures.count(None)
+    if len(measures) - n_empty > 1:
         return measures
     return [None] * len(measures)
 
@@ -109,12 +113,14 @@ def _heat_map(
     columns = _values(family, column_name)
     if len(rows) < 2 or len(columns) < 2:
         return ""
+    # The most shots: there, methods differ least by chance.
     shots = study.shots(family.block)[-1]
     cells: dict[tuple[object, object], Summary | None] = {}
     for method in family.methods:
-        place = method.values[row_name], method.values[column_name]
+        place = (method.values[row_name], method.values[column_name])
         cells[place] = study.average(family.block, method, shots)
     means = [cell.mean for cell in cells.values() if cell is not None]
+    # One cell alone has nothing to be darker than.
     if len(means) < 2:
         return ""
     low = min(means)
@@ -125,7 +131,7 @@ def _heat_map(
         line += [_shaded(cells.get((row, column)), low, high) for column in columns]
         lines.append(line)
     heads = [f"{escape(row_name)} ↓ {escape(column_name)} →"]
-    heads += [escape(show(column)) for column in columns]
+    heads += map(escape, map(show, columns))
     title = escape(f"{row_name} and {column_name} of {family.reference.head}")
     below = _heat_map_words(study, family, shots)
     return f"<h3>{title}<small> {below}</small></h3>" + html_table(heads, lines, kind="heatmap")

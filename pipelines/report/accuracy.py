@@ -43,7 +43,7 @@ def titled_datasets(study: Study, block: Block) -> dict[str, str | None]:
     titles: dict[str, str | None] = {}
     if len(datasets) > 1:
         titles[f"Average over {len(datasets)} data sets"] = None
-    titles.update((dataset, dataset) for dataset in datasets)
+    titles.update(zip(datasets, datasets, strict=True))
     return titles
 
 
@@ -56,10 +56,12 @@ def _chart(
     # The label 0 stands before all numbers of shots.
     lines[ZERO_SHOT.label] = [_level(zero_shot)] * (len(shots) + 1)
     for name, method in zip(distinct_names(methods), methods, strict=True):
-        measures = [measure_of(study.cell(block, dataset, method, n)) for n in shots]
-        lines[name] = [None, *measures]
+        cells = study.line(block, dataset, method, shots)
+        # No head was trained on 0 shots.
+        lines[name] = [None, *map(measure_of, cells)]
     trained = list(lines.values())[1:]
-    if not any(any(line) for line in trained):
+    # Zero-shot alone makes no chart.
+    if not any(map(any, trained)):
         return ""
     return series(
         ["0", *map(str, shots)],

@@ -69,6 +69,7 @@ def _families(study: Study, word: str) -> list[list[Block]]:
     """The blocks of a study, those together that differ in `word` alone."""
     families: dict[Block, list[Block]] = defaultdict(list)
     for block in study.blocks:
+        # Blocks that are equal but for `word` become one key.
         without_word = replace(block, **{word: ""})
         families[without_word].append(block)
     return list(families.values())
@@ -79,8 +80,9 @@ def _datasets(study: Study, blocks: Sequence[Block]) -> Sequence[str | None]:
     names: set[str] = set()
     for block in blocks:
         names.update(study.datasets(block))
-    everywhere = all(len(study.datasets(block)) == len(names) for block in blocks)
-    if len(names) > 1 and everywhere:
+    # `names` holds those of every block, so the smallest block has them all only if each has.
+    fewest = min(len(study.datasets(block)) for block in blocks)
+    if len(names) > 1 and fewest == len(names):
         return [None, *sorted(names)]
     return sorted(names)
 
@@ -94,7 +96,7 @@ def _table(study: Study, word: str, blocks: Sequence[Block], dataset: str | None
     for method in _shared(study, blocks, dataset):
         cells = {}
         for block in blocks:
-            cells[block] = [study.cell(block, dataset, method, n) for n in columns]
+            cells[block] = study.line(block, dataset, method, columns)
         lines += _lines(method.label, method.selected_on, word, cells)
     where = dataset or f"average over {len(study.datasets(blocks[0]))} data sets"
     title = f"Accuracy by {COLUMNS[word]}: {where} ({_shared_words(blocks[0], word)})"
@@ -103,7 +105,8 @@ def _table(study: Study, word: str, blocks: Sequence[Block], dataset: str | None
 
 def _shared_words(block: Block, word: str) -> str:
     """What the blocks of a table have in common: all but `word`."""
-    names = [name for name in ("encoder", "prompts", "protocol") if name != word]
+    names = ["encoder", "prompts", "protocol"]
+    names.remove(word)
     parts = [f"{name} {getattr(block, name)}" for name in names]
     if block.source:
         parts.append(f"trained on {block.source}")
@@ -116,6 +119,7 @@ def _zero_shot_lines(
     cells: dict[Block, Cells] = {}
     for block in blocks:
         accuracy = study.zero_shot(block, dataset)
+        # Zero-shot draws no images, so it is the same for each seed and number of shots.
         level = None if accuracy is None else Summary(accuracy, None, None, 1)
         cells[block] = [level] * n_column
     return _lines(ZERO_SHOT.head, "–", word, cells)
@@ -145,10 +149,11 @@ def _shared(study: Study, blocks: Sequence[Block], dataset: str | None) -> list[
         for method in study.methods(block):
             if method.head != ZERO_SHOT.head and _has_cells(study, block, dataset, method):
                 n_block[method] += 1
+    # A setting that one block alone has would compare settings, not blocks.
     several = [method for method, count in n_block.items() if count > 1]
     several.sort(key=lambda method: (-n_block[method], method.distance, method.sort_key()))
     return first_of_each_head(several)
 
 
 def _has_cells(study: Study, block: Block, dataset: str | None, method: Method) -> bool:
-    return any(study.cell(block, dataset, method, n) for n in study.shots(block))
+    return any(study.line(block, dataset, method, study.shots(block)))

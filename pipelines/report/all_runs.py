@@ -39,12 +39,13 @@ FILTER = (
 
 def all_runs(study: Study) -> str:
     """Every row; the page's script sorts and filters it."""
-    lines = []
-    for row in study.rows:
-        line = [escape(_cell(study, row, column)) for column in COLUMNS]
-        lines.append(line)
+    lines = [_line(study, row) for row in study.rows]
     table = html_table(list(COLUMNS), lines, n_name=5, kind="rows")
     return section("rows", "All runs", FILTER, table)
+
+
+def _line(study: Study, row: Mapping) -> list[str]:
+    return [escape(_cell(study, row, column)) for column in COLUMNS]
 
 
 def _cell(study: Study, row: Mapping, column: str) -> str:
@@ -67,22 +68,28 @@ def training_time(study: Study) -> str:
 
     A run that is scored on other data sets too counts once.
     """
+    # A row with a source is of a head that was trained for a row without one.
     runs = [row for row in study.rows if not row["source"]]
     means = _mean_seconds(runs)
     if not means:
         return ""
     shots = sorted({n for _, n in means})
+    # All times may be 0 on a clock of low resolution.
     longest = max(means.values()) or 1
     lines = []
     for head in dict.fromkeys(head for head, _ in means):
         line = [escape(head)]
         line += [_bar(means.get((head, n)), longest) for n in shots]
         lines.append(line)
-    total = sum(row.get("train_seconds") or 0 for row in runs)
-    devices = sorted({str(row.get("device", "?")) for row in runs})
+    total = 0.0
+    devices = set()
+    for row in runs:
+        # Rows that other tools wrote may lack both.
+        total += row.get("train_seconds") or 0
+        devices.add(str(row.get("device", "?")))
     note = (
         "<p>Mean training time of a run; a run of a group has the group's time divided by its runs."
-        f" All {len(runs)} runs: {_duration(total)} on {escape(', '.join(devices))}.</p>"
+        f" All {len(runs)} runs: {_duration(total)} on {escape(', '.join(sorted(devices)))}.</p>"
     )
     return section("time", "Time", note, html_table(["head", *map(show_shots, shots)], lines))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +22,8 @@ BEST_LEAD = (
     " test accuracy in points, mean ± half its 95 % interval, over the same seeds and the same"
     " images. Where the interval includes zero, these seeds do not show which of the two is better."
 )
-# From so many seeds on, the interval is narrow enough to need no warning.
+# From so many seeds on, the interval is narrow enough to need no warning: half of it is 0.7
+# standard deviations (t quantile 2.26 over the root of 10).
 ENOUGH_SEEDS = 10
 
 
@@ -82,13 +83,16 @@ def compare_best(study: Study, block: Block, dataset: str | None, shots: int) ->
     for method in study.leading(block):
         cell = study.cell(block, dataset, method, shots)
         if method.head != ZERO_SHOT.head and cell is not None:
+            # A head that was selected in two ways stands here twice.
             means[method] = cell.mean
     if not means:
         return None
+    # Zero-shot takes part without runs of its own: every row bears its accuracy.
     zero_shot = study.zero_shot(block, dataset)
     if zero_shot is not None:
         means[ZERO_SHOT] = zero_shot
     best = max(means, key=lambda method: means[method])
+    # Another setting of the best head, or way of selecting, does not count as the next head.
     others = [method for method in means if method.head != best.head]
     if not others:
         return None
@@ -130,6 +134,7 @@ def _gain(ours: Sequence[Accuracies], theirs: Sequence[Accuracies]) -> Summary |
     None where a draw of one is missing in the other, or a row lacks its accuracy. That all data
     sets have the same seeds is known here: without them a method has no average.
     """
+    # Without the same draws, luck of the draw would count as a gain.
     for our_draws, their_draws in zip(ours, theirs, strict=True):
         if our_draws.keys() != their_draws.keys():
             return None
@@ -174,12 +179,12 @@ def comparison_tables(study: Study) -> dict[Block, ComparisonTable]:
 
 def _table(study: Study, block: Block) -> ComparisonTable:
     datasets = study.datasets(block)
-    titles: dict[str, str | None] = {name: name for name in datasets}
+    titles: dict[str, str | None] = dict(zip(datasets, datasets, strict=True))
     if len(datasets) > 1:
         titles[f"Average over {len(datasets)} data sets"] = None
     table = {}
-    for title, dataset in titles.items():
-        line = [compare_best(study, block, dataset, n) for n in study.shots(block)]
+    for title, name in titles.items():
+        line = [compare_best(study, block, name, n) for n in study.shots(block)]
         if any(line):
             table[title] = line
     return table
@@ -188,22 +193,23 @@ def _table(study: Study, block: Block) -> ComparisonTable:
 def caution(tables: Mapping[Block, ComparisonTable]) -> str:
     """What the intervals cannot say."""
     text = "The two were picked by these very numbers, which flatters the best one a little"
-    if any(len(table) > 1 for table in tables.values()):
+    if max(map(len, tables.values()), default=0) > 1:
         text += "; intervals are over seeds, not over data sets"
     text += "."
-    counts = [gain.n for gain in _gains(tables.values())]
+    counts = list(_seed_counts(tables.values()))
     if counts and min(counts) < ENOUGH_SEEDS:
         width = _width(min(counts))
         text += f" Few seeds make a wide interval: {width}, with {ENOUGH_SEEDS} it would be 0.7."
     return text
 
 
-def _gains(tables: Iterable[ComparisonTable]) -> Iterable[Summary]:
+def _seed_counts(tables: Iterable[ComparisonTable]) -> Iterator[int]:
+    """How many seeds each gain is over."""
     for table in tables:
         for line in table.values():
             for comparison in line:
                 if comparison is not None and comparison.gain is not None:
-                    yield comparison.gain
+                    yield comparison.gain.n
 
 
 def _width(n_seed: int) -> str:

@@ -20,7 +20,7 @@ from cliad.pipelines.report.elements import (
 from cliad.pipelines.report.methods import ZERO_SHOT, Method, show_shots
 from cliad.pipelines.report.study import Block, Study
 
-N_BIN = 15
+N_BIN = 15  # as in `reliability` of adapters/core/metrics.py, which fills the bins of a row
 FEWEST_IMAGES = 5  # of a bin that is shown
 NOTE = (
     "<p>How often a prediction is right, against how sure the head was: 15 bins of confidence over"
@@ -89,6 +89,7 @@ def _block_panels(study: Study, block: Block) -> str:
 
 def _methods(study: Study, block: Block) -> list[Method]:
     """Zero-shot last, so that all others have the colour of their curve of accuracy."""
+    # False sorts before True, and the sort is stable.
     return sorted(study.leading(block), key=lambda method: method.head == ZERO_SHOT.head)
 
 
@@ -100,8 +101,9 @@ def _points(rows: Sequence[Mapping]) -> list[tuple[float, float]]:
             # A confidence of 1 belongs to the last bin.
             number = min(int(confidence * N_BIN), N_BIN - 1)
             bins[number].add(n_image, confidence, right)
-    filled = [bins[number] for number in sorted(bins)]
-    return [one.point for one in filled if one.n_image >= FEWEST_IMAGES]
+    numbers = sorted(bins)
+    # The accuracy of a few images is chance.
+    return [bins[n].point for n in numbers if bins[n].n_image >= FEWEST_IMAGES]
 
 
 def _errors(rows: Sequence[Mapping]) -> list[str]:

@@ -45,7 +45,7 @@ text{font:13px system-ui,sans-serif;fill:#333}
 ALONE_WIDTH = 760
 ALONE_HEIGHT = 440
 LEGEND_LINE = 24  # pixels
-# Of a chart inside a page.
+# Of a chart inside a page, in its own units: the page shows it as wide as its panel.
 WIDTH = 480
 HEIGHT = 320
 # The page has so many colours: the first is for the line that all others are compared with.
@@ -75,6 +75,7 @@ def curves(
         level_name, accuracy = level
         text = f"{100 * accuracy:.1f}"
         ends = [Point(0, 100 * accuracy, text), Point(len(order) - 1, 100 * accuracy, text)]
+        # First, so that it has the first colour and lies below all others.
         names.insert(0, level_name)
         drawn.insert(0, ends)
     shown = []
@@ -104,11 +105,13 @@ def _alone(title: str, names: Sequence[str], shown: Sequence[Curve], x_axis: Axi
     low = min(10 * math.floor(min(values) / 10), high - 10)
     y_axis = Axis("accuracy (%)", _ticks(low, high), low, high)
     svg = picture(ALONE_WIDTH, ALONE_HEIGHT, title)
+    # Without its name space, a file is not taken for a picture; inside a page, HTML knows it.
     svg.set("xmlns", "http://www.w3.org/2000/svg")
     SubElement(svg, "style").text = ALONE
     paper = {"width": f"{ALONE_WIDTH}", "height": f"{ALONE_HEIGHT}", "fill": "#fff"}
     SubElement(svg, "rect", paper)
     draw_text(svg, ALONE_WIDTH / 2, 28, title).set("class", "heading")
+    # The plot takes what the title, the labels of x and the legend leave.
     legend_height = LEGEND_LINE * math.ceil(len(names) / 2)
     height = ALONE_HEIGHT - 45 - 70 - legend_height
     plot = Plot(left=65, top=45, width=670, height=height, x_axis=x_axis, y_axis=y_axis)
@@ -160,6 +163,7 @@ def series(
     low, high = _span(min(ends), max(ends))
     shown = []
     for number, (label, line) in enumerate(lines.items()):
+        # A line goes past labels where it has no measure.
         points = []
         for x, measure in enumerate(line):
             if measure is not None:
@@ -174,6 +178,7 @@ def series(
 
 def _with_interval(x: int, measure: Measure) -> Point:
     tooltip = f"{measure.value:.4g}"
+    # One seed has no interval, and neither have equal seeds.
     if measure.low == measure.high:
         return Point(x, measure.value, tooltip)
     return Point(x, measure.value, tooltip, measure.low, measure.high)
@@ -190,6 +195,7 @@ def scatter(
 
     The first colour is that of the line x = y, which is dashed.
     """
+    # A head that is as right as it is sure lies on this line.
     diagonal = [Point(0, 0, ""), Point(100, 100, "")]
     shown = [Curve(diagonal, css_class(0, dashed=True))]
     for number, line in enumerate(lines.values(), 1):
@@ -206,6 +212,7 @@ def css_class(number: int, *, dashed: bool = False) -> str:
     """
     colour = number
     if number >= N_COLOUR:
+        # Never 0 again: a second grey line would look like the reference.
         colour = 1 + (number - 1) % (N_COLOUR - 1)
     return f"color-{colour} dashed" if dashed else f"color-{colour}"
 
@@ -227,6 +234,7 @@ def _even_axis(title: str, labels: Sequence[str]) -> Axis:
 def _span(low: float, high: float) -> tuple[float, float]:
     """Round ends around all values."""
     step = _step(low, high, (1, 2, 5, 10, 20, 50))
+    # The axis is at least one step long, also where all values are equal.
     first = step * math.floor(low / step)
     last = step * math.ceil(high / step)
     return first, max(last, first + step)

@@ -90,6 +90,7 @@ def with_distinct_names(rows: Sequence[dict]) -> list[dict]:
         fingerprints[row["dataset"], block_of(row)].add(row["fingerprint"])
     distinct = []
     for row in rows:
+        # Averaged with each other, two caches would count as more seeds of one data set.
         name = row["dataset"]
         if len(fingerprints[name, block_of(row)]) > 1:
             name = f"{name} ({row['fingerprint']})"

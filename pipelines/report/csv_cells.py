@@ -32,6 +32,7 @@ def as_csv(study: Study) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for block in study.blocks:
+        # Tables by data set hold the same cells again.
         for table in by_shots(study, block):
             writer.writerows(_lines(block, table))
     return out.getvalue()

@@ -37,17 +37,19 @@ def html_table(
         kind: a class for the style sheet.
     """
     head = "".join(f'<th scope="col">{text}</th>' for text in heads)
-    rows = [_row(line) for line in lines]
+    rows = "".join(map(_row, lines))
     classes = [f"names{n_name}"]
     if kind:
         classes.append(kind)
+    # On paper, which does not scroll, such a table is printed smaller.
     if len(heads) > MOST_COLUMNS:
         classes.append("wide")
     title = f"<caption>{caption}</caption>" if caption else ""
     table = (
         f'<table class="{" ".join(classes)}">{title}<thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table>"
+        f"<tbody>{rows}</tbody></table>"
     )
+    # With tabindex, the arrow keys scroll it too.
     return f'<div class="scroll" tabindex="0">{table}</div>'
 
 

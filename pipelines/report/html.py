@@ -21,6 +21,7 @@ from cliad.pipelines.report.tables import TABLE_LEGEND, Table, block_tables
 
 MOST_NAMES = 4  # of data sets in the title
 MOST_LINES = 60  # of tables that are shown unfolded
+# Formats of one cell by its mark.
 MARKED_CELL = {"best": "<b>{}</b>", "tie": f"≈{NO_BREAK}{{}}", "": "{}"}
 
 
@@ -37,6 +38,7 @@ def page(study: Study) -> str:
         reproduce(study),
         all_runs(study),
     ]
+    # Both stand in the page itself, so that it can be sent as one file.
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
     title = escape(_title(study))
@@ -61,6 +63,7 @@ def page(study: Study) -> str:
 
 
 def _title(study: Study) -> str:
+    # Of heads that were scored on other data sets, the one they were trained on.
     datasets = sorted({row["source"] or row["dataset"] for row in study.rows})
     names = ", ".join(datasets[:MOST_NAMES])
     if len(datasets) > MOST_NAMES:
@@ -79,7 +82,7 @@ def _block_tables(study: Study, block: Block) -> str:
     n_line = sum(len(table.lines) for table in tables)
     tag = "<details open>" if n_line <= MOST_LINES else "<details>"
     count = "1 table" if len(tables) == 1 else f"{len(tables)} tables"
-    body = "".join(_method_table(table) for table in tables)
+    body = "".join(map(_method_table, tables))
     return f"{tag}<summary>{escape(str(block))}: {count}</summary>{body}</details>"
 
 

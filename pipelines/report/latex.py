@@ -35,9 +35,10 @@ def latex(study: Study) -> str:
     """All tables; needs \\usepackage{booktabs}."""
     parts = ["% needs \\usepackage{booktabs}"]
     for note in notes_of(study):
+        # A name with a line break would end the comment.
         one_line = " ".join(note.split())
         parts.append(f"% {one_line}")
-    parts += [_table(table) for table in tables(study)]
+    parts += map(_table, tables(study))
     return "\n\n".join(parts) + "\n"
 
 
@@ -46,7 +47,8 @@ def _escape(text: str) -> str:
 
 
 def _table(table: Table) -> str:
-    columns = [_escape(name) for name in table.columns]
+    columns = list(map(_escape, table.columns))
+    # The method and how it was selected to the left, numbers to the right.
     alignment = "ll" + "r" * len(columns)
     lines = [
         r"\begin{table}[t]\centering",
@@ -59,6 +61,7 @@ def _table(table: Table) -> str:
     for number, line in enumerate(table.lines):
         cells = [_escape(line.method.label), _escape(line.method.selected_on)]
         for cell, mark in zip(line.cells, table.marks(number), strict=True):
+            # LaTeX makes a dash of two hyphens, in any encoding of the file.
             text = percent(cell, PLUS_MINUS).replace("–", "--")
             cells.append(MARKED_CELL[mark].format(text))
         lines.append(_line(cells))

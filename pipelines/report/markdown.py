@@ -17,6 +17,7 @@ from cliad.pipelines.report.notes import notes_of
 from cliad.pipelines.report.study import Study
 from cliad.pipelines.report.tables import TABLE_LEGEND, Table, percent, tables
 
+# Formats of one cell by its mark.
 MARKED_CELL = {"best": "**{}**", "tie": "≈ {}", "": "{}"}
 
 
@@ -29,12 +30,13 @@ def markdown(study: Study) -> str:
         *_best_against_next(study),
         *_across_blocks(study),
     ]
-    parts += [_method_table(table) for table in tables(study)]
+    parts += map(_method_table, tables(study))
     return "\n\n".join(parts) + "\n"
 
 
 def _escape(text: str) -> str:
     """Text that no Markdown reader takes for a column, a tag or a new line."""
+    # First of all, or it would double the backslashes of the next step.
     text = text.replace("\\", "\\\\")
     text = text.replace("|", "\\|")
     text = text.replace("<", "&lt;")
@@ -43,7 +45,8 @@ def _escape(text: str) -> str:
 
 def _table(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]], *, n_name: int) -> str:
     """A table of ready cells; the first `n_name` columns are names, all others numbers."""
-    header = [_escape(head) for head in heads]
+    header = list(map(_escape, heads))
+    # A colon at the right sets a column of numbers to the right.
     rule = ["---"] * n_name + ["---:"] * (len(heads) - n_name)
     rows = [f"| {' | '.join(cells)} |" for cells in [header, rule, *lines]]
     return "\n".join([f"### {_escape(title)}", "", *rows])

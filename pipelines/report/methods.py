@@ -41,6 +41,7 @@ class Method:
 
     def sort_key(self) -> tuple:
         """The order of lines: heads as in HEADS, unknown ones last, then by setting."""
+        # The order of HEADS is that of families: a reader finds related heads together.
         order = len(HEADS)
         if self.head in HEADS:
             order = list(HEADS).index(self.head)
@@ -63,6 +64,7 @@ def setting_of(row: Mapping) -> dict[str, object]:
 
 def show(value: object) -> str:
     """A hyper-parameter's value as text; numbers without needless digits."""
+    # True and False are ints, too.
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return f"{value:g}"
     return str(value)
@@ -83,7 +85,9 @@ def size_of(value: object) -> tuple[int, float, str]:
     text = str(value)
     width, _, divisor = text.partition("/")
     if width == "D" and (not divisor or divisor.isdigit()):
+        # The larger the divisor, the smaller the share.
         return 1, -float(divisor or 1), ""
+    # A number that was typed as text.
     if text.isdigit():
         return 0, float(text), ""
     return 2, 0.0, text

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cliad.pipelines.report.study import Study
+from cliad.pipelines.report.study import Study, values_of
 
+# Words of which each value makes blocks of its own, and how they are called in a sentence.
 WORDS = {"protocol": "protocols", "encoder": "encoders", "prompts": "prompt sets"}
 
 
@@ -23,15 +24,16 @@ def notes_of(study: Study) -> list[str]:
             " their own, outside the average of all others."
         )
     notes += _several_blocks(study)
-    if len({row["selected_on"] for row in study.rows}) > 1:
+    if len(values_of(study.rows, "selected_on")) > 1:
         notes.append(
             "Some runs use fixed hyper-parameters, others chose them on validation images: they"
             " stand in lines of their own."
         )
-    diverged = sum(bool(row.get("diverged")) or row["top1"] is None for row in study.rows)
+    diverged = _count_diverged(study)
     if diverged:
         runs = "1 run" if diverged == 1 else f"{diverged} runs"
         notes.append(f"{runs} diverged; a cell with one of them shows no mean.")
+    # The summary shows the best setting, which only the test set tells apart from the others.
     if study.varying:
         notes.append(
             "Where a head stands with several settings, the best of them on test is chosen with"
@@ -41,11 +43,20 @@ def notes_of(study: Study) -> list[str]:
     return notes
 
 
+def _count_diverged(study: Study) -> int:
+    count = 0
+    for row in study.rows:
+        # Rows of other tools may say it in one of these ways only.
+        if row.get("diverged") or row["top1"] is None:
+            count += 1
+    return count
+
+
 def _several_blocks(study: Study) -> list[str]:
     """A note for each word of which the rows have several values."""
     notes = []
     for word, plural in WORDS.items():
-        values = sorted({row[word] for row in study.rows})
+        values = values_of(study.rows, word)
         if len(values) > 1:
             notes.append(
                 f"The rows are of {len(values)} {plural} ({', '.join(values)}): each has tables"
@@ -55,7 +66,7 @@ def _several_blocks(study: Study) -> list[str]:
 
 
 def _seed_counts(study: Study) -> str:
-    counts = sorted({len(rows) for rows in study.cells.values()})
+    counts = sorted(set(map(len, study.cells.values())))
     if counts == [1]:
         return "Each cell is one seed: there is no spread and no interval."
     if len(counts) > 1:

@@ -44,7 +44,8 @@ def report(
     """
     if form not in FORMATS:
         raise ReportError(unknown("format", form, FORMATS))
-    if out is not None and out.resolve() in [path.resolve() for path in results]:
+    # Hours of training may stand in that file.
+    if out is not None and out.resolve() in map(Path.resolve, results):
         raise ReportError(
             f"{out} holds the results that the report is of; give another file with --out FILE"
         )
@@ -94,7 +95,7 @@ def _check_row(row: dict, where: str) -> None:
     for word, is_valid in VALID.items():
         value = row.get(word)
         if not is_valid(value):
-            text = str(value)[:40]
+            text = str(value)[:40]  # a message is one short line
             raise ReportError(f"{where}: invalid {word} '{text}'; fix or delete the line")
 
 
@@ -110,6 +111,7 @@ def _is_accuracy(value: object) -> bool:
     """A fraction, or None for a run that diverged."""
     if value is None:
         return True
+    # NaN, which Python's JSON may hold, is not within any bounds.
     return isinstance(value, (int, float)) and 0 <= value <= 1
 
 
@@ -117,6 +119,7 @@ def _is_setting(value: object) -> bool:
     """A table of hyper-parameters; each is one value."""
     if not isinstance(value, dict):
         return False
+    # Values become keys of dictionaries, which lists and tables cannot be.
     return not any(isinstance(entry, (list, dict)) for entry in value.values())
 
 

@@ -9,7 +9,7 @@ from html import escape
 
 from cliad.pipelines.report.elements import html_table, section
 from cliad.pipelines.report.methods import show, size_of
-from cliad.pipelines.report.study import Block, Study, block_of
+from cliad.pipelines.report.study import Block, Study, block_of, values_of
 
 # Options of `cliad grid` and the words of a row that they stand for, beside the data sets.
 OPTIONS = {"encoder": "encoder", "prompts": "prompts", "shots": "shots", "seeds": "seed"}
@@ -36,8 +36,9 @@ def reproduce(study: Study) -> str:
 def _caches(study: Study) -> str:
     caches = set()
     for row in study.rows:
-        caches.add((row["dataset"], row["encoder"], row["prompts"], row["fingerprint"]))
-    lines = [[escape(str(word)) for word in cache] for cache in sorted(caches)]
+        fingerprint = str(row["fingerprint"])
+        caches.add((row["dataset"], row["encoder"], row["prompts"], fingerprint))
+    lines = [list(map(escape, cache)) for cache in sorted(caches)]
     heads = ["data set", "encoder", "prompts", "fingerprint"]
     return html_table(heads, lines, n_name=4, caption="Caches")
 
@@ -60,16 +61,14 @@ def _commands(study: Study, block: Block) -> Iterator[str]:
     There is one for each head, way of selecting, and set of hyper-parameters that were given.
     """
     groups: dict[tuple[str, str, tuple[str, ...]], list[dict]] = defaultdict(list)
-    for rows in _cells_of(study, block):
+    for key, rows in study.cells.items():
         for row in rows:
+            # `cliad grid` gives every head the same options, so each set of names is a command.
             given = tuple(sorted(row["hyper"]))
-            groups[row["head"], row["selected_on"], given].append(row)
+            if key.block == block:
+                groups[row["head"], row["selected_on"], given].append(row)
     for (_, _, given), rows in groups.items():
         yield shlex.join(_command(rows, given))
-
-
-def _cells_of(study: Study, block: Block) -> list[list[dict]]:
-    return [rows for key, rows in study.cells.items() if key.block == block]
 
 
 def _command(rows: Sequence[dict], given: Iterable[str]) -> list[str]:
@@ -85,7 +84,7 @@ def _command(rows: Sequence[dict], given: Iterable[str]) -> list[str]:
         parts += [f"--{option}", _listed(rows, word)]
     for name in given:
         values = sorted({row["hyper"][name] for row in rows}, key=size_of)
-        text = ",".join(show(value) for value in values)
+        text = ",".join(map(show, values))
         if name in OWN_OPTION:
             parts += [f"--{name}", text]
         else:
@@ -95,5 +94,9 @@ def _command(rows: Sequence[dict], given: Iterable[str]) -> list[str]:
 
 def _listed(rows: Iterable[dict], word: str) -> str:
     """All values of a word; a data set without the fingerprint that tells its caches apart."""
-    values = sorted({row[word] for row in rows})
-    return ",".join(str(value).split(" (")[0] for value in values)
+    names = []
+    for value in values_of(rows, word):
+        # The fingerprint stands behind the name: "pets (1a2b)".
+        name, _, _ = str(value).partition(" (")
+        names.append(name)
+    return ",".join(names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -78,8 +78,10 @@ class Study:
     def method(self, row: Mapping) -> Method:
         """The method of a row."""
         setting = setting_of(row)
-        names = [name for name in self.varying.get(row["head"], []) if name in setting]
-        return Method(row["head"], row["selected_on"], tuple((n, setting[n]) for n in names))
+        names = self.varying.get(row["head"], [])
+        # Rows that other tools wrote may lack a hyper-parameter.
+        shown = [(name, setting[name]) for name in names if name in setting]
+        return Method(row["head"], row["selected_on"], tuple(shown))
 
     @cached_property
     def cells(self) -> dict[CellKey, list[dict]]:
@@ -132,6 +134,12 @@ class Study:
         accuracies = without_none([row.get("top1") for row in rows])
         return summarise(accuracies) if accuracies else None
 
+    def line(
+        self, block: Block, dataset: str | None, method: Method, shots: Sequence[int]
+    ) -> list[Summary | None]:
+        """The cells of a method at several numbers of shots; see `cell`."""
+        return [self.cell(block, dataset, method, n) for n in shots]
+
     def average(self, block: Block, method: Method, shots: int) -> Summary | None:
         """Mean and interval of the average over all data sets of a block, taken seed by seed.
 
@@ -142,11 +150,14 @@ class Study:
             rows = self.cells.get(CellKey(block, dataset, method, shots), [])
             by_dataset.append({row["seed"]: row["top1"] for row in rows})
         seeds = by_dataset[0].keys()
-        if any(top1.keys() != seeds for top1 in by_dataset):
-            return None
+        for top1 in by_dataset:
+            # Averages over different seeds would not differ by the method alone.
+            if top1.keys() != seeds:
+                return None
         means = []
         for seed in sorted(seeds):
             accuracies = without_none([top1[seed] for top1 in by_dataset])
+            # A run that diverged has no accuracy.
             if accuracies is None:
                 return None
             means.append(statistics.fmean(accuracies))
@@ -168,6 +179,11 @@ class Study:
                     if row.get("zero_shot_top1") is not None:
                         return row["zero_shot_top1"]
         return None
+
+
+def values_of(rows: Iterable[Mapping], word: str) -> list:
+    """The different values of a word of rows, sorted."""
+    return sorted({row[word] for row in rows})
 
 
 def without_none(values: Sequence[float | None]) -> list[float] | None:

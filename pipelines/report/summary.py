@@ -60,6 +60,7 @@ def _best_methods(study: Study, block: Block) -> str:
 def _best_method(study: Study, block: Block, dataset: str, shots: int) -> str:
     """The accuracy and the name of the best method."""
     methods = study.methods(block)
+    # All settings take part, so a note warns that the best is chosen on test.
     cells = [study.cell(block, dataset, method, shots) for method in methods]
     position = best_of(cells)
     if position is None:
@@ -90,6 +91,7 @@ def _best_against_next(study: Study) -> str:
 def _comparison_cell(comparison: Comparison | None) -> str:
     if comparison is None:
         return "–"
+    # The second head on a line of its own, or the column becomes too wide.
     names = escape(comparison.names).replace(" over ", "<br>over ")
     verdict = ""
     if comparison.verdict:
@@ -99,7 +101,7 @@ def _comparison_cell(comparison: Comparison | None) -> str:
 
 def across_blocks(study: Study) -> str:
     """Heads with several encoders, or several prompt sets, side by side."""
-    tables = [_side_by_side(table) for table in side_by_side(study)]
+    tables = list(map(_side_by_side, side_by_side(study)))
     if not tables:
         return ""
     parts = tables[:MOST_TABLES]

@@ -82,6 +82,7 @@ class Plot:
 
     def y(self, value: float) -> float:
         """The pixel of a value, from the top of the picture."""
+        # Pixels count down the picture, values up.
         return self.bottom - INSET_Y - self.y_axis.share(value) * (self.height - 2 * INSET_Y)
 
     @property
@@ -103,9 +104,11 @@ def draw_axes(svg: Element, plot: Plot) -> None:
     for tick in plot.y_axis.ticks:
         y = plot.y(tick.value)
         draw_path(y_group, "guide", f"M{plot.left:.1f} {y:.1f}H{right:.1f}")
+        # Text stands on its baseline; half the height of a figure puts its middle on the rule.
         draw_text(y_group, plot.left - 5, y + 4.5, tick.label)
     x_group = SubElement(svg, "g", {"class": "axis x"})
     draw_path(x_group, "line", f"M{plot.left:.1f} {plot.bottom:.1f}H{right:.1f}")
+    # The y axis stands at the first value, a little inside the plot.
     start = plot.x(plot.x_axis.low)
     draw_path(x_group, "line", f"M{start:.1f} {plot.top:.1f}V{plot.bottom:.1f}")
     for tick in plot.x_axis.ticks:
@@ -131,9 +134,11 @@ def shortened(label: str) -> str:
 
 def draw_curves(svg: Element, plot: Plot, curves: Sequence[Curve]) -> None:
     """All lines first, then all intervals and dots, so that no line hides a dot."""
+    # Later elements of a picture lie on top of earlier ones.
     for curve in curves:
         group = _group(svg, curve)
         corners = [f"{plot.x(point.x):.1f} {plot.y(point.y):.1f}" for point in curve.points]
+        # A path of one point is nothing that a browser draws.
         if len(corners) > 1:
             draw_path(group, "line", "M" + "L".join(corners))
     for curve in curves:
@@ -142,6 +147,7 @@ def draw_curves(svg: Element, plot: Plot, curves: Sequence[Curve]) -> None:
 
 def _group(svg: Element, curve: Curve) -> Element:
     group = SubElement(svg, "g", {"class": f"series {curve.css_class}"})
+    # Attributes, since not every program that shows SVG files knows variables of CSS.
     if curve.colour:
         group.set("stroke", curve.colour)
         group.set("fill", curve.colour)
@@ -157,6 +163,7 @@ def _draw_dots(group: Element, plot: Plot, curve: Curve) -> None:
         if point.low is not None and point.high is not None:
             low = plot.y(point.low)
             high = plot.y(point.high)
+            # In a path, M begins a stroke, V and h lead up and across.
             caps = f"M{x - CAP:.1f} {low:.1f}h{2 * CAP}M{x - CAP:.1f} {high:.1f}h{2 * CAP}"
             draw_path(group, "interval", f"M{x:.1f} {low:.1f}V{high:.1f}{caps}")
         if curve.radius:

@@ -45,6 +45,7 @@ class Table:
         return [self._mark(line, column) for column in range(len(self.columns))]
 
     def _mark(self, line: int, column: int) -> Mark:
+        # Marks compare methods, so they go down a column.
         cells = [other.cells[column] for other in self.lines]
         position = best_of(cells)
         cell = cells[line]
@@ -82,15 +83,12 @@ def by_shots(study: Study, block: Block) -> Iterator[Table]:
 
 def _shots_table(study: Study, block: Block, dataset: str | None, title: str) -> Table:
     shots = study.shots(block)
-    lines = []
-    for method in study.methods(block):
-        cells = [study.cell(block, dataset, method, n) for n in shots]
-        lines.append(TableLine(method, cells))
+    methods = study.methods(block)
+    lines = [TableLine(method, study.line(block, dataset, method, shots)) for method in methods]
     name = dataset
     if name is None:
         name = f"{block.source} -> average" if block.source else "average"
-    columns = [str(n) for n in shots]
-    return Table(title, "shots", columns, _without_empty(lines), name)
+    return Table(title, "shots", list(map(str, shots)), _without_empty(lines), name)
 
 
 def by_dataset(study: Study, block: Block) -> Iterator[Table]:
@@ -107,6 +105,7 @@ def by_dataset(study: Study, block: Block) -> Iterator[Table]:
 
 
 def _without_empty(lines: Sequence[TableLine]) -> list[TableLine]:
+    # A method may have runs at other numbers of shots, or on other data sets, only.
     return [line for line in lines if any(line.cells)]
 
 
