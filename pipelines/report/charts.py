@@ -117,14 +117,19 @@ def _alone(title: str, names: Sequence[str], shown: Sequence[Curve], x_axis: Axi
     plot = Plot(left=65, top=45, width=670, height=height, x_axis=x_axis, y_axis=y_axis)
     draw_axes(svg, plot)
     draw_curves(svg, plot, shown)
+    _draw_legend(svg, plot, names, shown)
+    return ElementTree.tostring(svg, encoding="unicode")
+
+
+def _draw_legend(svg: Element, plot: Plot, names: Sequence[str], shown: Sequence[Curve]) -> None:
+    """The names of the curves below the plot, in two columns."""
     for number, (name, curve) in enumerate(zip(names, shown, strict=True)):
-        # Two columns.
+        # Left, right, then the next line.
         x = plot.left + (number % 2) * plot.width / 2
         y = plot.bottom + 70 + LEGEND_LINE * (number // 2)
         key = SubElement(svg, "g", {"class": f"series {curve.css_class}", "stroke": curve.colour})
         draw_path(key, "line", f"M{x:.1f} {y:.1f}h28")
         draw_text(svg, x + 36, y + 4.5, name)
-    return ElementTree.tostring(svg, encoding="unicode")
 
 
 @dataclass(frozen=True)

@@ -173,6 +173,8 @@ class Study:
             names = self.datasets(block)
             accuracies = without_none([self.zero_shot(block, name) for name in names])
             return statistics.fmean(accuracies) if accuracies else None
+        # Zero-shot draws no images, so any row of the data set holds the same number. Rows of other
+        # tools may lack it.
         for key, rows in self.cells.items():
             if (key.block, key.dataset) == (block, dataset):
                 for row in rows:
