@@ -12,7 +12,11 @@ from scipy.special import stdtrit
 
 @dataclass(frozen=True)
 class Summary:
-    """The mean of n values, their standard deviation, and half the width of the mean's 95 % t-interval; None where n is 1."""
+    """The mean of n values and how far it can be trusted.
+
+    std: the standard deviation of the values; None where n is 1.
+    half: half the width of the mean's 95 % t-interval; None where n is 1.
+    """
 
     mean: float
     std: float | None
@@ -20,17 +24,22 @@ class Summary:
     n: int
 
     def within(self, best: Summary) -> bool:
-        """Whether this mean lies inside the interval around the best one: a tie, as far as these seeds can tell."""
+        """Whether this mean lies inside the interval around the best one.
+
+        Such a mean is a tie, as far as these seeds can tell.
+        """
         return best.half is not None and self.mean >= best.mean - best.half
 
 
 def summarise(values: Sequence[float]) -> Summary:
     """The summary of at least one value."""
-    n, mean = len(values), statistics.fmean(values)
+    n = len(values)
+    mean = statistics.fmean(values)
     if n == 1:
         return Summary(mean, None, None, 1)
     std = statistics.stdev(values)
-    return Summary(mean, std, t_quantile(n - 1) * std / math.sqrt(n), n)
+    half = t_quantile(n - 1) * std / math.sqrt(n)
+    return Summary(mean, std, half, n)
 
 
 def t_quantile(dof: int) -> float:

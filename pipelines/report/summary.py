@@ -1,90 +1,123 @@
-"""The report page's first words: the best method of each data set, whether it is better than the next, and blocks side by side."""
+"""The page's first sections: the best method, whether it is better than the next, and blocks."""
 
 from __future__ import annotations
 
 from html import escape
 
-from cliad.pipelines.report.across import ACROSS_LEAD, ACROSS_TITLE, across
-from cliad.pipelines.report.elements import html_table, percent, section
-from cliad.pipelines.report.study import Study, best_of, show_shots
-from cliad.pipelines.report.versus import VERSUS_LEAD, VERSUS_TITLE, Versus, caution, versus_tables
+from cliad.pipelines.report.across_blocks import (
+    ACROSS_LEAD,
+    ACROSS_TITLE,
+    SideBySide,
+    side_by_side,
+)
+from cliad.pipelines.report.best_against_next import (
+    BEST_LEAD,
+    BEST_TITLE,
+    Comparison,
+    caution,
+    comparison_tables,
+)
+from cliad.pipelines.report.elements import (
+    folded,
+    html_table,
+    percent,
+    percent_interval,
+    section,
+)
+from cliad.pipelines.report.methods import show_shots
+from cliad.pipelines.report.notes import notes_of
+from cliad.pipelines.report.study import Block, Study, best_of
 
 MOST_TABLES = 4  # of encoders or prompt sets side by side; the others fold away
+LEAD = (
+    "<p>The best method for each data set and number of shots: test accuracy in %, mean ± half its"
+    " 95 % interval over seeds.</p>"
+)
 
 
 def summary(study: Study) -> str:
     """What matters first: the best method for each data set and number of shots."""
-    parts = []
-    for block in study.blocks:
-        shots, methods = study.shots(block), study.methods(block)
+    tables = [_best_methods(study, block) for block in study.blocks]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in notes_of(study))
+    note_list = f'<ul class="notes">{notes}</ul>'
+    return section("summary", "Summary", LEAD, *tables, _best_against_next(study), note_list)
+
+
+def _best_methods(study: Study, block: Block) -> str:
+    """The best method of a block: a line for each data set, a column for each number of shots."""
+    shots = study.shots(block)
+    lines = []
+    for dataset in study.datasets(block):
+        zero_shot = study.zero_shot(block, dataset)
+        level = "–" if zero_shot is None else f"{100 * zero_shot:.1f}"
+        line = [escape(dataset), level]
+        line += [_best_method(study, block, dataset, n) for n in shots]
+        lines.append(line)
+    heads = ["data set", "zero-shot", *map(show_shots, shots)]
+    return html_table(heads, lines, caption=escape(str(block)), kind="best")
+
+
+def _best_method(study: Study, block: Block, dataset: str, shots: int) -> str:
+    """The accuracy and the name of the best method."""
+    methods = study.methods(block)
+    # All settings take part, so a note warns that the best is chosen on test.
+    cells = [study.cell(block, dataset, method, shots) for method in methods]
+    position = best_of(cells)
+    if position is None:
+        return "–"
+    best = cells[position]
+    accuracy = "–" if best is None else percent_interval(best)
+    return f"<b>{accuracy}</b><br><small>{escape(methods[position].label)}</small>"
+
+
+def _best_against_next(study: Study) -> str:
+    """Whether the best head is better than the next one."""
+    comparisons = comparison_tables(study)
+    if not comparisons:
+        return ""
+    tables = []
+    for block, table in comparisons.items():
         lines = []
-        for dataset in study.datasets(block):
-            zero = study.zero_shot(block, dataset)
-            line = [escape(dataset), "–" if zero is None else f"{100 * zero:.1f}"]
-            for n in shots:
-                cells = [study.cell(block, dataset, method, n) for method in methods]
-                best = best_of(cells)
-                line.append(
-                    "–"
-                    if best is None
-                    else f"<b>{percent(cells[best], interval=True)}</b><br><small>{escape(methods[best].label)}</small>"
-                )
-            lines.append(line)
-        heads = ["data set", "zero-shot", *map(show_shots, shots)]
-        parts.append(html_table(heads, lines, caption=escape(str(block)), kind="best"))
-    notes = "".join(f"<li>{escape(note)}</li>" for note in study.notes)
-    lead = "<p>The best method for each data set and number of shots: test accuracy in %, mean ± half its 95 % interval over seeds.</p>"
-    return section(
-        "summary",
-        "Summary",
-        lead,
-        *parts,
-        _versus(study),
-        f"<ul class=notes>{notes}</ul>" if notes else "",
+        for title, line in table.items():
+            lines.append([escape(title), *map(_comparison_cell, line)])
+        heads = ["data set", *map(show_shots, study.shots(block))]
+        tables.append(html_table(heads, lines, caption=escape(str(block)), kind="versus"))
+    return (
+        f"<h3>{BEST_TITLE}</h3><p>{BEST_LEAD}</p>{''.join(tables)}"
+        f"<p><small>{caution(comparisons)}</small></p>"
     )
 
 
-def _versus(study: Study) -> str:
-    """Whether the best head is better than the next one."""
-    found = versus_tables(study)
-    if not found:
-        return ""
-    tables = []
-    for block, table in found.items():
-        lines = [[escape(title), *map(_versus_cell, line)] for title, line in table.items()]
-        heads = ["data set", *map(show_shots, study.shots(block))]
-        tables.append(html_table(heads, lines, caption=escape(str(block)), kind="versus"))
-    return f"<h3>{VERSUS_TITLE}</h3><p>{VERSUS_LEAD}</p>{''.join(tables)}<p><small>{caution(found)}</small></p>"
-
-
-def _versus_cell(one: Versus | None) -> str:
-    if one is None:
+def _comparison_cell(comparison: Comparison | None) -> str:
+    if comparison is None:
         return "–"
-    names = escape(one.names).replace(" over ", "<br>over ")
-    verdict = f"<br><em>{escape(one.verdict)}</em>" if one.verdict else ""
-    return f"<b>{one.points}</b><br><small>{names}{verdict}</small>"
+    # The second head on a line of its own, or the column becomes too wide.
+    names = escape(comparison.names).replace(" over ", "<br>over ")
+    verdict = ""
+    if comparison.verdict:
+        verdict = f"<br><em>{escape(comparison.verdict)}</em>"
+    return f"<b>{comparison.points}</b><br><small>{names}{verdict}</small>"
 
 
 def across_blocks(study: Study) -> str:
     """Heads with several encoders, or several prompt sets, side by side."""
-    parts = []
-    for found in across(study):
-        mark = lambda cell, best: f"<b>{percent(cell)}</b>" if best else percent(cell)
-        lines = [
-            [
-                escape(line.head),
-                escape(line.value),
-                escape(line.selected_on),
-                *map(mark, line.cells, line.best),
-            ]
-            for line in found.lines
-        ]
-        heads = ["head", found.column, "selected on", *map(show_shots, found.shots)]
-        parts.append(html_table(heads, lines, caption=escape(found.title), names=3))
-    shown, hidden = parts[:MOST_TABLES], parts[MOST_TABLES:]
-    rest = (
-        f"<details><summary>{len(hidden)} more</summary>{''.join(hidden)}</details>"
-        if hidden
-        else ""
-    )
-    return section("across", ACROSS_TITLE, f"<p>{ACROSS_LEAD}</p>", *shown, rest) if parts else ""
+    tables = list(map(_side_by_side, side_by_side(study)))
+    if not tables:
+        return ""
+    parts = tables[:MOST_TABLES]
+    hidden = tables[MOST_TABLES:]
+    if hidden:
+        parts.append(folded(len(hidden), "".join(hidden)))
+    return section("across", ACROSS_TITLE, f"<p>{ACROSS_LEAD}</p>", *parts)
+
+
+def _side_by_side(table: SideBySide) -> str:
+    lines = []
+    for line in table.lines:
+        cells = [escape(line.head), escape(line.value), escape(line.selected_on)]
+        for cell, is_best in zip(line.cells, line.best, strict=True):
+            text = percent(cell)
+            cells.append(f"<b>{text}</b>" if is_best else text)
+        lines.append(cells)
+    heads = ["head", table.column, "selected on", *map(show_shots, table.shots)]
+    return html_table(heads, lines, caption=escape(table.title), n_name=3)

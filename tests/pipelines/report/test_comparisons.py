@@ -6,11 +6,11 @@ import pytest
 from conftest import result_row
 from scipy import stats
 
-from cliad.pipelines.report.across import across
+from cliad.pipelines.report.across_blocks import side_by_side
+from cliad.pipelines.report.best_against_next import compare_best, comparison_tables
+from cliad.pipelines.report.clean_rows import study_of
 from cliad.pipelines.report.html import page
-from cliad.pipelines.report.study import study_of
-from cliad.pipelines.report.tables import markdown
-from cliad.pipelines.report.versus import versus, versus_tables
+from cliad.pipelines.report.markdown import markdown
 
 A, B = (0.70, 0.80, 0.75), (0.69, 0.73, 0.70)
 
@@ -27,7 +27,7 @@ def runs(head, values, seeds=None, **words):
 def only(rows, dataset="d", shots=1):
     study = study_of(rows)
     (block,) = study.blocks
-    return versus(study, block, dataset, shots)
+    return compare_best(study, block, dataset, shots)
 
 
 def test_the_best_head_is_paired_with_the_next_over_the_same_seeds():
@@ -113,7 +113,7 @@ def test_only_rows_of_one_block_are_compared(word):
     )
     names = [
         one.names
-        for table in versus_tables(study).values()
+        for table in comparison_tables(study).values()
         for line in table.values()
         for one in line
     ]
@@ -132,7 +132,7 @@ def test_over_data_sets_the_averages_are_compared_seed_by_seed():
     assert found.gain.mean == pytest.approx(
         statistics.fmean(gain)
     ) and found.gain.std == pytest.approx(statistics.stdev(gain))
-    assert "Average over 2 data sets" in next(iter(versus_tables(study_of(rows)).values()))
+    assert "Average over 2 data sets" in next(iter(comparison_tables(study_of(rows)).values()))
     assert (
         only(
             rows
@@ -155,7 +155,7 @@ def test_encoders_and_prompt_sets_stand_side_by_side(word, name):
         for row in runs("gda", [a + plus for a in A], **{word: value})
     ]
     rows += runs("clip-adapter", B, **{word: "one"})
-    (found,) = across(study_of(rows))
+    (found,) = side_by_side(study_of(rows))
     assert (
         found.title.startswith(f"Accuracy by {name}: d (")
         and found.column == name
@@ -176,7 +176,7 @@ def test_blocks_that_differ_in_more_than_one_word_stand_apart():
     rows = (
         runs("gda", A) + runs("gda", A, encoder="f", prompts="q") + runs("gda", A, protocol="tip")
     )
-    assert not list(across(study_of(rows))) and "across blocks" not in page(study_of(rows))
+    assert not list(side_by_side(study_of(rows))) and "across blocks" not in page(study_of(rows))
 
 
 def test_side_by_side_stands_one_setting_that_the_encoders_share():
@@ -186,7 +186,7 @@ def test_side_by_side_stands_one_setting_that_the_encoders_share():
         for a in alphas
         for row in runs("clip-adapter", A, encoder=e, hyper={"alpha": a})
     ]
-    (found,) = across(study_of(rows))
+    (found,) = side_by_side(study_of(rows))
     assert [line.head for line in found.lines] == ["zero-shot"] * 2 + [
         "clip-adapter, alpha 0.6"
     ] * 2
@@ -194,12 +194,12 @@ def test_side_by_side_stands_one_setting_that_the_encoders_share():
 
 def test_side_by_side_has_an_average_where_all_have_the_same_data_sets():
     rows = [row for e in "ef" for d in "ab" for row in runs("gda", A, encoder=e, dataset=d)]
-    assert [found.title.partition(": ")[2][:8] for found in across(study_of(rows))] == [
+    assert [found.title.partition(": ")[2][:8] for found in side_by_side(study_of(rows))] == [
         "average ",
         "a (promp",
         "b (promp",
     ]
-    assert len(list(across(study_of(rows + runs("gda", A, encoder="e", dataset="c"))))) == 2
+    assert len(list(side_by_side(study_of(rows + runs("gda", A, encoder="e", dataset="c"))))) == 2
 
 
 def test_many_tables_side_by_side_fold_away_after_the_average():
@@ -216,11 +216,11 @@ def test_scores_on_other_data_sets_are_compared_among_themselves():
     )
     names = {
         title: line[0].names
-        for table in versus_tables(study_of(rows)).values()
+        for table in comparison_tables(study_of(rows)).values()
         for title, line in table.items()
     }
     assert names == {"d": "gda over clip-adapter", "d -> v2": "clip-adapter over gda"}
-    found = list(across(study_of(rows + [row | {"encoder": "f"} for row in rows])))
+    found = list(side_by_side(study_of(rows + [row | {"encoder": "f"} for row in rows])))
     assert [one.title for one in found] == [
         f"Accuracy by encoder: {d} (prompts p, protocol coop{t})"
         for d, t in (("d", ""), ("d -> v2", ", trained on d"))
@@ -245,7 +245,7 @@ def test_data_sets_with_different_seeds_are_compared_each_alone_but_not_on_avera
     assert only(rows, dataset="d").gain.n == 3
     assert only(rows, dataset="e").gain.mean == pytest.approx((0.2 + 0.0 + 0.15) / 3)
     assert only(rows, dataset=None) is None
-    (table,) = versus_tables(study_of(rows)).values()
+    (table,) = comparison_tables(study_of(rows)).values()
     assert list(table) == ["d", "e"]
 
 

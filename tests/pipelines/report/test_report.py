@@ -15,9 +15,10 @@ from conftest import result_row, toy_cache
 
 from cliad.pipelines.experiments.grid import grid
 from cliad.pipelines.experiments.results_file import RowsError
+from cliad.pipelines.report.clean_rows import study_of
+from cliad.pipelines.report.notes import notes_of
 from cliad.pipelines.report.report import ReportError, read_study, report
 from cliad.pipelines.report.statistics import paired, summarise
-from cliad.pipelines.report.study import study_of
 
 EVIL = "<script>alert(1)</script>&\"'|_$%"
 
@@ -160,7 +161,7 @@ def test_rows_of_other_test_sets_stand_apart(tmp_path):
         shifted, method, 1
     ).mean == pytest.approx(0.1)
     assert study.zero_shot(plain, "d") == 0.4 and study.zero_shot(shifted, "d -> v2") == 0.05
-    assert any("A -> B: trained on A" in note for note in study.notes)
+    assert any("A -> B: trained on A" in note for note in notes_of(study))
     cells = {
         c["dataset"]: float(c["top1_mean"])
         for c in csv.DictReader(io.StringIO(report([path], form="csv")))
@@ -204,8 +205,8 @@ def test_a_diverged_run_leaves_no_mean_and_a_repeated_one_counts_once():
     assert (
         study.cell(block, "d", method, 1) is None and study.cell(block, "d", method, 2).mean == 0.3
     )
-    assert any("diverged" in note for note in study.notes) and any(
-        "repeat" in note for note in study.notes
+    assert any("diverged" in note for note in notes_of(study)) and any(
+        "repeat" in note for note in notes_of(study)
     )
 
 
@@ -291,9 +292,9 @@ def test_a_bad_file_is_one_line(tmp_path, text, error, said):
         ("head", None),
     ],
 )
-def test_a_value_that_cannot_be_is_one_line(tmp_path, word, value):
+def test_an_invalid_value_is_one_line(tmp_path, word, value):
     (tmp_path / "r.jsonl").write_text(json.dumps(result_row() | {word: value}) + "\n")
-    with pytest.raises(ReportError, match=f"row 1: {word} cannot be") as caught:
+    with pytest.raises(ReportError, match=f"row 1: invalid {word}") as caught:
         report([tmp_path / "r.jsonl"])
     assert "\n" not in str(caught.value)
 
@@ -421,3 +422,10 @@ def test_rows_sort_and_filter(browser, results, tmp_path):
         ask("return " + column.format(3))
     ) == {"linear-probe"}
     assert ask("return document.getElementById('count').textContent") == "6 of 96 runs"
+
+
+def test_one_run_is_counted_in_the_singular():
+    rows = [result_row(), result_row(), result_row(seed=2, top1=None, diverged=True)]
+    notes = notes_of(study_of(rows))
+    assert any(note.startswith("1 row repeats a run") for note in notes)
+    assert any(note.startswith("1 run diverged") for note in notes)
