@@ -97,15 +97,6 @@ def test_missing_sentences_are_counted_with_an_example(tmp_path):
         prompts.from_descriptions(file, ["cat", "eel", "owl"])
 
 
-def test_class_names_from_a_file_stand_one_a_line(tmp_path):
-    file = tmp_path / "names.txt"
-    file.write_text("sea lake\n\n  river  \n")
-    assert prompts.read_classnames(file, 2) == ["sea lake", "river"]
-    file.write_bytes(b"\xff\xfe{}")
-    with pytest.raises(prompts.PromptError, match="cannot read class names from"):
-        prompts.read_classnames(file, 2)
-
-
 def test_descriptions_may_differ_in_number(tmp_path):
     file = tmp_path / "said.json"
     file.write_text(json.dumps({"Sea_Lake": ["It is wet.", "It is blue."], "river": ["It flows."]}))

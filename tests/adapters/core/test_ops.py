@@ -257,6 +257,15 @@ def test_a_default_may_come_from_a_factory():
     assert [default_of(spec) for spec in fields(Made)] == [3, []]
 
 
+def test_a_field_without_a_default_is_named():
+    @dataclass
+    class Bare:
+        width: int
+
+    with pytest.raises(ValueError, match="width"):
+        default_of(fields(Bare)[0])
+
+
 def test_plans_cut_an_epoch_into_batches_of_nearly_equal_size():
     plan = Plan.counted(100, steps=7, batch=32, look=3)
     assert (plan.steps, plan.per_epoch, plan.batch, plan.look) == (7, 4, 25, 3)

@@ -10,7 +10,7 @@ from walking import Walker, walk
 from worlds import World
 
 from cliad.adapters.clip_adapter import ClipAdapter
-from cliad.adapters.core.batches import Batches
+from cliad.adapters.core.batches import Batches, draw_epoch
 from cliad.adapters.core.classifier import can_stack, hypers, inputs, logits_of, validation
 from cliad.adapters.core.episode import Episode, stack
 from cliad.adapters.core.fit import fit, group
@@ -61,6 +61,16 @@ def test_each_run_moves_as_torch_moves_it_alone(name, schedule, lr, decay):
     for run in range(2):
         theirs = stepped_by_torch(plan, start[run], grads[:, run], lr[run], decay[run])
         torch.testing.assert_close(ours[run], theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_an_unknown_optimiser_and_a_missing_gradient_are_named():
+    p = {"w": torch.ones(1, 2, requires_grad=True)}
+    optimiser = Optimiser(Plan(optimiser="lion"), p, {"lr": torch.tensor([0.1])}, {})
+    with pytest.raises(ValueError, match="a gradient of w, got none"):
+        optimiser.step(0)
+    p["w"].grad = torch.ones(1, 2)
+    with pytest.raises(ValueError, match="sgd, adam or adamw, got lion"):
+        optimiser.step(0)
 
 
 def test_a_parameter_may_have_a_rate_of_its_own_or_plain_steps_now_and_then():
@@ -167,6 +177,17 @@ def test_an_epoch_shows_each_item_once_in_the_order_of_the_runs_own_generator(n_
             first, second = shown(batches, 3 * epoch + step)
             assert [item[0] for item in first] == parts[0][step].tolist()
             assert [item[0] for item in second] == (5 + parts[1][step]).tolist()
+
+
+def test_an_epoch_pads_its_shorter_minibatches_with_weight_zero():
+    epoch = draw_epoch([3, 2], generators_of(7, 8), per_epoch=2, n_view=1)
+    assert epoch.position.shape == epoch.view.shape == (2, 2, 2)
+    assert epoch.weight.tolist() == [[[0.5, 0.5], [1, 0]], [[1, 0], [1, 0]]]
+    assert sorted(epoch.position[0][epoch.weight[0] > 0].tolist()) == [0, 1, 2]
+    assert sorted(epoch.position[1][epoch.weight[1] > 0].tolist()) == [0, 1]
+    assert not epoch.view.any()
+    many = draw_epoch([40, 2], generators_of(7, 8), per_epoch=2, n_view=3)
+    assert set(many.view[0].flatten().tolist()) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("n_view", [0, 3])
@@ -413,6 +434,14 @@ def test_a_head_is_given_the_features_that_it_needs():
     assert torch.equal(x, wide[episode.val_index]) and torch.equal(y, episode.val_y)
     x, _ = validation(Table(), episode)
     assert torch.equal(x, HARD.features[episode.val_index])
+
+
+def test_features_before_the_projection_that_are_missing_are_named():
+    episode = replace(HARD.episode(1), pre_projection=None)
+    with pytest.raises(ValueError, match="before the projection"):
+        inputs(Wide(), episode)
+    with pytest.raises(ValueError, match="before the projection"):
+        validation(Wide(), episode)
 
 
 @pytest.mark.parametrize("name", ["taskres", "zero-shot", "linear-probe"])

@@ -112,6 +112,17 @@ def test_a_candidate_that_is_not_a_number_does_not_win_beside_a_bad_one(head):
     assert chosen(head, PARTLY_NOTHING, WORSE, WRONG) == 2
 
 
+@BOTH_WAYS
+def test_a_candidate_of_infinite_loss_does_not_win_though_more_of_it_is_right(head):
+    infinitely_wrong_once = [9.0, 9.0, -math.inf]
+    assert chosen(head, infinitely_wrong_once, WRONG, WORSE) == 1
+
+
+@BOTH_WAYS
+def test_where_no_candidate_is_a_number_the_first_stays(head):
+    assert chosen(head, NOTHING, PARTLY_NOTHING, NOTHING) == 0
+
+
 def test_a_candidate_that_diverged_never_wins_beside_a_bad_one():
     episode = candidates(RIGHT, WRONG, WORSE)
     best, bad, worse = fit([(Lookup(choice=choice), episode) for choice in CHOICES])
