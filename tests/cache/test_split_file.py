@@ -54,5 +54,5 @@ def test_what_is_wrong_with_a_split_file_is_one_line_with_its_name(tmp_path, con
 
 
 def test_a_split_file_that_is_not_there_is_an_error_of_the_data_set(tmp_path):
-    with pytest.raises(DatasetError, match="cannot read .*gone.json: No such file"):
+    with pytest.raises(DatasetError, match=r"cannot read .*gone\.json: No such file"):
         read_split_file(tmp_path / "gone.json")
