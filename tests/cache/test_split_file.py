@@ -48,11 +48,11 @@ def test_only_splits_that_are_required_must_be_there(tmp_path):
     ],
 )
 def test_what_is_wrong_with_a_split_file_is_one_line_with_its_name(tmp_path, content, message):
-    with pytest.raises(SplitFileError, match=rf"split_zhou_Toy\.json.* {message}") as error:
+    with pytest.raises(SplitFileError, match=message) as error:
         read_split_file(written(tmp_path, content))
-    assert "\n" not in str(error.value)
+    assert "split_zhou_Toy.json" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_split_file_that_is_not_there_is_an_error_of_the_data_set(tmp_path):
-    with pytest.raises(DatasetError, match="cannot read .*gone.json: No such file"):
+    with pytest.raises(DatasetError, match=r"cannot read .*gone\.json: No such file"):
         read_split_file(tmp_path / "gone.json")
