@@ -68,9 +68,9 @@ def thumbnail(image: Image.Image) -> str:
     scale = THUMBNAIL / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     # Enlarged pixels stay sharp: a digit of 8 pixels shall look like its pixels.
-    way = Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.NEAREST
+    resampling = Image.Resampling.BICUBIC if scale < 1 else Image.Resampling.NEAREST
     out = io.BytesIO()
-    image.resize(size, way).save(out, "PNG")
+    image.resize(size, resampling).save(out, "PNG")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 

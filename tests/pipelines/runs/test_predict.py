@@ -1,4 +1,4 @@
-"""`cliad predict`: what was trained, on image files, and on what is none."""
+"""`cliad predict`: a trained head on image files, and on files that are not images."""
 
 import csv
 import io
@@ -79,7 +79,7 @@ def test_a_bad_image_is_named_and_stops_nothing(used, tmp_path):
     )
 
 
-def test_200_spoiled_image_files_are_told_and_stop_nothing(used, tmp_path):
+def test_200_spoiled_image_files_are_reported_and_stop_nothing(used, tmp_path):
     whole, image = {}, Image.radial_gradient("L").convert("RGB").resize((48, 40))
     for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp"):
         image.save(tmp_path / f"whole.{kind}")
@@ -196,8 +196,9 @@ def test_a_run_folder_cannot_name_a_file_to_load(used, tmp_path, change, message
     about = json.loads((run / "run.json").read_text())
     about["image_recipe"]["encoder"] |= change
     (run / "run.json").write_text(json.dumps(about))
-    with pytest.raises(PredictError, match=message):
-        load(run).encoder()
+    for pretrained in (None, ""):
+        with pytest.raises(PredictError, match=message):
+            load(run).encoder(pretrained=pretrained)
 
 
 def test_latest_is_the_newest_run(used, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The run folder: all that a run needs to travel, and what damaged or hostile ones get."""
+"""The run folder: all that a run needs elsewhere; damaged and hostile ones are refused."""
 
 import json
 import random
@@ -107,7 +107,7 @@ def refused(run):
         ({"logit_scale": None}, "logit_scale"),
     ],
 )
-def test_a_run_json_that_cannot_be_is_one_line(copy, values, said):
+def test_an_invalid_run_json_is_one_line(copy, values, said):
     change(copy, **values)
     assert said in refused(copy)
 
@@ -126,7 +126,7 @@ def test_a_run_json_that_cannot_be_is_one_line(copy, values, said):
         "{'a': 1}",
     ],
 )
-def test_a_run_json_that_is_none_is_one_line(copy, text):
+def test_a_file_that_is_not_a_run_json_is_one_line(copy, text):
     (copy / "run.json").write_bytes(text.encode("latin1"))
     refused(copy)
 

@@ -374,7 +374,7 @@ def test_what_is_too_large_is_refused(port):
         (png(0, 0), "image/png", 415),
     ],
 )
-def test_what_is_no_image_is_a_sentence(port, body, kind, status):
+def test_what_is_not_an_image_is_refused_with_a_sentence(port, body, kind, status):
     refused(port, status, "/api/classify", body, content_type=kind)
 
 
@@ -402,9 +402,7 @@ def test_a_taken_port_is_one_line(used, port):
         serve(used.run, port=port, caches=used.caches, pretrained=str(used.weights))
 
 
-def test_the_command_names_its_address_and_ends_at_once_when_the_run_is_none(
-    monkeypatch, capsys, tmp_path
-):
+def test_the_command_ends_at_once_where_there_is_no_run(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["cliad", "serve"])
     with pytest.raises(SystemExit) as ended:
