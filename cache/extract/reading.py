@@ -142,9 +142,10 @@ class Loader:
         images = {}
         # A row's crops come in the job's order, so the next unused one is always the right one.
         for crop, rows in pending.job.crops.items():
-            images[crop] = self._empty(len(rows))
+            of_crop = self._empty(len(rows))
             for slot, row in enumerate(rows):
-                images[crop][slot] = next(unused[row]) if row in unused else 0
+                of_crop[slot] = next(unused[row]) if row in unused else 0
+            images[crop] = of_crop
         return Read(pending.job, images, problems)
 
     def _empty(self, n: int) -> Tensor:

@@ -88,6 +88,17 @@ def test_a_file_must_be_told_its_activation_where_both_exist(published):
     assert len(ids) == 2
 
 
+def test_a_published_file_is_known_by_the_hash_in_its_name(published, monkeypatch):
+    digest = hashlib.sha256(Path(published).read_bytes()).hexdigest()
+    tags = {
+        "quick": {"url": f"https://example.org/toy-{digest[:8]}.pt", "quick_gelu": True},
+        "plain": {"url": "https://example.org/toy-00000000.pt"},
+    }
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "toy-clip", tags)
+    encoder = clip.load("toy-clip", published, device=CPU)
+    assert encoder.image_recipe["activation"] == "QuickGELU"
+
+
 def test_it_is_an_encoder_with_raw_features(file):
     encoder = clip.load("toy-clip", file, device=CPU)
     assert (
