@@ -2,15 +2,15 @@
 
 The functions behind the commands, and every head as a scikit-learn classifier:
 
-    cliad.extract("dtd", data="DIR")               -> Path of the cache file
-    cliad.open_cache(path)                         -> FeatureCache: .split("test").rows() (n, dim), .text, .classnames, .fingerprint
-    cliad.train(dataset="dtd", shots=4, hyper={"alpha": 0.2})      -> (Result, FeatureCache)
-    cliad.save(result, cache, "runs/mine")         -> Path of the run folder
-    cliad.grid(words={"alpha": "0:1:0.2"}, out="results.jsonl")    -> the rows of a whole grid, resumed
-    cliad.load("runs/mine").predict(["photo.jpg"]) -> iterator of Prediction
-    cliad.ClipAdapterClassifier(alpha=0.2).fit(x, y, text=text)    -> a scikit-learn classifier
+    cliad.extract("dtd", data="DIR")       -> Path of the cache file
+    cliad.open_cache(path)                 -> FeatureCache: .split("test").rows() (n, dim), .text
+    cliad.train(dataset="dtd", shots=4, hyper={"alpha": 0.2})     -> (Result, FeatureCache)
+    cliad.save(result, cache, "runs/mine") -> Path of the run folder
+    cliad.grid(words={"alpha": "0:1:0.2"}, out="results.jsonl")   -> a whole grid, resumed
+    cliad.load("runs/mine").predict(["photo.jpg"])                -> iterator of Prediction
+    cliad.ClipAdapterClassifier(alpha=0.2).fit(x, y, text=text)   -> a scikit-learn classifier
 
-What is asked for is imported then: `import cliad` alone brings neither torch nor scikit-learn.
+Each name is imported when it is first used: `import cliad` brings neither torch nor scikit-learn.
 """
 
 import importlib
@@ -64,7 +64,8 @@ def __getattr__(name: str) -> Any:
     """A public name, from its module (PEP 562)."""
     if name not in _HOME and not name.endswith("Classifier") and name != "CLASSIFIERS":
         raise AttributeError(
-            f"module 'cliad' has no attribute '{name}'; it has {', '.join(_HOME)} and a Classifier per head"
+            f"module 'cliad' has no attribute '{name}';"
+            f" it has {', '.join(_HOME)} and a Classifier per head"
         )
     module = importlib.import_module(_HOME.get(name, _CLASSIFIERS))
     try:

@@ -20,6 +20,7 @@ def read_classnames(file: Path, n_class: int | None = None) -> list[str]:
     Args:
         file: UTF-8 text, with or without a byte order mark.
         n_class: how many names there must be; None: any number.
+
     Raises:
         ClassnamesError: the file cannot be read, has an empty line or another number of names.
     """

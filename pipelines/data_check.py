@@ -71,6 +71,7 @@ def data_check(
         split: "field" or "official".
         quick: look only whether images are there, do not open them.
         progress: is called with the number of images opened so far, and in all.
+
     Raises:
         DatasetError: there is no data set of that name.
     """

@@ -65,8 +65,10 @@ def extract(
         log: takes lines for the user.
         progress: takes the state after every batch.
         fetching: takes the state of a download.
+
     Returns:
         The path of the complete cache file.
+
     Raises:
         DatasetError, DownloadError, EncoderError, PromptError, ViewError, DrawError, CacheError:
             one line that says what to do.

@@ -22,6 +22,7 @@ def info(path: Path, prompts: str | None = None) -> dict:
     Args:
         path: a cache, or the `.part` of one.
         prompts: the prompt set whose ids are the file's own; all sets are listed either way.
+
     Raises:
         CacheError: the file, or one of its prompt sets, cannot be opened.
     """

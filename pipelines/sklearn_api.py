@@ -92,8 +92,10 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
                 length (the linear probe).
             y: (n,) labels of any kind that can be sorted.
             text, classnames: as the constructor's, before which they take precedence.
+
         Returns:
             self, with `classes_` (n_class,), sorted, and `n_features_in_`.
+
         Raises:
             ValueError: invalid features, labels or text; HeadError, which is a ValueError, for an
                 invalid hyper-parameter.

@@ -378,6 +378,7 @@ def test_each_option_works_as_the_page_on_data_sets_writes_it(option, place, mon
     shard_folder(place)
     sentences = {"banded": ["It has bands."], "dotted": ["It has dots."]}
     (place / "FILE.json").write_text(json.dumps(sentences))
+    (place / "FILE").write_text("banded cloth\ndotted cloth\n")  # class names
     dataset = "" if option.startswith("--dataset") else "--dataset dtd"
     views = "--views 1" if option.startswith("--views-") else ""
     run_command(f"cliad extract {dataset} {views} {option}", monkeypatch)

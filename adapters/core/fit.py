@@ -60,6 +60,7 @@ def fit(runs: Sequence[Run], *, validate: bool = False) -> list[Classifier]:
         runs: (head, episode) pairs with equal `group_key`; the heads may differ in `vary` fields,
             the episodes in all but their feature matrix and text.
         validate: a plan with keep "best" may look at the validation items.
+
     Raises:
         ValueError: the runs are not of one group.
         HeadError: the episode lacks what the head needs.

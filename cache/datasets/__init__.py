@@ -56,6 +56,7 @@ def find_dataset(name: str) -> Dataset:
     Args:
         name: a name of DATASETS or OTHER_NAMES (case and dashes do not matter), or a user's own
             images as `folder:PATH`, `csv:FILE` or `wds:PATTERN`.
+
     Raises:
         DatasetError: there is none; the message lists all and suggests the nearest.
     """

@@ -133,6 +133,7 @@ def find_folder(data: Path | None, names: Sequence[str], inside: Sequence[str]) 
         names: names of the data set's folder, the usual one first; case, dashes and underscores
             do not matter.
         inside: where images may lie in it, the usual place first.
+
     Raises:
         DatasetMissing: no data folder, or nothing in it that fits; says what was looked for.
     """
@@ -261,6 +262,7 @@ def open_image(source: Path | IO[bytes], formats: Sequence[str] | None = None) -
     Args:
         source: a file's path, or its bytes as a stream.
         formats: Pillow's names of the formats allowed; None: all that it knows.
+
     Raises:
         Exception: whatever Pillow raises on a file that is missing, truncated, or not an image.
     """

@@ -56,8 +56,10 @@ def download(
         name: the data set.
         data: the folder that holds the data sets; by default $CLIAD_DATA, else the user's data
             folder.
+
     Returns:
         The folder that holds the data sets.
+
     Raises:
         DatasetError: there is no such data set.
         DownloadError: nothing of it can be fetched, or a file could not be fetched or unpacked.

@@ -259,6 +259,7 @@ def load(
         quick_gelu: the activation of a weights file; a tag knows its own.
         squeeze: resize to the model's square without keeping proportions, as CoOp's code does.
         half: compute in half precision where that is safe (CUDA).
+
     Raises:
         EncoderError: no such model or tag, no weights, or an activation that must be given.
     """

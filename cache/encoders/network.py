@@ -39,6 +39,7 @@ def build_network(model: str, pretrained: str, quick_gelu: bool | None) -> Netwo
         model: the architecture, or a model that brings its own weights.
         pretrained: a tag, a weights file, or "".
         quick_gelu: the activation of a weights file, where it is known.
+
     Raises:
         EncoderError: no weights, those of another model, or an unknown activation.
     """

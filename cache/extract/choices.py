@@ -45,6 +45,7 @@ class EncoderChoice:
             half: compute in half precision where that is safe.
             fetch: whether weights may be fetched.
             log: takes a line before a download.
+
         Raises:
             EncoderError: there is no such encoder, or its weights are missing.
         """

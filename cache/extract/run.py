@@ -78,6 +78,7 @@ def ensure_cache(
         prepared: what the file is to hold.
         batch: images per encoder call; None: see `default_batch`.
         force: make it anew even if it is there.
+
     Raises:
         CacheError: the cache cannot be read or written.
         EncoderError: the device's memory does not hold a batch, or features are not finite.

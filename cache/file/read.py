@@ -226,6 +226,7 @@ def open_cache(
         path: the file.
         prompts: the prompt set to use; by default "default", or the only one there is.
         any_prompts: use another prompt set where that one is missing.
+
     Raises:
         CacheError: the file is missing, not HDF5, truncated, of another schema or changed, it has
             no such prompts, or text and images are of different encoders.

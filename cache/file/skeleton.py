@@ -130,6 +130,7 @@ def add_to_file(
         arrays: the data sets to add.
         attributes: the attributes to add, to the file or to its groups.
         cache: the cache file that it will become, for messages.
+
     Raises:
         CacheError: it does not fit on the disk.
         OSError: the file cannot be written.

@@ -168,6 +168,7 @@ class Writer:
             arrays: "features", "tokens", ... (n, ...), and "views/<name>" (n_view, k, dim), the
                 views of those k of the n rows that have views.
             status: (n,) DONE or UNREADABLE.
+
         Raises:
             ValueError: not at the start of a batch, or arrays are missing or unknown.
             CacheError: the disk is full, or the file cannot be written.

@@ -72,6 +72,7 @@ def read_clip_retrieval(folder: Path, labels: str | None = None) -> ImportedFeat
 
     Args:
         labels: the column with the classes, or "folder"; None: the first that is known.
+
     Raises:
         CacheError: missing or unequal shards, labels that are not classes, no pyarrow.
     """

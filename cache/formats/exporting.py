@@ -38,6 +38,7 @@ def export_cache(
         out: the file to write, for npy+parquet a folder.
         prompts: the prompt set whose text is written.
         force: replace what is there; a folder with other things than an export never is.
+
     Raises:
         CacheError: unknown format, rows still to do, `out` is there already and not `force`, or
             cannot be written; nothing is left behind.

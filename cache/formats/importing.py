@@ -62,6 +62,7 @@ def import_features(
         prompts: name of the prompt set; a new name adds one to a cache of the same features.
         force: write anew what is there; its other prompt sets are lost.
         log: gets a message when another process holds the file.
+
     Raises:
         CacheError, ClassnamesError, SplitFileError: anything that does not fit; nothing was
             written.

@@ -53,6 +53,7 @@ def with_split_file(
 
     Args:
         without_paths: splits whose rows are not those of the file.
+
     Raises:
         SplitFileError: see `read_split_file`.
         CacheError: its counts or labels are not those of the features.
@@ -89,6 +90,7 @@ def label_classes(features: ImportedFeatures, names: Sequence[str] | None) -> La
 
     Args:
         names: in the order of the features' labels; None: the source's own, else "class 0", ...
+
     Raises:
         CacheError: too few names, names in another order than the source's own, or text of
             another number of classes.
@@ -186,6 +188,7 @@ def multiplier(classes: Classes, scale: float | None, scale_is: str | None) -> f
 
     Args:
         scale_is: "multiplier" or "log"; None: a multiplier, if it cannot be a logarithm.
+
     Raises:
         CacheError: it cannot be a logit scale, or may be a logarithm and nobody says.
     """

@@ -137,6 +137,7 @@ def axes_of(words: Mapping[str, object], where: str = "") -> Axes:
     Args:
         words: word -> what was typed, or a list; "set" and the names of heads hold tables.
         where: the beginning of messages, such as the file that the words are from.
+
     Raises:
         AxisError: an unknown word, or something that is not a value.
     """

@@ -82,6 +82,7 @@ def base_to_new(
         folder, dataset, encoder, prompts, head, hyper, shots, protocol, select, device, log: as
             `train`.
         seeds: a run for each.
+
     Raises:
         SpecError: fewer than two classes, or no text for them.
         HeadError: the head has parameters for each class, which new ones lack.
@@ -165,10 +166,8 @@ def _fit(
 ) -> tuple[list[Classifier], Timing]:
     require(spec.head, runs[0].episode)
     started = time.perf_counter()
-    if spec.select == "val":
-        fitted = fit_selected(runs, spec.given)
-    else:
-        fitted = fit_all(runs)
+    searched = spec.select == "val"
+    fitted = fit_selected(runs, spec.given) if searched else fit_all(runs)
     seconds = (time.perf_counter() - started) / len(runs)
     return fitted, Timing(seconds, len(runs), str(device))
 

@@ -134,6 +134,7 @@ def make_episodes(
         device: where the tensors go.
         needs: of {"views", "pre_projection"}, the optional arrays to load; where the cache lacks
             them the episode has None.
+
     Raises:
         CacheError: a drawn image could not be read when its features were extracted.
         DrawError: see `draw`.

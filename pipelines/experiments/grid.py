@@ -115,6 +115,7 @@ def grid(
         out: the results file; default the configuration's, else results.jsonl.
         device: auto, cpu, cuda, ...
         log, progress: called with messages, and with how far it is.
+
     Raises:
         AxisError, SpecError, HeadError, DrawError, CacheError, RowsError: what is wrong and what to
             do; rows that were done are in the file.

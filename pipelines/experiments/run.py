@@ -38,6 +38,7 @@ def run(
         specs: the runs.
         device: where heads are trained.
         largest: how many runs train at once; None: what memory allows.
+
     Raises:
         HeadError: the cache lacks what a head needs.
         DrawError: too few images for a draw.

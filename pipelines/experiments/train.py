@@ -42,9 +42,11 @@ def train(
         select: "fixed" hyper-parameters or chosen on "val"; None: the head's published way.
         device: auto, cpu, cuda, cuda:1, mps.
         log: takes messages for the user.
+
     Returns:
         The result (`.row()`: accuracies as fractions, seconds; `.classifier`) and the cache that it
         is of.
+
     Raises:
         SpecError, HeadError, DrawError, CacheError: what is wrong and what to do, in one line.
     """

@@ -113,6 +113,7 @@ def draw(
         seed: of the draw.
         protocol: a name of PROTOCOLS.
         names: class names, for messages.
+
     Raises:
         DrawError: unknown protocol, or a class with too few training images.
     """

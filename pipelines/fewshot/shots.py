@@ -16,6 +16,7 @@ def shots(
 
     Returns:
         {"train": [{"path", "label", "classname"}, ...], "val": [...]}
+
     Raises:
         SplitFileError: the split file cannot be read.
         DrawError: it has no training images, or too few of a class.

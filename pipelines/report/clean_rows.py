@@ -26,17 +26,7 @@ WORDS = (
     "top1",
 )
 # Two rows that agree in these words, and in what was set, are of the same run.
-RUN_WORDS = (
-    "dataset",
-    "encoder",
-    "prompts",
-    "head",
-    "shots",
-    "seed",
-    "protocol",
-    "selected_on",
-    "fingerprint",
-)
+RUN_WORDS = tuple(word for word in WORDS if word not in ("hyper", "top1"))
 
 
 def study_of(rows: Iterable[dict]) -> Study:

@@ -38,6 +38,7 @@ def report(
 
     Args:
         form: html, md, latex or csv.
+
     Raises:
         ReportError: no rows, an unknown form, or `out` cannot be written or is one of the results.
         RowsError: a file cannot be read.

@@ -42,8 +42,10 @@ def export_run(
         model, pretrained: that encoder, where it is not the one that run.json names; it is checked
             all the same.
         force: replace a file that is there.
+
     Returns:
         The files that were written.
+
     Raises:
         ExportError: unknown format, a head that has no such form, or `out` exists; nothing is
             written.

@@ -240,8 +240,10 @@ def predict(
         batch, workers: images per encoder call, and threads that read images (default one per
             core).
         log: is given lines on what happens.
+
     Returns:
         An iterator of predictions in the order of the images, filled as it is read.
+
     Raises:
         RunFolderError, PredictError, EncoderError: what is wrong and what to do, in one line.
     """

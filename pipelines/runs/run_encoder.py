@@ -56,6 +56,7 @@ def load_encoder(
         model, pretrained: the encoder, where it is not the one that run.json names.
         device: auto, cpu, cuda, cuda:1, mps.
         log: is given a line where weights must be fetched.
+
     Raises:
         PredictError: the weights, activation or preprocessing differ; or the run does not say
             what its encoder was.

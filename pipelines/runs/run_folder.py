@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cliad.adapters.core.classifier import Classifier
 from cliad.cache.file.read import FeatureCache
-from cliad.cache.files import replacing
+from cliad.cache.files import replacing, sha256_of
 from cliad.cache.folder import slug
 from cliad.errors import CliadError
 from cliad.pipelines.experiments.score import Result
@@ -177,11 +177,6 @@ def _width(cache: FeatureCache, parts: Sequence[str]) -> int:
             raise ValueError(f"expected a cache with {part} in its test split, found none")
         width += column.shape[-1]
     return width
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file that fits into memory."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _put_json(path: Path, value: dict) -> None:

@@ -127,10 +127,10 @@ def test_a_busy_server_is_asked_again(site, tmp_path):
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (dict(cut=0), "run the same command again"),
-        (dict(refuse=[503] * 9), "503 Service Unavailable"),
-        (dict(refuse=[403]), "answers 403 Forbidden; fetch it by hand into"),
-        (dict(url="http://127.0.0.1:9/"), "Connection refused"),
+        ({"cut": 0}, "run the same command again"),
+        ({"refuse": [503] * 9}, "503 Service Unavailable"),
+        ({"refuse": [403]}, "answers 403 Forbidden; fetch it by hand into"),
+        ({"url": "http://127.0.0.1:9/"}, "Connection refused"),
     ],
 )
 def test_what_cannot_be_had_is_one_line(site, tmp_path, spoil, message):
@@ -209,12 +209,12 @@ def test_extract_fetches_what_is_missing_unless_told_not_to(dtd_site, tmp_path):
     from cliad.pipelines.extract import extract
 
     name = toy_clip.register(tmp_path, "toy-fetch")
-    options = dict(
-        model=name,
-        pretrained=str(toy_clip.weights(tmp_path, name)),
-        cache_folder=tmp_path / "cache",
-        data=tmp_path / "data",
-    )
+    options = {
+        "model": name,
+        "pretrained": str(toy_clip.weights(tmp_path, name)),
+        "cache_folder": tmp_path / "cache",
+        "data": tmp_path / "data",
+    }
     (tmp_path / "data").mkdir()
     with pytest.raises(DatasetMissing, match="cliad data check dtd"):
         extract("dtd", fetch=False, **options)

@@ -107,7 +107,7 @@ def test_an_interrupted_extraction_resumes_to_the_same_bytes(toy, digits_cache, 
         if len(states) == 3:
             raise KeyboardInterrupt
 
-    options = dict(model=toy[0], pretrained=toy[1], cache_folder=tmp_path, dtype="float32")
+    options = {"model": toy[0], "pretrained": toy[1], "cache_folder": tmp_path, "dtype": "float32"}
     with pytest.raises(KeyboardInterrupt):
         extract("digits", progress=stop_after_three, **options)
     assert not list(tmp_path.glob("*/*.h5")) and len(list(tmp_path.glob("*/*.part"))) == 1

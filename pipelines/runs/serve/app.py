@@ -57,6 +57,7 @@ def serve(
         model, pretrained, device: the encoder, where it is not the one that run.json names, and
             where it runs.
         log: is given the address and other lines.
+
     Raises:
         ServeError: no server library, or the address is taken.
         RunFolderError, PredictError, EncoderError: the run, or its encoder.

@@ -103,6 +103,7 @@ class InferenceService:
             raw: the file.
             run: the name of a run; None: the first one.
             top: how many classes.
+
         Raises:
             ServiceError: no such run, not an image, or one that is too large.
             RunFolderError, PredictError, EncoderError: the run cannot be used.

@@ -493,9 +493,8 @@ def test_every_word_of_a_draw_is_varied(toy, tmp_path):
     words |= {"select": "fixed,val", "alpha": "1,2"}
     grid(folder=toy, words=words, out=tmp_path / "r.jsonl")
     names = ("shots", "seed", "protocol", "selected_on")
-    found = []
-    for row in rows_of(tmp_path / "r.jsonl"):
-        found.append((*(row[name] for name in names), row["hyper"]["alpha"]))
+    rows = rows_of(tmp_path / "r.jsonl")
+    found = [(*(row[name] for name in names), row["hyper"]["alpha"]) for row in rows]
     words = ((1, 2), (3, 4), ("coop", "tip"), ("fixed", "val"), (1.0, 2.0))
     assert sorted(found) == list(itertools.product(*words))
 
