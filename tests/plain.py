@@ -1,7 +1,7 @@
 """Plain PyTorch beside which the heads are trained: torch.optim and autograd in double precision.
 
 Nothing here comes from the code under test. What a run's own generator decides is drawn as
-adapters/optimise.py documents it: the first weights, then in each epoch one order of the items,
+adapters/core/batches.py documents it: the first weights, then in each epoch one order of the items,
 and with views a view for each item of a minibatch.
 """
 

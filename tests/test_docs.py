@@ -35,6 +35,17 @@ def test_every_command_has_help_an_example_and_a_place_in_the_readme():
         assert all(param.help for param in command.params if param.name != "help"), name
 
 
+def test_every_head_is_in_the_reference_and_known_to_editors():
+    """What is kept by hand beside the table of heads."""
+    root = README.parent
+    reference = (root / "docs" / "api" / "heads.md").read_text(encoding="utf-8")
+    public = (root / "__init__.py").read_text(encoding="utf-8")
+    for kind in HEADS.values():
+        assert f"::: {kind.__module__}\n" in reference, kind
+    for name in cliad.CLASSIFIERS:
+        assert f"import {name} as {name}" in public or f"{name} as {name},\n" in public, name
+
+
 def test_every_head_is_in_the_readme():
     text = README.read_text(encoding="utf-8")
     assert not [name for name in HEADS if f"`{name}`" not in text]
