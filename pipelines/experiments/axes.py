@@ -65,7 +65,7 @@ class Axes:
     own: Mapping[str, Values] = field(default_factory=dict)
     other: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, head: str) -> Values:
+    def of_head(self, head: str) -> Values:
         """The hyper-parameter axes that a head has, and their values."""
         known = {spec.name for spec in fields(HEADS[head])}
         # A head drops the axes that it lacks; a table of its own wins over the shared one.
@@ -82,7 +82,7 @@ class Axes:
         )
 
 
-def values(word: str, given) -> list[str]:
+def values(word: str, given: object) -> list[str]:
     """The values of a word: a list, a single value, or text.
 
     Text is `1,2,4`, `0:1:0.2` (with the end, in decimal) or `0:0.4:0.1,1`.
@@ -166,7 +166,7 @@ def axes_of(words: Mapping[str, object], where: str = "") -> Axes:
     return Axes(spec, hyper, own, other)
 
 
-def _table(word: str, given, where: str, known: Collection[str]) -> Values:
+def _table(word: str, given: object, where: str, known: Collection[str]) -> Values:
     """The values of a table of hyper-parameters: `[set]`, or that of a head."""
     if not isinstance(given, Mapping):
         raise AxisError(

@@ -86,9 +86,9 @@ def base_to_new(
         SpecError: fewer than two classes, or no text for them.
         HeadError: the head has parameters for each class, which new ones lack.
     """
-    made = make_head(head, hyper)
+    untrained = make_head(head, hyper)
     where = pick_device(device)
-    if made.per_class:
+    if untrained.per_class:
         raise HeadError(
             f"{head} has parameters for each of its classes and cannot serve new ones;"
             f" base-to-new takes {heads_for_new_classes()}"
@@ -103,7 +103,7 @@ def base_to_new(
     specs = [
         spec_of(
             cache,
-            made,
+            untrained,
             given=hyper,
             shots=shots,
             seed=seed,

@@ -50,8 +50,7 @@ def run(
         # All members of a group need equally much memory.
         first = specs[members[0]]
         size = largest or group_size(first.head, cache, first.shots, device)
-        for _, results in in_parts(experiment.results_of, members, size):
-            yield results
+        yield from in_parts(experiment.results_of, members, size)
 
 
 def groups(specs: Sequence[TrainSpec]) -> list[list[int]]:

@@ -192,7 +192,7 @@ def test_a_drawn_row_that_could_not_be_read_is_named(tmp_path, split):
     assert "\n" not in str(caught.value)
 
 
-def test_unreadable_rows_that_are_not_drawn_are_no_trouble(tmp_path):
+def test_unreadable_rows_that_are_not_drawn_do_not_matter(tmp_path):
     whole = World(tmp_path / "c.h5")
     drawn = draw(whole.y["train"].tolist(), whole.y["val"].tolist(), shots=2, seed=1)
     others = [row for row in range(40) if row not in drawn.train]
