@@ -32,7 +32,7 @@ from cliad.adapters.core.ops import unit
 from cliad.pipelines.fewshot.draw import rows_by_class
 
 # What a matrix of features does not hold: heads that need any of these are not classifiers here.
-NOT_IN_A_MATRIX = {"views", "pre_projection", "tokens"}
+NOT_IN_A_MATRIX = {"views", "pre_projection"}
 
 
 # Equality and repr are scikit-learn's. Parameters are keywords, so that those of a head can follow.
@@ -302,7 +302,7 @@ CLASSIFIERS: dict[str, type[HeadClassifier]] = {
 
 
 def __getattr__(name: str) -> type[HeadClassifier]:
-    """A classifier by its name (PEP 562); pickle finds the class of what it loads so, too."""
+    """A classifier by its name (PEP 562), for `import` and for pickle, which looks it up here."""
     if name in CLASSIFIERS:
         return CLASSIFIERS[name]
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -87,7 +87,7 @@ def base_to_new(
         HeadError: the head has parameters for each class, which new ones lack.
     """
     untrained = make_head(head, hyper)
-    where = pick_device(device)
+    torch_device = pick_device(device)
     if untrained.per_class:
         raise HeadError(
             f"{head} has parameters for each of its classes and cannot serve new ones;"
@@ -95,7 +95,7 @@ def base_to_new(
         )
     check_request(shots, protocol)
     cache = find_cache(CacheChoice(cache_dir(folder), dataset, encoder, prompts), log)
-    text = class_texts(cache, where)
+    text = class_texts(cache, torch_device)
     if text is None or len(cache.classnames) < 2:
         raise SpecError(
             f"base-to-new needs text features of two classes or more; {cache.dataset} lacks them"
@@ -112,7 +112,7 @@ def base_to_new(
         )
         for seed in seeds
     ]
-    return _rows(cache, text, specs, where)
+    return _rows(cache, text, specs, torch_device)
 
 
 def _rows(

@@ -118,7 +118,7 @@ def grid(
     if config:
         axes = read_config(config) | axes
     results_path = Path(out or axes.other.get("out", "results.jsonl"))
-    where = pick_device(device or axes.other.get("device", "auto"))
+    torch_device = pick_device(device or axes.other.get("device", "auto"))
     planned = list(_planned(cache_dir(folder), axes, log))
     asked = sum(len(part.rows) for part in planned)
     with open_results(results_path, log) as results:
@@ -126,10 +126,10 @@ def grid(
         # Rows of an earlier, interrupted call are not made again.
         left = [part.without(done_before) for part in planned]
         total = sum(len(part.rows) for part in left)
-        log(_plan_line(left, asked, total, results_path, where))
+        log(_plan_line(left, asked, total, results_path, torch_device))
         started = time.perf_counter()
         done = 0
-        for rows in _rows(left, where):
+        for rows in _rows(left, torch_device):
             results.append(rows)
             done += len(rows)
             rate = done / (time.perf_counter() - started)

@@ -393,7 +393,7 @@ def test_a_configuration_has_the_words_of_the_command_line(toy, tmp_path):
         ("[set]\nfinal_rellu = true", "did you mean final_relu?"),
         ("[linear-probe]\nalpha = 1", "no hyper-parameter of linear-probe 'alpha'"),
         ("alpha = [", "is not valid TOML"),
-        ("alpha = []", "alpha is a value, a list"),
+        ("alpha = []", "grid.toml: alpha is a value, a list"),
         ("set = 3", "set is a table"),
     ],
 )
