@@ -102,13 +102,7 @@ def base_to_new(
         )
     specs = [
         spec_of(
-            cache,
-            untrained,
-            given=hyper,
-            shots=shots,
-            seed=seed,
-            protocol=protocol,
-            select=select,
+            cache, untrained, given=hyper, shots=shots, seed=seed, protocol=protocol, select=select
         )
         for seed in seeds
     ]
