@@ -30,7 +30,6 @@ class LpPlusPlus(Head):
     epochs: int = hyper(300, "steps on the whole support set", 1)
 
     select: ClassVar[str] = "val"
-    optional_inputs: ClassVar[frozenset[str]] = frozenset()
 
     def plan(self, n: int, shots: float) -> Plan:
         return Plan(steps=self.epochs, optimiser="sgd", schedule="constant", keep="best")

@@ -172,7 +172,7 @@ def _scored_and_saved(
 def _hyper(named: Mapping[str, object], settings: Sequence[str]) -> dict[str, object]:
     """Hyper-parameters by name: from the options that were typed, and from `--set`, which wins.
 
-    What was not typed is left out, because a head tells its own default from the same value given.
+    What was not typed is left out: a value that is given is not searched on validation.
     """
     given = {name: value for name, value in named.items() if value is not None}
     return {**given, **_settings(settings)}

@@ -274,7 +274,7 @@ HiddenOption = Annotated[
     str | None,
     Option(help="Bottleneck width: a number, or a share of the feature width such as D/4."),
 ]
-# All heads together have 21 hyper-parameters: the common ones are options, the others are set here.
+# The heads have many hyper-parameters: the common ones are options, the others are set here.
 SetOption = Annotated[
     list[str],
     Option(

@@ -153,7 +153,7 @@ def print_run(row: Mapping[str, Any]) -> None:
     accuracy = "diverged" if row["diverged"] else percent(row["top1"])
     seconds = f"{row['train_seconds']:.2f} s"
     print_table(
-        title_of(row),
+        _title_of(row),
         ["head", "test accuracy", "training", "selected on"],
         [
             ["zero-shot", percent(row["zero_shot_top1"]), "", ""],
@@ -174,7 +174,7 @@ def print_halves(row: Mapping[str, Any]) -> None:
     zero_shot = ["zero_shot_base_top1", "zero_shot_new_top1", "zero_shot_harmonic"]
     fitted = ["base_top1", "new_top1", "harmonic"]
     print_table(
-        f"{title_of(row)}: base to new",
+        f"{_title_of(row)}: base to new",
         ["head", f"base ({row['n_base']} classes)", f"new ({row['n_new']})", "harmonic mean"],
         [
             ["zero-shot", *[percent(row[word]) for word in zero_shot]],
@@ -183,7 +183,7 @@ def print_halves(row: Mapping[str, Any]) -> None:
     )
 
 
-def title_of(row: Mapping[str, Any]) -> str:
+def _title_of(row: Mapping[str, Any]) -> str:
     """Which run a row is of."""
     return f"{row['dataset']}, {row['encoder']}, {row['shots']} shots, seed {row['seed']}"
 

@@ -44,7 +44,7 @@ def predict(
     """
     from cliad.pipelines.runs.predict import predict as run_predict
 
-    # Asked before the encoder is loaded, which takes seconds.
+    # Checked before the encoder is loaded, which takes seconds.
     if as_json and as_csv:
         raise typer.BadParameter("--json or --csv, not both")
     predictions = run_predict(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -28,10 +28,11 @@ from cliad.adapters.core.classifier import Classifier
 from cliad.adapters.core.episode import Episode, Tensors
 from cliad.adapters.core.fit import Run, fit
 from cliad.adapters.core.head import Head, default_of
+from cliad.adapters.core.ops import unit
 from cliad.pipelines.fewshot.draw import rows_by_class
 
 # What a matrix of features does not hold: heads that need any of these are not classifiers here.
-NOT_IN_A_MATRIX = {"views", "pre_projection", "tokens"}
+NOT_IN_A_MATRIX = {"views", "pre_projection"}
 
 
 # Equality and repr are scikit-learn's. Parameters are keywords, so that those of a head can follow.
@@ -91,7 +92,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             X: (n, dim) image features, finite; raw ones where the head's formula needs their
                 length (the linear probe).
             y: (n,) labels of any kind that can be sorted.
-            text, classnames: as the constructor's, before which they take precedence.
+            text, classnames: as the constructor's, over which they take precedence.
 
         Returns:
             self, with `classes_` (n_class,), sorted, and `n_features_in_`.
@@ -103,7 +104,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         # float64, so that scikit-learn checks what the user gave; heads train in float32.
         features, targets = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(targets)
-        rows = few(targets.tolist(), self.shots, int(self.seed))
+        rows = draw_rows(targets.tolist(), self.shots, int(self.seed))
         names = _class_names(targets, self.classnames if classnames is None else classnames)
         given_text = self.text if text is None else text
         class_text = None
@@ -129,7 +130,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         """All rows x (n, dim) with labels y (n,) as support, without validation."""
         n_class = len(self.classes_)
         if text is None:
-            text = class_means(x, y, n_class)[None]  # (n_template 1, n_class, dim)
+            text = mean_unit_rows(x, y, n_class)[None]  # (n_template 1, n_class, dim)
         none = torch.zeros(0, dtype=torch.long)
         return Episode(
             features=x,
@@ -148,7 +149,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         values = {}
         for spec in fields(self.head):
             value = getattr(self, spec.name)
-            # Searches give numbers as numpy's.
+            # A search of scikit-learn may set numbers of numpy, whose range a head would not check.
             values[spec.name] = value.item() if isinstance(value, np.generic) else value
         return self.head(**values)
 
@@ -192,7 +193,7 @@ def _class_names(y: np.ndarray, classnames: Sequence | None) -> np.ndarray:
     if len(np.unique(names)) != len(names) or not np.isin(labels, names).all():
         strange = [str(label) for label in labels if label not in names][:3]
         raise ValueError(
-            "classnames are to name every label of y once;"
+            "expected classnames to name every label of y once;"
             f" not named: {strange}, classnames: {[*names][:5]}"
         )
     return names
@@ -210,13 +211,13 @@ def _sorted_text(text: ArrayLike, order: np.ndarray, dim: int) -> np.ndarray:
         array = array[None]  # one template
     if array.ndim != 3 or array.shape[1:] != (n_class, dim) or not np.isfinite(array).all():
         raise ValueError(
-            f"text is to be finite, ({n_class}, {dim}) or (n_template, {n_class}, {dim}),"
+            f"expected finite text ({n_class}, {dim}) or (n_template, {n_class}, {dim}),"
             f" a row per class; got shape {array.shape}"
         )
     return np.ascontiguousarray(array[:, order])
 
 
-def few(y: Sequence, shots: int | None, seed: int) -> list[int]:
+def draw_rows(y: Sequence, shots: int | None, seed: int) -> list[int]:
     """Rows of at most `shots` items of each class; all rows for None.
 
     Classes come in order of first appearance, drawn as `cliad train` draws its support.
@@ -233,26 +234,19 @@ def few(y: Sequence, shots: int | None, seed: int) -> list[int]:
     return chosen
 
 
-def class_means(x: Tensor, y: Tensor, n_class: int) -> Tensor:
+def mean_unit_rows(x: Tensor, y: Tensor, n_class: int) -> Tensor:
     """(n_class, dim): the mean of each class's unit rows, in place of text.
 
     A class without rows has zeros.
     """
-    unit = torch.nn.functional.normalize(x, dim=-1)  # (n, dim)
-    sums = torch.zeros(n_class, x.shape[1]).index_add_(0, y, unit)
+    sums = torch.zeros(n_class, x.shape[1]).index_add_(0, y, unit(x))
     counts = torch.bincount(y, minlength=n_class).clamp(min=1)  # (n_class,)
     return sums / counts[:, None]
 
 
 def _in_double(fitted: Classifier) -> Classifier:
     """The classifier in double precision: scikit-learn's checks compare predictions of subsets."""
-    return Classifier(
-        fitted.head,
-        _doubled(fitted.p),
-        _doubled(fitted.c),
-        fitted.logit_scale,
-        fitted.diverged,
-    )
+    return replace(fitted, p=_doubled(fitted.p), c=_doubled(fitted.c))
 
 
 def _doubled(tensors: Tensors) -> Tensors:
@@ -278,7 +272,7 @@ def _make_class(head: type[Head]) -> type[HeadClassifier]:
         (spec.name, spec.type, field(default=default_of(spec), metadata=spec.metadata))
         for spec in fields(head)
     ]
-    made = make_dataclass(
+    classifier = make_dataclass(
         class_name(head),
         own,
         bases=(HeadClassifier,),
@@ -287,8 +281,8 @@ def _make_class(head: type[Head]) -> type[HeadClassifier]:
         eq=False,
         repr=False,
     )
-    made.__doc__ = _docstring(head, made)
-    return made
+    classifier.__doc__ = _docstring(head, classifier)
+    return classifier
 
 
 def _docstring(head: type[Head], classifier: type[HeadClassifier]) -> str:
@@ -308,7 +302,7 @@ CLASSIFIERS: dict[str, type[HeadClassifier]] = {
 
 
 def __getattr__(name: str) -> type[HeadClassifier]:
-    """A classifier by its name (PEP 562); pickle finds the class of what it loads so, too."""
+    """A classifier by its name (PEP 562), for `import` and for pickle, which looks it up here."""
     if name in CLASSIFIERS:
         return CLASSIFIERS[name]
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -140,7 +140,7 @@ def inputs(head: Head, episode: Episode) -> Tensor:
 
 def validation(head: Head, episode: Episode) -> tuple[Tensor, Tensor]:
     """Validation rows as `Classifier.logits` takes them, and labels (n_val,)."""
-    columns = [episode.features[episode.val_index]]
+    x, y = episode.val
     if "pre_projection" in head.needs:
-        columns.append(episode.need_pre_projection()[episode.val_index])
-    return torch.cat(columns, dim=-1), episode.val_y
+        x = torch.cat([x, episode.need_pre_projection()[episode.val_index]], dim=-1)
+    return x, y

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -148,6 +148,15 @@ def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tenso
         n_class=first.n_class,
     )
     return support, rows
+
+
+def stack_validation(episodes: Sequence[Episode], features: Tensor) -> Support:
+    """The validation items of all runs, stacked and padded as `stack` does with the support."""
+    as_support = [
+        replace(episode, index=episode.val_index, y=episode.val_y) for episode in episodes
+    ]
+    validation, _ = stack(as_support, features)
+    return validation
 
 
 def _padded(values: Sequence[Tensor], n: int) -> Tensor:

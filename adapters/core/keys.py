@@ -42,7 +42,7 @@ def slots(y: Tensor, mask: Tensor, n_class: int) -> tuple[Tensor, Tensor]:
     order = y.argsort(dim=1, stable=True)  # (n_run, n) positions in y
     sorted_y = y.gather(1, order)  # (n_run, n)
     # 3. Where each class begins in that order: the number of items in the classes before it.
-    count = torch.zeros_like(y[:, :1]).repeat(1, n_class + 1)  # (n_run, n_class + 1)
+    count = y.new_zeros(len(y), n_class + 1)
     count = count.scatter_add_(1, y, torch.ones_like(y))
     begin = count.cumsum(dim=1) - count  # (n_run, n_class + 1)
     # 4. An item's slot: its place in that order, counted from where its class begins.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cliad.adapters.core.ops import per_run
 
+MEMORY = 10  # past steps that the guess of the Hessian uses
 PATIENCE = 3  # steps
 MOST_HALVINGS = 25
 ARMIJO = 1e-4  # share of the promised descent that a step must bring (Nocedal and Wright, Eq. 3.4)
@@ -63,7 +64,6 @@ def lbfgs(
     metric: Tensor,
     *,
     steps: int,
-    memory: int = 10,
     tolerance: float = 1e-5,
 ) -> Tensor:
     """Minimise n_run smooth functions at once (Nocedal and Wright, Algorithm 7.5, backtracking).
@@ -77,7 +77,6 @@ def lbfgs(
         w: (n_run, n_class, dim), where the search starts.
         metric: (n_run, dim, dim), the first guess of the inverse Hessian of a class's weights.
         steps: the most steps.
-        memory: how many past steps the guess of the Hessian uses.
         tolerance: see above.
     """
     result = w.clone()
@@ -90,7 +89,7 @@ def lbfgs(
         direction = -_inverse_hessian_times(point.grad, pairs, metric[run])
         slope = _inner(point.grad, direction)
         new, moving = _backtrack(objective, run, point, direction, slope)
-        pairs = [*pairs[-(memory - 1) :], _Pair.between(point, new)]
+        pairs = [*pairs[-(MEMORY - 1) :], _Pair.between(point, new)]
         # along a Newton direction the quadratic model promises a descent of -slope / 2
         small = torch.where(-slope > 2 * tolerance * point.value, 0, small + 1)
         point = new

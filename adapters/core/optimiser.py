@@ -117,6 +117,8 @@ class Optimiser:
     """
 
     def __init__(self, plan: Plan, p: Tensors, h: Tensors, rates: dict[str, tuple[Tensor, int]]):
+        if plan.optimiser not in ("sgd", "adam", "adamw"):
+            raise ValueError(f"expected the optimiser sgd, adam or adamw, got {plan.optimiser}")
         self.plan = plan
         self.p = p
         self.plain: list[_Plain] = []
@@ -147,8 +149,7 @@ class Optimiser:
 
     def _fused_step(self, group: _Fused, lr: float) -> None:
         grads = [one.grad(self.p) for one in group.slices]
-        name = self.plan.optimiser
-        if name == "sgd":
+        if self.plan.optimiser == "sgd":
             sgd(
                 group.values,
                 grads,
@@ -162,9 +163,7 @@ class Optimiser:
                 maximize=False,
             )
             return
-        if name not in ("adam", "adamw"):
-            raise ValueError(f"expected the optimiser sgd, adam or adamw, got {name}")
-        kernel = adamw if name == "adamw" else adam
+        kernel = adamw if self.plan.optimiser == "adamw" else adam
         kernel(
             group.values,
             grads,

@@ -108,11 +108,11 @@ def _best_trained(
     for head, episode in runs:
         searched += [Run(candidate, episode) for candidate in _heads(head, space)]
     fitted = fit_all(searched, largest, validate=True)
-    per_run = len(fitted) // len(runs)
+    n_candidate = len(fitted) // len(runs)
     best = []
     for number, (_, episode) in enumerate(runs):
-        start = number * per_run
-        best.append(_first_best(fitted[start : start + per_run], episode))
+        start = number * n_candidate
+        best.append(_first_best(fitted[start : start + n_candidate], episode))
     return best
 
 

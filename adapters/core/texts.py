@@ -27,7 +27,7 @@ def cross_modal_plan(n: int, *, steps: int, batch: int) -> Plan:
     """The plan for n images: AdamW with a cosine, and the step that is best on validation.
 
     The warm-up of 50 steps is the released code's; it looks at validation every 100 of its 12,800
-    steps, which is too rarely for a few hundred.
+    steps, which is too seldom for the 600 here.
     """
     return Plan.counted(n, steps=steps, batch=batch, warmup=50, keep="best", look=25)
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from cliad.adapters.core.batches import Batches, Minibatch
-from cliad.adapters.core.episode import Episode, Tensors, stack
+from cliad.adapters.core.episode import Episode, Tensors, stack_validation
 from cliad.adapters.core.head import Head, Plan
 from cliad.adapters.core.ops import per_run
 from cliad.adapters.core.optimiser import Optimiser
@@ -110,13 +110,10 @@ class Best:
         self.head = head
         self.c = c
         self.h = h
-        validation = [
-            replace(episode, index=episode.val_index, y=episode.val_y) for episode in episodes
-        ]
-        support, _ = stack(validation, features)
-        self.x = support.x
-        self.y = support.y
-        self.mask = support.mask
+        validation = stack_validation(episodes, features)
+        self.x = validation.x
+        self.y = validation.y
+        self.mask = validation.mask
         self.right = features.new_full((len(episodes),), -1.0)  # less than any: the first look wins
         self.p: Tensors = {}
 

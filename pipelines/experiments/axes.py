@@ -65,7 +65,7 @@ class Axes:
     own: Mapping[str, Values] = field(default_factory=dict)
     other: Mapping[str, str] = field(default_factory=dict)
 
-    def of(self, head: str) -> Values:
+    def of_head(self, head: str) -> Values:
         """The hyper-parameter axes that a head has, and their values."""
         known = {spec.name for spec in fields(HEADS[head])}
         # A head drops the axes that it lacks; a table of its own wins over the shared one.
@@ -82,7 +82,7 @@ class Axes:
         )
 
 
-def values(word: str, given) -> list[str]:
+def values(word: str, given: object) -> list[str]:
     """The values of a word: a list, a single value, or text.
 
     Text is `1,2,4`, `0:1:0.2` (with the end, in decimal) or `0:0.4:0.1,1`.
@@ -131,12 +131,11 @@ def _decimal_text(number: Decimal) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def axes_of(words: Mapping[str, object], where: str = "") -> Axes:
+def axes_of(words: Mapping[str, object]) -> Axes:
     """Axes from words and what was typed for them; words without a value are left out.
 
     Args:
         words: word -> what was typed, or a list; "set" and the names of heads hold tables.
-        where: the beginning of messages, such as the file that the words are from.
 
     Raises:
         AxisError: an unknown word, or something that is not a value.
@@ -152,11 +151,11 @@ def axes_of(words: Mapping[str, object], where: str = "") -> Axes:
         if given is None:
             continue
         if word not in known:
-            raise AxisError(where + unknown("word", word, known))
+            raise AxisError(unknown("word", word, known))
         if word == "set":
-            hyper.update(_table(word, given, where, hyper_names()))
+            hyper.update(_table(word, given, hyper_names()))
         elif word in HEADS:
-            own[word] = _table(word, given, where, hyper_names([word]))
+            own[word] = _table(word, given, hyper_names([word]))
         elif word in OTHER_WORDS:
             other[word] = str(given)
         elif word in SPEC_WORDS:
@@ -166,16 +165,16 @@ def axes_of(words: Mapping[str, object], where: str = "") -> Axes:
     return Axes(spec, hyper, own, other)
 
 
-def _table(word: str, given, where: str, known: Collection[str]) -> Values:
+def _table(word: str, given: object, known: Collection[str]) -> Values:
     """The values of a table of hyper-parameters: `[set]`, or that of a head."""
     if not isinstance(given, Mapping):
         raise AxisError(
-            f"{where}{word} is a table: [{word}], then a line name = values for each; got {given!r}"
+            f"{word} is a table: [{word}], then a line name = values for each; got {given!r}"
         )
     what = f"hyper-parameter of {word}" if word in HEADS else "hyper-parameter"
     for name in given:
         if name not in known:
-            raise AxisError(where + unknown(what, name, known))
+            raise AxisError(unknown(what, name, known))
     return {name: values(name, typed) for name, typed in given.items()}
 
 
@@ -199,4 +198,7 @@ def read_config(path: Path) -> Axes:
         raise AxisError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise AxisError(f"{path} is not valid TOML: {error}") from None
-    return axes_of(words, where=f"{path}: ")
+    try:
+        return axes_of(words)
+    except AxisError as error:
+        raise AxisError(f"{path}: {error}") from None

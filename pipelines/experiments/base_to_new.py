@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,20 +14,20 @@ from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import Run, require
 from cliad.adapters.core.head import HeadError
 from cliad.adapters.core.metrics import metrics
-from cliad.adapters.core.select import fit_all, fit_selected
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir
 from cliad.pipelines.experiments.episode import (
     LabelledRows,
+    class_texts,
     make_episodes,
     pick_device,
     score_rows,
 )
 from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
-from cliad.pipelines.experiments.run import request_of
-from cliad.pipelines.experiments.score import Timing, is_finite, versions
+from cliad.pipelines.experiments.run import fit_timed, request_of
+from cliad.pipelines.experiments.score import is_finite, text_top1, versions
 from cliad.pipelines.experiments.spec import SpecError, TrainSpec, make_head, spec_of
-from cliad.pipelines.experiments.transfer import heads_for_new_classes, text_top1
+from cliad.pipelines.experiments.transfer import heads_for_new_classes
 from cliad.pipelines.fewshot.draw import check_request
 
 
@@ -87,33 +86,27 @@ def base_to_new(
         SpecError: fewer than two classes, or no text for them.
         HeadError: the head has parameters for each class, which new ones lack.
     """
-    made = make_head(head, hyper)
-    where = pick_device(device)
-    if made.per_class:
+    untrained = make_head(head, hyper)
+    torch_device = pick_device(device)
+    if untrained.per_class:
         raise HeadError(
             f"{head} has parameters for each of its classes and cannot serve new ones;"
             f" base-to-new takes {heads_for_new_classes()}"
         )
     check_request(shots, protocol)
     cache = find_cache(CacheChoice(cache_dir(folder), dataset, encoder, prompts), log)
-    text = cache.text
+    text = class_texts(cache, torch_device)
     if text is None or len(cache.classnames) < 2:
         raise SpecError(
             f"base-to-new needs text features of two classes or more; {cache.dataset} lacks them"
         )
     specs = [
         spec_of(
-            cache,
-            made,
-            given=hyper,
-            shots=shots,
-            seed=seed,
-            protocol=protocol,
-            select=select,
+            cache, untrained, given=hyper, shots=shots, seed=seed, protocol=protocol, select=select
         )
         for seed in seeds
     ]
-    return _rows(cache, torch.from_numpy(text).to(where), specs, where)
+    return _rows(cache, text, specs, torch_device)
 
 
 def _rows(
@@ -135,12 +128,13 @@ def _rows(
     base = Half.cut(test, text, range(n_base))
     new = Half.cut(test, text, range(n_base, n_class))
     runs = [Run(head, base_half(one.episode, n_base, base.text)) for one in drawn]
-    fitted, timing = _fit(runs, specs[0], device)
+    require(head, runs[0].episode)
+    fitted, timing = fit_timed(runs, specs[0], device)
     zero_shot_base = text_top1(base.text, cache.logit_scale, base.plain)
     zero_shot_new = text_top1(new.text, cache.logit_scale, new.plain)
     shared = {
         "task": "base-to-new",
-        "top1": None,  # never averaged with rows over all classes
+        "top1": None,
         "n_base": n_base,
         "n_new": n_class - n_base,
         "train_seconds": timing.train_seconds,
@@ -159,17 +153,6 @@ def _rows(
         scores = _score_halves(classifier, base, new)
         rows.append({**spec.json(), **scores, **shared, **of_draw})
     return rows
-
-
-def _fit(
-    runs: Sequence[Run], spec: TrainSpec, device: torch.device
-) -> tuple[list[Classifier], Timing]:
-    require(spec.head, runs[0].episode)
-    started = time.perf_counter()
-    searched = spec.select == "val"
-    fitted = fit_selected(runs, spec.given) if searched else fit_all(runs)
-    seconds = (time.perf_counter() - started) / len(runs)
-    return fitted, Timing(seconds, len(runs), str(device))
 
 
 def base_half(episode: Episode, n_base: int, text: Tensor) -> Episode:

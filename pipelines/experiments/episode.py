@@ -1,6 +1,6 @@
 """Cache -> Episode: the few-shot draw, the rows it needs as tensors, and the move to a device.
 
-This is the only module that moves tensors to a device.
+This is the only module of experiments that moves tensors to a device.
 """
 
 from __future__ import annotations
@@ -17,21 +17,17 @@ from cliad.adapters.core.episode import Episode
 from cliad.cache.encoders.base import choose_device
 from cliad.cache.file.layout import DONE, CacheError
 from cliad.cache.file.read import FeatureCache
+from cliad.cache.file.rows import Split
 from cliad.pipelines.fewshot.draw import Draw, DrawRequest, draw, index_hash
 
 
 @dataclass(frozen=True, eq=False)
 class DrawnEpisode:
-    """An episode with what a result row says of its draw.
-
-    `val_per_class` is the smallest number of validation images that a class has, `n_val` all of
-    them.
-    """
+    """An episode with what a result row says of its draw."""
 
     episode: Episode
     index_hash: str  # 16 hex digits that name the drawn images
-    val_per_class: int
-    n_val: int
+    val_per_class: int  # validation images of the class that has fewest
 
 
 class LabelledRows(NamedTuple):
@@ -70,7 +66,7 @@ def draw_of(cache: FeatureCache, request: DrawRequest) -> tuple[Draw, str]:
         names=cache.classnames,
     )
     # Paths are read from the file, so only those of drawn rows are.
-    if drawn.val_split == "train":
+    if val is None or drawn.val_split == "train":
         train_paths = _paths_by_row(train, [*drawn.train, *drawn.val])
         val_paths = {}
     else:
@@ -80,7 +76,7 @@ def draw_of(cache: FeatureCache, request: DrawRequest) -> tuple[Draw, str]:
     return drawn, index_hash(drawn, (train_labels, train_paths), val_source)
 
 
-def _paths_by_row(split, rows: Sequence[int]) -> dict[int, str]:
+def _paths_by_row(split: Split, rows: Sequence[int]) -> dict[int, str]:
     if not rows:
         return {}
     return dict(zip(rows, split.paths(rows), strict=True))
@@ -133,7 +129,7 @@ def make_episodes(
         requests: what is drawn, an episode each.
         device: where the tensors go.
         needs: of {"views", "pre_projection"}, the optional arrays to load; where the cache lacks
-            them the episode has None.
+            them the episode has None. Other words are ignored.
 
     Raises:
         CacheError: a drawn image could not be read when its features were extracted.
@@ -141,41 +137,81 @@ def make_episodes(
     """
     drawn = [draw_of(cache, request) for request in requests]
     rows = SharedRows([one for one, _ in drawn])
-    for name, members in rows.by_split.items():
-        _check_readable(cache, name, members)
-    parts = [cache.split(name).rows(members) for name, members in rows.by_split.items()]
-    # One matrix for all episodes: a grid of many draws holds each row once.
-    features = torch.from_numpy(np.concatenate(parts)).to(device)
-    text = None if cache.text is None else torch.from_numpy(cache.text).to(device)
-    views = _views(cache, rows.train, device) if "views" in needs else None
-    pre_projection = None
-    if "pre_projection" in needs:
-        pre_projection = _column(cache, rows.by_split, "pre_projection", device)
-    labels: dict[str, np.ndarray] = {
-        name: cache.split(name).y for name in ("train", "val") if name in cache.split_names
-    }
-
-    def on_device(numbers: np.ndarray) -> Tensor:
-        return torch.as_tensor(np.asarray(numbers, np.int64), device=device)
-
+    shared = _SharedTensors.load(cache, rows, device, needs)
     episodes = []
     for (one, digest), request in zip(drawn, requests, strict=True):
-        episode = Episode(
-            features=features,
-            index=on_device(rows.positions("train", one.train)),
-            y=on_device(labels["train"][one.train]),
-            val_index=on_device(rows.positions(one.val_split, one.val)),
-            val_y=on_device(labels[one.val_split][one.val]),
-            text=text,
-            logit_scale=cache.logit_scale,
-            seed=request.seed,
-            n_class=len(cache.classnames),
+        least = min(one.val_per_class.values())
+        episodes.append(DrawnEpisode(shared.episode(one, request.seed), digest, least))
+    return episodes
+
+
+@dataclass(frozen=True, eq=False)
+class _SharedTensors:
+    """What all episodes over one cache share; tensors are on the device, labels are not."""
+
+    rows: SharedRows  # what n_row counts
+    labels: Mapping[str, np.ndarray]  # of all images of a split, by its name
+    features: Tensor  # (n_row, dim)
+    views: Tensor | None  # (n_view, n_row, dim)
+    pre_projection: Tensor | None  # (n_row, dim_pre)
+    text: Tensor | None  # (n_template, n_class, dim)
+    logit_scale: float
+    n_class: int
+
+    @classmethod
+    def load(
+        cls, cache: FeatureCache, rows: SharedRows, device: torch.device, needs: Collection[str]
+    ) -> _SharedTensors:
+        """The rows from the cache's file, those of each split in one reading.
+
+        Raises:
+            CacheError: see `make_episodes`.
+        """
+        for name, members in rows.by_split.items():
+            _check_readable(cache, name, members)
+        parts = [cache.split(name).rows(members) for name, members in rows.by_split.items()]
+        views = _views(cache, rows.train, device) if "views" in needs else None
+        pre_projection = None
+        if "pre_projection" in needs:
+            pre_projection = _column(cache, rows.by_split, "pre_projection", device)
+        names = [name for name in ("train", "val") if name in cache.split_names]
+        return cls(
+            rows=rows,
+            labels={name: cache.split(name).y for name in names},
+            # One matrix for all episodes: a grid of many draws holds each row once.
+            features=torch.from_numpy(np.concatenate(parts)).to(device),
             views=views,
             pre_projection=pre_projection,
+            text=class_texts(cache, device),
+            logit_scale=cache.logit_scale,
+            n_class=len(cache.classnames),
         )
-        least = min(one.val_per_class.values())
-        episodes.append(DrawnEpisode(episode, digest, least, len(one.val)))
-    return episodes
+
+    def episode(self, drawn: Draw, seed: int) -> Episode:
+        """The episode of one draw."""
+        val_split = drawn.val_split
+        return Episode(
+            features=self.features,
+            index=self._on_device(self.rows.positions("train", drawn.train)),
+            y=self._on_device(self.labels["train"][drawn.train]),
+            val_index=self._on_device(self.rows.positions(val_split, drawn.val)),
+            val_y=self._on_device(self.labels[val_split][drawn.val]),
+            text=self.text,
+            logit_scale=self.logit_scale,
+            seed=seed,
+            n_class=self.n_class,
+            views=self.views,
+            pre_projection=self.pre_projection,
+        )
+
+    def _on_device(self, numbers: np.ndarray) -> Tensor:
+        # int64: what torch takes as an index, whatever type the file has.
+        return torch.as_tensor(np.asarray(numbers, np.int64), device=self.features.device)
+
+
+def class_texts(cache: FeatureCache, device: torch.device) -> Tensor | None:
+    """Raw class texts (n_template, n_class, dim) of a cache; None where it has none."""
+    return None if cache.text is None else torch.from_numpy(cache.text).to(device)
 
 
 def _check_readable(cache: FeatureCache, split: str, rows: np.ndarray) -> None:

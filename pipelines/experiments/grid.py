@@ -1,6 +1,6 @@
 """`cliad grid`: every combination of what was asked for, each once.
 
-Its row is in the results file as soon as it is known.
+A row is in the results file as soon as it is known.
 """
 
 from __future__ import annotations
@@ -26,13 +26,7 @@ from cliad.pipelines.experiments.memory import group_size
 from cliad.pipelines.experiments.results_file import open_results
 from cliad.pipelines.experiments.run import groups, request_of, run
 from cliad.pipelines.experiments.score import Result
-from cliad.pipelines.experiments.spec import (
-    SpecError,
-    TrainSpec,
-    make_head,
-    selects,
-    spec_of,
-)
+from cliad.pipelines.experiments.spec import SpecError, TrainSpec, make_head, selects, spec_of
 from cliad.pipelines.experiments.transfer import check_target, find_targets, transfer
 from cliad.pipelines.fewshot.draw import check_request
 
@@ -124,7 +118,7 @@ def grid(
     if config:
         axes = read_config(config) | axes
     results_path = Path(out or axes.other.get("out", "results.jsonl"))
-    where = pick_device(device or axes.other.get("device", "auto"))
+    torch_device = pick_device(device or axes.other.get("device", "auto"))
     planned = list(_planned(cache_dir(folder), axes, log))
     asked = sum(len(part.rows) for part in planned)
     with open_results(results_path, log) as results:
@@ -132,10 +126,10 @@ def grid(
         # Rows of an earlier, interrupted call are not made again.
         left = [part.without(done_before) for part in planned]
         total = sum(len(part.rows) for part in left)
-        log(_plan_line(left, asked, total, results_path, where))
+        log(_plan_line(left, asked, total, results_path, torch_device))
         started = time.perf_counter()
         done = 0
-        for rows in _rows(left, where):
+        for rows in _rows(left, torch_device):
             results.append(rows)
             done += len(rows)
             rate = done / (time.perf_counter() - started)
@@ -213,14 +207,14 @@ def _check_words(axes: Axes) -> None:
         if head not in HEADS:
             raise SpecError(unknown("head", head, HEADS))
     for name in axes.hyper:
-        if not any(name in axes.of(head) for head in heads):
+        if not any(name in axes.of_head(head) for head in heads):
             what = f"hyper-parameter of {', '.join(heads)}"
             raise SpecError(unknown(what, name, hyper_names(heads)))
 
 
 def _specs(cache: FeatureCache, axes: Axes) -> Iterator[TrainSpec]:
     """The runs over one cache, in the order in which they were asked for."""
-    ways = axes.spec.get("select", [None])
+    selections = axes.spec.get("select", [None])
     protocols = axes.spec.get("protocol", DEFAULTS["protocol"])
     all_shots = _whole_numbers("shots", axes)
     seeds = _whole_numbers("seeds", axes)
@@ -228,16 +222,16 @@ def _specs(cache: FeatureCache, axes: Axes) -> Iterator[TrainSpec]:
     for shots, protocol in itertools.product(all_shots, protocols):
         check_request(shots, protocol)
     for name in axes.spec.get("head", DEFAULTS["head"]):
-        own = axes.of(name)
+        own = axes.of_head(name)
         settings = [
             dict(zip(own, values, strict=True)) for values in itertools.product(*own.values())
         ]
-        draws = itertools.product(all_shots, seeds, protocols, ways)
-        for shots, seed, protocol, way in draws:
+        draws = itertools.product(all_shots, seeds, protocols, selections)
+        for shots, seed, protocol, select in draws:
             for given in settings:
                 head = make_head(name, given)
                 # The axis `select` is dropped for a head that has nothing to select.
-                nothing_to_select = way == "val" and not selects(head, given)
+                nothing_to_select = select == "val" and not selects(head, given)
                 yield spec_of(
                     cache,
                     head,
@@ -245,7 +239,7 @@ def _specs(cache: FeatureCache, axes: Axes) -> Iterator[TrainSpec]:
                     shots=shots,
                     seed=seed,
                     protocol=protocol,
-                    select="fixed" if nothing_to_select else way,
+                    select="fixed" if nothing_to_select else select,
                 )
 
 
@@ -303,7 +297,7 @@ def _keyed_rows(
     device: torch.device,
 ) -> list[dict]:
     """The rows of one group on every target that they are asked for on."""
-    found = []
+    keyed = []
     for target in targets:
         wanted = [result for result in results if (result.spec, target.path) in keys]
         if target is source:
@@ -313,5 +307,5 @@ def _keyed_rows(
         else:
             rows = []
         for result, row in zip(wanted, rows, strict=True):
-            found.append({**row, "key": keys[result.spec, target.path]})
-    return found
+            keyed.append({**row, "key": keys[result.spec, target.path]})
+    return keyed

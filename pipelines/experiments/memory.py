@@ -63,23 +63,22 @@ def _bytes_per_run(head: Head, cache: FeatureCache, shots: int) -> int:
 
 def in_parts(
     work: Callable[[list[int]], Done], members: Sequence[int], size: int
-) -> Iterator[tuple[list[int], Done]]:
-    """(part, work(part)) for parts of at most `size` members.
+) -> Iterator[Done]:
+    """work(part) for parts of at most `size` members, in their order.
 
-    Where memory runs out a part is done again in halves.
+    Where memory runs out, the part is done again in halves, and so are those behind it.
     """
     left = list(members)
     while left:
         part = left[:size]
         done = _unless_out_of_memory(work, part)
         if done is None:
-            # Done again in halves; parts that are finished stay finished.
             size = len(part) // 2
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
         else:
             left = left[size:]
-            yield part, done
+            yield done
 
 
 def _unless_out_of_memory(work: Callable[[list[int]], Done], part: list[int]) -> Done | None:

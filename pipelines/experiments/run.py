@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 
 from cliad.adapters.core.classifier import Classifier
 from cliad.adapters.core.fit import Run, require
-from cliad.adapters.core.select import fit_all, fit_selected
+from cliad.adapters.core.head import static_fields
+from cliad.adapters.core.select import WITHOUT_LIMIT, fit_all, fit_selected
 from cliad.cache.file.read import FeatureCache
 from cliad.pipelines.experiments.episode import (
     DrawnEpisode,
@@ -49,8 +50,7 @@ def run(
         # All members of a group need equally much memory.
         first = specs[members[0]]
         size = largest or group_size(first.head, cache, first.shots, device)
-        for _, results in in_parts(experiment.results_of, members, size):
-            yield results
+        yield from in_parts(experiment.results_of, members, size)
 
 
 def groups(specs: Sequence[TrainSpec]) -> list[list[int]]:
@@ -61,19 +61,12 @@ def groups(specs: Sequence[TrainSpec]) -> list[list[int]]:
     found: dict[Hashable, list[int]] = defaultdict(list)
     for position, spec in enumerate(specs):
         head = spec.head
-        fixed = tuple(
-            (name, getattr(head, name)) for name in _field_names(head) if name not in head.vary
-        )
         # Where hyper-parameters are searched, what was given is not: other fields given, another
         # search.
         searched = spec.given if spec.select == "val" else None
         # Equal shots mean equal plans, and no padding.
-        found[type(head), fixed, spec.shots, searched].append(position)
+        found[type(head), static_fields(head), spec.shots, searched].append(position)
     return list(found.values())
-
-
-def _field_names(head) -> list[str]:
-    return [spec.name for spec in fields(head)]
 
 
 def request_of(spec: TrainSpec) -> DrawRequest:
@@ -93,7 +86,7 @@ class _Experiment:
     # By whether features before the projection stand behind the others.
     _test_rows: dict[bool, LabelledRows] = field(init=False, default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         # Specs that differ in the head alone share a draw.
         requests = list(dict.fromkeys(request_of(spec) for spec in self.specs))
         needs: set[str] = set()
@@ -102,10 +95,10 @@ class _Experiment:
         episodes = make_episodes(self.cache, requests, self.device, needs=needs)
         self.drawn = dict(zip(requests, episodes, strict=True))
         # Before anything is trained: a head that the cache cannot serve ends the whole call.
-        for head in {spec.head for spec in self.specs}:
+        # Each once, in order: of several, the same one is reported in every call.
+        for head in dict.fromkeys(spec.head for spec in self.specs):
             require(head, episodes[0].episode)
-        first = self.drawn[request_of(self.specs[0])]
-        self.zero_shot = zero_shot_top1(self.cache, first, self.test_rows(pre_projection=False))
+        self.zero_shot = zero_shot_top1(self.cache, self.test_rows(pre_projection=False))
 
     def test_rows(self, *, pre_projection: bool) -> LabelledRows:
         """The test split as a head takes it; read once."""
@@ -119,10 +112,7 @@ class _Experiment:
         specs = [self.specs[position] for position in members]
         drawn = [self.drawn[request_of(spec)] for spec in specs]
         runs = [Run(spec.head, one.episode) for spec, one in zip(specs, drawn, strict=True)]
-        started = time.perf_counter()
-        fitted = self._fit(runs, specs[0])
-        seconds = (time.perf_counter() - started) / len(members)
-        timing = Timing(seconds, len(members), str(self.device))
+        fitted, timing = fit_timed(runs, specs[0], self.device, largest=len(runs))
         test = self.test_rows(pre_projection="pre_projection" in specs[0].head.needs)
         scores = score_runs(fitted, [one.episode for one in drawn], test)
         return [
@@ -138,12 +128,23 @@ class _Experiment:
             for spec, of_run, one, classifier in zip(specs, scores, drawn, fitted, strict=True)
         ]
 
-    def _fit(self, runs: Sequence[Run], spec: TrainSpec) -> list[Classifier]:
-        if spec.select == "val":
-            fitted = fit_selected(runs, spec.given, len(runs))
-        else:
-            fitted = fit_all(runs)
-        # CUDA works in the background: without this, seconds would end before the work does.
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return fitted
+
+def fit_timed(
+    runs: Sequence[Run], spec: TrainSpec, device: torch.device, largest: int = WITHOUT_LIMIT
+) -> tuple[list[Classifier], Timing]:
+    """Runs of one group, fitted in the way that their specs select, and what that cost.
+
+    Args:
+        runs: the heads and episodes.
+        spec: any of the group's.
+        device: where the episodes are.
+        largest: how many candidates of a search train at once.
+    """
+    started = time.perf_counter()
+    searched = spec.select == "val"
+    fitted = fit_selected(runs, spec.given, largest) if searched else fit_all(runs)
+    # CUDA works in the background: without this, seconds would end before the work does.
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    seconds = (time.perf_counter() - started) / len(runs)
+    return fitted, Timing(seconds, len(runs), str(device))

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
 from cliad.adapters import HEADS
 from cliad.adapters.core.classifier import Classifier, can_stack, inputs, logits_of
-from cliad.adapters.core.episode import Episode, stack
-from cliad.adapters.core.fit import Run
+from cliad.adapters.core.episode import Episode, stack_validation
 from cliad.adapters.core.metrics import calibration, fit_temperature, metrics, reliability
-from cliad.adapters.core.select import fit_all
 from cliad.cache.file.read import FeatureCache
-from cliad.pipelines.experiments.episode import DrawnEpisode, LabelledRows
+from cliad.pipelines.experiments.episode import DrawnEpisode, LabelledRows, class_texts
 from cliad.pipelines.experiments.spec import TrainSpec
 
-SCORED_FLOATS = (
-    2**24
-)  # about the most logits and features held at once while test images are scored
+# About the most logits and features held at once while test images are scored.
+SCORED_FLOATS = 2**24
 
 
 @dataclass(frozen=True)
@@ -120,12 +117,18 @@ class Result:
         }
 
 
-def zero_shot_top1(cache: FeatureCache, drawn: DrawnEpisode, test: LabelledRows) -> float | None:
-    """The accuracy of the class texts alone; None for a cache without text."""
-    if cache.text is None:
-        return None
-    (classifier,) = fit_all([Run(HEADS["zero-shot"](), drawn.episode)])
-    return metrics(classifier.logits(test.x), test.y)["top1"]
+def zero_shot_top1(cache: FeatureCache, rows: LabelledRows) -> float | None:
+    """The accuracy of a cache's class texts alone on rows of it; None for a cache without text."""
+    text = class_texts(cache, rows.x.device)
+    return None if text is None else text_top1(text, cache.logit_scale, rows)
+
+
+def text_top1(text: Tensor, logit_scale: float, rows: LabelledRows) -> float:
+    """The accuracy of class texts (n_template, n_class, dim) alone on labelled rows."""
+    # Zero-shot has no parameters, and `rebind` makes its constants from the text.
+    empty = Classifier(HEADS["zero-shot"](), p={}, c={}, logit_scale=logit_scale)
+    logits = empty.rebind(text).logits(rows.x)
+    return metrics(logits, rows.y)["top1"]
 
 
 def score_runs(
@@ -159,16 +162,15 @@ def _score_together(
 
 
 def _temperatures(fitted: Sequence[Classifier], episodes: Sequence[Episode]) -> list[float | None]:
-    """The temperature of each run, from its own validation items; None where it has none."""
+    """The temperature of each run, from its own validation items.
+
+    None for all runs where one of them has no validation items.
+    """
     if not all(len(episode.val_index) for episode in episodes):
         return [None] * len(fitted)
-    # The validation items in place of the support: `stack` pads runs that have fewer.
-    validation = [
-        replace(episode, index=episode.val_index, y=episode.val_y) for episode in episodes
-    ]
-    support, _ = stack(validation, inputs(fitted[0].head, episodes[0]))
-    logits = logits_of(fitted, support.x)  # (n_run, n_val, n_class)
-    return fit_temperature(logits, support.y, support.mask).tolist()
+    validation = stack_validation(episodes, inputs(fitted[0].head, episodes[0]))
+    logits = logits_of(fitted, validation.x)  # (n_run, n_val, n_class)
+    return fit_temperature(logits, validation.y, validation.mask).tolist()
 
 
 def _score_run(
@@ -178,10 +180,16 @@ def _score_run(
         return TestScores(Scores(), diverged=True)
     scores = score(logits, y)
     # Without validation items there is no temperature, and the logits stay as they are.
-    if not temperature:
+    if temperature is None:
         return TestScores(scores, diverged=False)
     tempered = calibration(logits / temperature, y)
-    return TestScores(scores, False, temperature, tempered["ece"], tempered["nll"])
+    return TestScores(
+        scores,
+        diverged=False,
+        temperature=temperature,
+        ece_t=tempered["ece"],
+        nll_t=tempered["nll"],
+    )
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, fields
+from typing import Any
 
 from cliad.adapters import HEADS, name_of
 from cliad.adapters.core.head import Head, default_of
@@ -89,7 +90,7 @@ def make_head(name: str, given: Mapping[str, object]) -> Head:
     return HEADS[name](**{key: _typed(value, known[key]) for key, value in given.items()})
 
 
-def _typed(value, spec: Field):
+def _typed(value: Any, spec: Field) -> object:
     """`value` as the type of its field."""
     default = default_of(spec)
     if value is None and default is None:
@@ -159,6 +160,6 @@ def spec_of(
 
 def selects(head: Head, given: Collection[str]) -> bool:
     """Whether validation has something to choose: a field that is not given, or the best step."""
-    # Whether a plan keeps the best step does not depend on the number of items.
     free = set(head.searches()) - set(given)
+    # Whether a plan keeps the best step does not depend on the number of items.
     return bool(free) or head.plan(1, 1).keep == "best"

@@ -50,12 +50,12 @@ def train(
     Raises:
         SpecError, HeadError, DrawError, CacheError: what is wrong and what to do, in one line.
     """
-    made = make_head(head, hyper)
+    untrained = make_head(head, hyper)
     check_request(shots, protocol)
     cache = find_cache(CacheChoice(cache_dir(folder), dataset, encoder, prompts), log)
     spec = spec_of(
         cache,
-        made,
+        untrained,
         given=hyper,
         shots=shots,
         seed=seed,

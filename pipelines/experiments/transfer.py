@@ -7,17 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from cliad.adapters import HEADS
-from cliad.adapters.core.classifier import Classifier
 from cliad.adapters.core.head import Head
-from cliad.adapters.core.metrics import metrics
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir
-from cliad.pipelines.experiments.episode import LabelledRows, pick_device, score_rows
+from cliad.pipelines.experiments.episode import class_texts, pick_device, score_rows
 from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
-from cliad.pipelines.experiments.score import Result, Scores, is_finite, score
+from cliad.pipelines.experiments.score import Result, Scores, is_finite, score, zero_shot_top1
 from cliad.pipelines.experiments.spec import SpecError
 
 
@@ -78,11 +75,9 @@ def transfer(
     test = score_rows(target, "test", device, pre_projection="pre_projection" in head.needs)
     columns = _columns(source, target)
     # One unknown class is enough: then all classes are served by their texts, as one softmax.
-    target_text = None
-    if None in columns:
-        target_text = torch.from_numpy(target.text).to(device)
+    target_text = class_texts(target, device) if None in columns else None
     about_target = {
-        "zero_shot_top1": _zero_shot_top1(target, device),
+        "zero_shot_top1": zero_shot_top1(target, score_rows(target, "test", device)),
         "test_fingerprint": target.fingerprint,
         "test_dataset": target.dataset,
         "test_n_class": len(target.classnames),
@@ -160,18 +155,3 @@ def _columns(source: FeatureCache, target: FeatureCache) -> list[int | None]:
         columns.append(places[name][min(used[name], last)])
         used[name] += 1
     return columns
-
-
-def _zero_shot_top1(cache: FeatureCache, device: torch.device) -> float | None:
-    if cache.text is None:
-        return None
-    text = torch.from_numpy(cache.text).to(device)
-    return text_top1(text, cache.logit_scale, score_rows(cache, "test", device))
-
-
-def text_top1(text: Tensor, logit_scale: float, rows: LabelledRows) -> float:
-    """The accuracy of class texts (n_template, n_class, dim) alone on labelled rows."""
-    # `rebind` makes the constants from the text, whatever the classifier was made from.
-    empty = Classifier(HEADS["zero-shot"](), {}, {"text": text[:0]}, logit_scale)
-    logits = empty.rebind(text).logits(rows.x)
-    return metrics(logits, rows.y)["top1"]

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cliad.errors import CliadError
+from cliad.errors import CliadError, unknown
 
 
 class DrawError(CliadError):
@@ -86,8 +86,7 @@ PROTOCOLS = {
 def check_request(shots: int, protocol: str) -> None:
     """DrawError where there is no such protocol or number of shots, whatever the data."""
     if protocol not in PROTOCOLS:
-        known = ", ".join(PROTOCOLS)
-        raise DrawError(f"there is no protocol '{protocol}'; choose one of {known}")
+        raise DrawError(unknown("protocol", protocol, PROTOCOLS))
     if shots < 1:
         raise DrawError(f"shots is the number of images per class, at least 1; got {shots}")
 

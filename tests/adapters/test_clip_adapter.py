@@ -234,7 +234,7 @@ def test_a_share_of_less_than_one_is_one():
 
 
 @pytest.mark.parametrize("final_relu", [True, False])
-def test_only_without_the_final_relu_may_the_adapter_take_away(final_relu):
+def test_the_adapter_can_lower_a_feature_only_without_the_final_relu(final_relu):
     """With alpha 1 and unit vectors as class texts, logits are the adapted feature itself."""
     classifier = fitted(ClipAdapter(alpha=1.0, final_relu=final_relu), WORLD.episode(4))
     adapted = classifier.rebind(torch.eye(16)[None]).logits(X)

@@ -101,7 +101,7 @@ def test_few_samples_in_many_dimensions_are_solved():
     torch.testing.assert_close(b.double(), b2, **CLOSE)
 
 
-def test_one_view_and_one_shot_still_says_something():
+def test_one_view_and_one_shot_do_not_fall_back_to_zero_shot():
     classifier = fitted(Gda(), WORLD.episode(1))
     assert classifier.c["w"].abs().max() > 0 and torch.isfinite(classifier.logits(X)).all()
     assert torch.equal(fitted(Gda(alpha=0.0), WORLD.episode(1)).logits(X), zero_shot())

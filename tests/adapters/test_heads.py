@@ -72,7 +72,7 @@ def mixed_runs(head):
 
 
 @EVERY
-def test_alone_and_among_others_are_equal(name):
+def test_a_run_alone_equals_the_same_run_among_others(name):
     runs = mixed_runs(quick(name))
     x, _ = WORLD.scored_on(HEADS[name])
     together = fit_all(runs)
@@ -91,7 +91,7 @@ def test_gradients_of_any_memory_order_step_alike():
 
 
 @EVERY
-def test_alone_and_among_others_are_equal_on_views(name):
+def test_a_run_alone_equals_the_same_run_among_others_on_views(name):
     world, head = World(n_view=3), quick(name)
     x, _ = world.scored_on(head)
     runs = [(head, world.episode(shots, seed)) for shots, seed in ((4, 5), (4, 2), (2, 7))]
@@ -186,7 +186,7 @@ def test_alpha_zero_is_zero_shot(name, n_template):
 
 
 @EVERY
-def test_one_shot_and_a_class_missing_in_validation(name):
+def test_one_shot_and_a_class_without_validation_images_can_be_fitted(name):
     head, episode = HEADS[name](), WORLD.episode(1, seed=7)
     keep = episode.val_y != 3
     less = replace(episode, val_index=episode.val_index[keep], val_y=episode.val_y[keep])
@@ -204,7 +204,7 @@ def test_sixteen_shots_solve_the_toy_world(name):
 
 
 @EVERY
-def test_what_an_episode_lacks_is_one_line(name):
+def test_an_input_that_the_episode_lacks_is_a_one_line_error(name):
     head = HEADS[name]
     for need in head.needs & {"text", "pre_projection", "views"}:
         with pytest.raises(HeadError, match="needs a cache with") as caught:
@@ -242,7 +242,7 @@ def test_first_line_says_what_it_is_and_every_field_is_explained(name):
 
 
 @EVERY
-def test_steps_out_of_all_measure_are_told(name):
+def test_a_run_with_far_too_large_steps_recovers_or_says_that_it_diverged(name):
     """A run that learnt nothing says that it diverged, one that found its way back has a number."""
     if "lr" not in HEADS[name].vary:
         pytest.skip(f"{name} has no learning rate")
@@ -254,7 +254,7 @@ def test_steps_out_of_all_measure_are_told(name):
 
 
 @pytest.mark.parametrize("name", ["clip-adapter", "taskres", "reg-linear", "cross-modal"])
-def test_what_is_not_finite_is_told(name):
+def test_a_feature_that_is_not_finite_marks_the_run_as_diverged(name):
     episode = WORLD.episode(4)
     hit = torch.arange(len(episode.features))[:, None] == episode.index[0]
     spoiled = torch.where(hit, torch.nan, episode.features)

@@ -51,7 +51,7 @@ def test_the_probe_reaches_scikit_learns_objective(C, shots):
 
 @pytest.mark.parametrize("shots", [1, 2, 3, 16])
 @pytest.mark.parametrize("C", [0.01, 1.0])
-def test_weights_are_scikit_learns_for_fewer_and_for_more_items_than_dimensions(shots, C):
+def test_weights_equal_scikit_learns_for_fewer_and_for_more_items_than_dimensions(shots, C):
     episode = HARD.episode(shots, seed=7)
     x, y = episode.features[episode.index], episode.y
     theirs = twin(x, y, C)
@@ -117,7 +117,7 @@ def bowl(steps, tolerance, floor=10.0):
     return asked, w.flatten().tolist()
 
 
-def test_the_third_step_in_a_row_that_promises_less_than_the_tolerances_share_is_the_last():
+def test_lbfgs_stops_at_the_third_step_in_a_row_that_promises_less_than_the_tolerance():
     # the first step promises 1 to the first run, whose value is 10 after it, and 0.5 to the second,
     # whose value is 10.25 after it; the further steps promise nothing
     asked, w = bowl(steps=50, tolerance=0.11)
@@ -184,7 +184,7 @@ def test_the_objective_is_the_probes_divided_by_c_and_the_items():
         assert values[run].item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_the_gradient_is_autograds():
+def test_the_gradient_equals_that_of_autograd():
     made, _, _ = random_objective()
     w = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     w.requires_grad_()
@@ -192,7 +192,7 @@ def test_the_gradient_is_autograds():
     torch.testing.assert_close(gradient, torch.autograd.grad(values.sum(), w)[0])
 
 
-def test_the_inverse_hessian_undoes_autograds_for_directions_of_no_mean_over_classes():
+def test_the_inverse_hessian_undoes_that_of_autograd_for_directions_of_zero_mean_over_classes():
     made, _, _ = random_objective()
     direction = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(1)).double()
     direction -= direction.mean(dim=1, keepdim=True)

@@ -220,7 +220,7 @@ def test_what_is_searched_is_as_published(name):
 
 
 @EVERY
-def test_what_a_head_needs_and_likes_is_as_published(name):
+def test_required_and_optional_inputs_are_as_published(name):
     assert HEADS[name].needs == PUBLISHED[name].needs
     assert HEADS[name].optional_inputs == PUBLISHED[name].optional_inputs
 

@@ -63,7 +63,7 @@ def test_step_zero_is_zero_shot_of_the_unit_mean_text(head):
 
 
 @pytest.mark.parametrize("head", [Clap, RegLinear, ProLip])
-def test_a_great_penalty_stays_at_zero_shot(head):
+def test_a_very_large_penalty_keeps_zero_shot(head):
     world = World(n_template=1)
     x, _ = world.scored_on(head)
     held = fitted(head(strength=1e6, lr=1e-8), world.episode(4)).logits(x)

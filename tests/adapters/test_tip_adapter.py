@@ -53,7 +53,7 @@ def test_tip_is_its_formula(world):
     torch.testing.assert_close(got.double(), plain_tip(episode, X[:9], 2.0, 4.0), **CLOSE)
 
 
-def test_the_order_of_the_support_is_free():
+def test_the_order_of_the_support_does_not_matter():
     episode = WORLD.episode(4)
     order = torch.randperm(len(episode.y), generator=torch.Generator().manual_seed(0))
     other = replace(episode, index=episode.index[order], y=episode.y[order])
@@ -208,7 +208,7 @@ def test_ape_is_its_formula(world, share, n_channel, w):
     torch.testing.assert_close(got.double(), expected, **CLOSE)
 
 
-def test_every_balance_of_similarity_and_variance_keeps_the_channels_of_the_four_loops():
+def test_ape_chooses_the_channels_that_four_plain_loops_choose():
     """So many w that the scale of both terms shows: a factor on one moves some of the choices."""
     episode = HARD.episode(2, seed=7)
     text = plain.class_text(episode.text)
@@ -221,7 +221,7 @@ def test_every_balance_of_similarity_and_variance_keeps_the_channels_of_the_four
         assert kept[0].nonzero().flatten().tolist() == sorted(chosen)
 
 
-def test_channels_keep_the_share_that_is_asked_for():
+def test_as_many_channels_are_chosen_as_the_share_says():
     g = torch.Generator().manual_seed(0)
     text = torch.randn(5, 16, generator=g)
     keys = torch.randn(2, 5, 3, 16, generator=g)

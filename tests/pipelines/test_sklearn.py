@@ -129,8 +129,8 @@ def test_it_works_in_a_search_and_a_pipeline():
     [
         ({"alpha": 1.5}, "alpha .* is from 0 to 1; got 1.5"),
         ({"shots": 0}, "at least 1"),
-        ({"text": np.zeros((4, 3))}, "text is to be finite"),
-        ({"text": np.full((4, 24), np.nan)}, "text is to be finite"),
+        ({"text": np.zeros((4, 3))}, "expected finite text"),
+        ({"text": np.full((4, 24), np.nan)}, "expected finite text"),
         ({"text": np.ones((3, 24))}, r"\(4, 24\)"),
         ({"classnames": ["alpha", "bravo"]}, "not named"),
     ],

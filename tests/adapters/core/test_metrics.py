@@ -27,7 +27,7 @@ def scored(seed=0):
     return logits, y
 
 
-def test_top1_and_top5_are_torchmetrics_own():
+def test_top1_and_top5_equal_torchmetrics():
     logits, y = scored()
     found = metrics(logits, y)
     options = {"num_classes": N_CLASS, "average": "micro"}
@@ -73,7 +73,7 @@ def test_metrics_of_four_items_are_as_worked_out_by_hand():
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])
-def test_the_calibration_error_is_torchmetrics_own(scale):
+def test_the_calibration_error_equals_torchmetrics(scale):
     logits, y = scored()
     found = calibration(scale * logits, y)
     theirs = multiclass_calibration_error((scale * logits).softmax(dim=1), y, N_CLASS, n_bins=15)
@@ -105,7 +105,7 @@ def test_reliability_is_a_loop_over_the_items():
         assert ours == [*theirs[:2], pytest.approx(theirs[2], abs=1e-4)]
 
 
-def test_full_certainty_is_of_the_last_bin():
+def test_a_confidence_of_one_is_in_the_last_bin():
     logits = torch.tensor([[1000.0, 0.0], [0.0, 1000.0], [0.0, 0.0]])
     found = reliability(logits, torch.tensor([0, 0, 1]))
     assert found == [[1, 0.5, 0.0], [2, 1.0, 0.5]]
@@ -136,7 +136,7 @@ def likeliest(logits, y, weight):
     return math.exp(found.x)
 
 
-def test_temperatures_of_several_runs_are_scipys():
+def test_temperatures_of_several_runs_are_the_minima_that_scipy_finds():
     runs = [scored(seed) for seed in range(4)]
     logits = torch.stack([run[0] for run in runs]).double()
     logits *= torch.tensor([0.2, 1.0, 3.0, 10.0])[:, None, None]
@@ -171,7 +171,7 @@ def test_temperatures_of_one_item_are_as_worked_out_by_hand():
     assert found.tolist() == [pytest.approx(right, rel=1e-6), pytest.approx(wrong, rel=1e-6)]
 
 
-def test_nothing_to_see_leaves_the_temperature_at_one():
+def test_without_any_counting_item_the_temperature_is_one():
     logits, y = scored()
     nothing = torch.zeros(1, 100, dtype=torch.float64)
     assert fit_temperature(logits.double()[None], y[None], nothing).item() == pytest.approx(1)

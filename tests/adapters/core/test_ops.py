@@ -89,7 +89,7 @@ def plain_cosine(x, w, scale):
 
 
 @pytest.mark.parametrize("n_run, n_weights", [(3, 3), (3, 1), (1, 3), (1, 1)])
-def test_cosine_logits_and_their_gradient_are_autograds_own(n_run, n_weights):
+def test_cosine_logits_and_their_gradient_equal_those_of_autograd(n_run, n_weights):
     x = normal(n_run, 4, 5, dtype=torch.float64).requires_grad_()
     w = unit(normal(n_weights, 2, 5, seed=1, dtype=torch.float64)).requires_grad_()
     scale = 7 + torch.arange(max(n_run, n_weights), dtype=torch.float64)[:, None, None]
@@ -104,7 +104,7 @@ def test_cosine_logits_and_their_gradient_are_autograds_own(n_run, n_weights):
     torch.testing.assert_close(w_gradient, torch.autograd.grad((linear * upstream).sum(), w)[0])
 
 
-def test_the_gradient_in_x_alone_is_autograds_own():
+def test_the_gradient_in_x_alone_equals_that_of_autograd():
     x = normal(2, 4, 5, dtype=torch.float64).requires_grad_()
     w = unit(normal(1, 3, 5, seed=1, dtype=torch.float64))
     ours = torch.autograd.grad(cosine_logits(x, w, 9.0).square().sum(), x)[0]

@@ -402,7 +402,7 @@ def test_candidates_are_compared_and_kept_at_their_best_step():
     assert (bisected.head.target, bisected.p["a"].item()) == (6, 6)
 
 
-def test_fit_all_looks_at_validation_only_where_it_is_told_to():
+def test_fit_all_looks_at_validation_only_with_validate():
     runs = [(Walker(target=3), walk())]
     assert fit_all(runs)[0].p["a"].item() == 7
     assert fit_all(runs, validate=True)[0].p["a"].item() == 3

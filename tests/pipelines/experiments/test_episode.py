@@ -93,7 +93,7 @@ def test_every_tensor_is_what_indexing_the_arrays_gives(tmp_path):
         np.testing.assert_array_equal(found[episode.val_index], world.pre["val"][drawn.val])
         np.testing.assert_array_equal(episode.views[:, episode.index], world.views[:, drawn.train])
         assert (episode.logit_scale, episode.seed, episode.n_class) == (37.0, seed, N_CLASS)
-        assert one.n_val == len(drawn.val) == len(episode.val_y)
+        assert len(episode.val_index) == len(drawn.val) == len(episode.val_y)
 
 
 def test_episodes_share_one_matrix_of_just_the_rows_in_use(tmp_path):
@@ -136,7 +136,11 @@ def test_val_per_class_is_that_of_the_smallest_class(tmp_path):
         CPU,
     )
     assert [one.val_per_class for one in made] == [1, 1, 1]
-    assert [one.n_val for one in made] == [2 + 1 + 2 + 2, 3 + 1 + 8 + 2, 3 + 1 + 8 + 2]
+    assert [len(one.episode.val_index) for one in made] == [
+        2 + 1 + 2 + 2,
+        3 + 1 + 8 + 2,
+        3 + 1 + 8 + 2,
+    ]
 
 
 def test_optional_arrays_are_loaded_where_they_are_needed_and_there(tmp_path):
@@ -188,7 +192,7 @@ def test_a_drawn_row_that_could_not_be_read_is_named(tmp_path, split):
     assert "\n" not in str(caught.value)
 
 
-def test_unreadable_rows_that_are_not_drawn_are_no_trouble(tmp_path):
+def test_unreadable_rows_that_are_not_drawn_do_not_matter(tmp_path):
     whole = World(tmp_path / "c.h5")
     drawn = draw(whole.y["train"].tolist(), whole.y["val"].tolist(), shots=2, seed=1)
     others = [row for row in range(40) if row not in drawn.train]

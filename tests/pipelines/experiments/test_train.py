@@ -104,7 +104,7 @@ def make_rows(cache):
 
 
 @pytest.mark.parametrize("spoil", ["head.safetensors", "run.json"])
-def test_a_damaged_run_folder_is_one_line(toy, tmp_path, spoil):
+def test_a_damaged_run_folder_is_a_one_line_error(toy, tmp_path, spoil):
     result, cache = train(folder=toy, shots=1)
     folder = run_folder.save(result, cache, tmp_path / "run")
     (folder / spoil).write_bytes((folder / spoil).read_bytes()[:20])
@@ -112,7 +112,7 @@ def test_a_damaged_run_folder_is_one_line(toy, tmp_path, spoil):
         run_folder.load(folder)
 
 
-def test_save_does_not_replace_what_is_no_run(toy, tmp_path):
+def test_save_does_not_replace_a_folder_that_is_not_a_run(toy, tmp_path):
     result, cache = train(folder=toy, shots=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("")
@@ -168,7 +168,7 @@ def test_without_a_validation_split_it_comes_from_undrawn_training_images(tmp_pa
     assert row["selected_on"] == "val" and row["val_per_class"] == 4
 
 
-def test_types_of_hyper_parameters():
+def test_hyper_parameters_become_their_fields_type_whatever_was_typed():
     head = make_head("clip-adapter", {"final_relu": "false", "epochs": "3", "hidden": 8})
     assert head.final_relu is False and head.epochs == 3 and head.hidden == "8"
 
@@ -261,7 +261,7 @@ def test_every_number_of_a_row_is_that_of_a_plain_loop(hard):
         assert found == pytest.approx(by_hand, abs=1e-4)
 
 
-def test_the_temperature_is_scipys_on_the_runs_own_validation_images(hard):
+def test_the_temperature_is_the_minimum_that_scipy_finds_on_the_runs_validation_images(hard):
     result, cache = train(folder=hard, shots=4, seed=2, hyper={"alpha": 0.6}, device="cpu")
     (drawn,) = make_episodes(cache, [DrawRequest(4, 2)], torch.device("cpu"))
     x, y = drawn.episode.val
@@ -303,7 +303,7 @@ def test_a_diverged_run_has_no_numbers(hard):
     assert 0 < row["zero_shot_top1"] < 1 and row["alpha"] == 0.2
 
 
-def test_logits_that_are_not_finite_are_no_result(tmp_path):
+def test_logits_that_are_not_finite_have_no_scores(tmp_path):
     path = toy_cache(tmp_path, text=False)
     with h5py.File(path, "r+") as file:
         file["splits/test/features"][3, 2] = float("nan")
@@ -405,7 +405,7 @@ def test_values_are_read_as_the_type_of_their_field():
         make_head("clip-adapter", {"lr": "fast"})
 
 
-def test_an_unknown_name_is_told_with_those_there_are():
+def test_the_error_for_an_unknown_name_lists_the_known_ones():
     said = "there is no head 'gdb', did you mean gda?; known: gda, taskres"
     assert unknown("head", "gdb", ["gda", "taskres"]) == said
     assert unknown("head", "xyz", ["gda"]) == "there is no head 'xyz'; known: gda"

@@ -43,7 +43,7 @@ def test_a_head_is_scored_on_a_shifted_data_set(tmp_path):
     )
 
 
-def test_fewer_classes_are_compared_among_themselves_and_other_ones_need_a_head_that_can(tmp_path):
+def test_fewer_classes_are_compared_among_themselves_and_unknown_ones_need_another_head(tmp_path):
     toy_cache(tmp_path, dataset="source", n_class=5)
     toy_cache(tmp_path, dataset="fewer", n_class=3)
     toy_cache(tmp_path, dataset="more", n_class=7)
@@ -116,12 +116,12 @@ def test_heads_with_parameters_per_class_refuse_new_ones(toy, name):
 
 
 @pytest.mark.parametrize("name", ["zero-shot", "reg-linear"])
-def test_heads_without_them_take_it(toy, name):
+def test_heads_without_parameters_per_class_serve_new_ones(toy, name):
     (row,) = base_to_new(folder=toy, head=name, shots=2, device="cpu")
     assert row["new_top1"] >= row["zero_shot_new_top1"] - 0.2
 
 
-def test_harmonic_mean():
+def test_the_harmonic_mean_of_zeros_is_zero_and_of_nothing_nothing():
     assert (
         harmonic(0.5, 1.0) == pytest.approx(2 / 3)
         and harmonic(0.0, 0.0) == 0.0
@@ -255,7 +255,7 @@ def test_an_uneven_number_of_classes_is_cut_above_the_middle(tmp_path):
         assert (row["n_base"], row["n_new"]) == (n_base, n_class - n_base)
 
 
-def test_one_class_has_no_two_halves(tmp_path):
+def test_base_to_new_refuses_a_single_class(tmp_path):
     toy_cache(tmp_path, n_class=1)
     with pytest.raises(SpecError, match="text features of two classes or more; toy lacks them"):
         base_to_new(folder=tmp_path)

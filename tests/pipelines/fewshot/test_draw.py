@@ -68,7 +68,7 @@ def test_small_lists_are_drawn_as_written_here(asked):
     assert (drawn.train, drawn.val) == GOLDEN[asked] and drawn.val_split == "val"
 
 
-def test_the_literals_are_the_fields_own():
+def test_the_expected_draws_are_those_of_the_published_code():
     for (n_shot, seed), (train, val) in GOLDEN.items():
         items = [list(enumerate(labels)) for labels in (TRAIN, VAL)]
         assert tuple([row for row, _ in part] for part in dassl(*items, n_shot, seed)) == (
@@ -273,7 +273,7 @@ def test_a_class_without_a_name_is_named_by_its_label():
         draw([0, 0, 0, 0, 1, 1, 1], None, shots=4, seed=1, names=["only the first"])
 
 
-def test_the_smallest_class_is_the_most_for_all():
+def test_the_smallest_class_limits_the_shots_of_all():
     with pytest.raises(
         DrawError, match=r"class 0 has 4 training images, .*; at most 3 shots are possible"
     ):
