@@ -34,9 +34,9 @@ pytestmark = pytest.mark.skipif(not DOCS.is_dir(), reason="the wheel has no page
 
 NOT_RUN = {
     "cliad demo": "up to a minute; .ci/run runs it on the built wheel",
-    "cliad serve latest": "runs until it is stopped; tests/test_serve.py asks it over HTTP",
-    "cliad data download NAME": "needs a network; tests/test_download.py has a server of its own",
-    "curl": "needs a page that is being served; tests/test_serve.py sends the same request",
+    "cliad serve latest": "runs until it is stopped; tests/pipelines/runs/test_serve.py asks it over HTTP",
+    "cliad data download NAME": "needs a network; tests/cache/test_download.py has a server of its own",
+    "curl": "needs a page that is being served; tests/pipelines/runs/test_serve.py sends the same request",
     "pip install": "changes the environment; .ci/run installs the package and its extras",
     "pytest": "this is it",
     "python benchmarks/": "takes minutes, and some need FEATURES or PHOTOS",
