@@ -3,7 +3,7 @@
     python benchmarks/grid.py FEATURES [--quick] [--repeats 5]
 
 FEATURES holds tip-adapter-caches/caltech101 and caltech101_text_vitb32.npz. Prints, as medians of
-repeats made side by side:
+repeats made side by side (accuracies as means):
 (a) the default recipe, batched, against a plain PyTorch loop, one run at a time, with CoOp's recipe
     (batch 32; 50, 100, 100, 200, 200 epochs at 1, 2, 4, 8, 16 shots): runs per second and accuracy
     of both;
@@ -141,6 +141,7 @@ class Measured:
     products; the others are accuracies.
     """
 
+    runs_per_second: list[float] = field(default_factory=list)
     coop_gain: list[float] = field(default_factory=list)
     same_gain: list[float] = field(default_factory=list)
     share: list[float] = field(default_factory=list)
@@ -215,6 +216,7 @@ def compare(runs: Sequence[Run], shots: int, test: LabelledRows, repeats: int) -
         seconds_coop, coop_model = timed(functools.partial(coop_loop, alone, shots))
         seconds_same, same_model = timed(functools.partial(same_recipe_loop, alone))
         seconds_each = seconds_together / len(runs)
+        measured.runs_per_second.append(1 / seconds_each)
         measured.coop_gain.append(seconds_coop / seconds_each)
         measured.same_gain.append(seconds_same / seconds_each)
         measured.share.append(operations(runs[0]) / seconds_each / rate_now)
@@ -222,12 +224,13 @@ def compare(runs: Sequence[Run], shots: int, test: LabelledRows, repeats: int) -
             measured.ours.append(accuracy(logits_of([fitted[position]], x)[0], test.y))
             measured.coop.append(accuracy(coop_model(x), test.y))
             measured.same.append(accuracy(same_model(x), test.y))
-    print(_line(measured, shots, 1 / seconds_each, exact_gap(runs[3], x)), flush=True)
+    print(_line(measured, shots, exact_gap(runs[3], x)), flush=True)
 
 
-def _line(measured: Measured, shots: int, runs_per_second: float, gap: float) -> str:
+def _line(measured: Measured, shots: int, gap: float) -> str:
     parts = [
-        f"{shots:2} shots: {runs_per_second:6.1f} runs/s, accuracy {_percent(measured.ours)}",
+        f"{shots:2} shots: {statistics.median(measured.runs_per_second):6.1f} runs/s, "
+        f"accuracy {_percent(measured.ours)}",
         f"(a) {statistics.median(measured.coop_gain):5.1f} x CoOp's loop, "
         f"accuracy {_percent(measured.coop)}",
         f"(b) {statistics.median(measured.same_gain):4.1f} x the same recipe, "

@@ -355,7 +355,7 @@ def heads(
         needs = ", ".join(head.needs) or "image features"
         line = f"    needs: {needs}; selects on: {head.select}"
         if head.parameters is not None:
-            line += f"; {head.parameters:,} parameters on {head.on}"
+            line += f"; {head.parameters:,} parameters on {head.cache}"
         print(head.head)
         print(f"    {head.what}")
         print(line)

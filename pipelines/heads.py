@@ -44,8 +44,8 @@ class FieldInfo:
 class HeadInfo:
     """A head: what it is, what it needs from a cache, its hyper-parameters.
 
-    `parameters` is how many numbers it learns on the cache that `on` names; both are None without
-    a cache, and `parameters` where the cache lacks what the head needs.
+    `parameters` is how many numbers it learns on the cache that `cache` names; both are None
+    without a cache, and `parameters` where the cache lacks what the head needs.
     """
 
     head: str
@@ -54,7 +54,7 @@ class HeadInfo:
     select: str
     hyper: tuple[FieldInfo, ...]
     parameters: int | None
-    on: str | None
+    cache: str | None
 
     def json(self) -> dict[str, object]:
         return {
@@ -64,7 +64,7 @@ class HeadInfo:
             "select": self.select,
             "hyper": [field.json() for field in self.hyper],
             "parameters": self.parameters,
-            "on": self.on,
+            "on": self.cache,
         }
 
 
@@ -88,7 +88,7 @@ def _head_info(name: str, head: type[Head], cache: FeatureCache | None) -> HeadI
         select=head.select,
         hyper=tuple(_field_info(spec, head) for spec in fields(head)),
         parameters=None if cache is None else _n_parameter(head(), cache),
-        on=None if cache is None else f"{cache.dataset}, {cache.encoder}",
+        cache=None if cache is None else f"{cache.dataset}, {cache.encoder}",
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from cliad.adapters.core.metrics import N_BIN
 from cliad.pipelines.report.charts import scatter
 from cliad.pipelines.report.elements import (
     NO_BREAK,
@@ -20,11 +21,11 @@ from cliad.pipelines.report.elements import (
 from cliad.pipelines.report.methods import ZERO_SHOT, Method, show_shots
 from cliad.pipelines.report.study import Block, Study
 
-N_BIN = 15  # as in `reliability` of adapters/core/metrics.py, which fills the bins of a row
 FEWEST_IMAGES = 5  # of a bin that is shown
 NOTE = (
-    "<p>How often a prediction is right, against how sure the head was: 15 bins of confidence over"
-    " all test images, before temperature scaling; bins with fewer than 5 images are left out.</p>"
+    f"<p>How often a prediction is right, against how sure the head was: {N_BIN} bins of confidence"
+    " over all test images, before temperature scaling;"
+    f" bins with fewer than {FEWEST_IMAGES} images are left out.</p>"
 )
 HEADS = ["method", "ECE", "ECE, temperature-scaled", "NLL"]
 

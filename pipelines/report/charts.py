@@ -44,6 +44,8 @@ text{font:13px system-ui,sans-serif;fill:#333}
 """
 ALONE_WIDTH = 760
 ALONE_HEIGHT = 440
+TITLE_HEIGHT = 45
+X_AXIS_HEIGHT = 70  # of the labels below the plot and the title of the axis
 LEGEND_LINE = 24  # pixels
 # Of a chart inside a page, in its own units: the page shows it as wide as its panel.
 WIDTH = 480
@@ -111,10 +113,10 @@ def _alone(title: str, names: Sequence[str], shown: Sequence[Curve], x_axis: Axi
     paper = {"width": f"{ALONE_WIDTH}", "height": f"{ALONE_HEIGHT}", "fill": "#fff"}
     SubElement(svg, "rect", paper)
     draw_text(svg, ALONE_WIDTH / 2, 28, title).set("class", "heading")
-    # The plot takes what the title, the labels of x and the legend leave.
+    # The plot takes what the title, the x axis and the legend leave.
     legend_height = LEGEND_LINE * math.ceil(len(names) / 2)
-    height = ALONE_HEIGHT - 45 - 70 - legend_height
-    plot = Plot(left=65, top=45, width=670, height=height, x_axis=x_axis, y_axis=y_axis)
+    height = ALONE_HEIGHT - TITLE_HEIGHT - X_AXIS_HEIGHT - legend_height
+    plot = Plot(65, TITLE_HEIGHT, width=670, height=height, x_axis=x_axis, y_axis=y_axis)
     draw_axes(svg, plot)
     draw_curves(svg, plot, shown)
     _draw_legend(svg, plot, names, shown)
@@ -126,7 +128,7 @@ def _draw_legend(svg: Element, plot: Plot, names: Sequence[str], shown: Sequence
     for number, (name, curve) in enumerate(zip(names, shown, strict=True)):
         # Left, right, then the next line.
         x = plot.left + (number % 2) * plot.width / 2
-        y = plot.bottom + 70 + LEGEND_LINE * (number // 2)
+        y = plot.bottom + X_AXIS_HEIGHT + LEGEND_LINE * (number // 2)
         key = SubElement(svg, "g", {"class": f"series {curve.css_class}", "stroke": curve.colour})
         draw_path(key, "line", f"M{x:.1f} {y:.1f}h28")
         draw_text(svg, x + 36, y + 4.5, name)

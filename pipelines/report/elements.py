@@ -60,14 +60,14 @@ def _row(line: Sequence[str]) -> str:
     return f'<tr><th scope="row">{first}</th>{cells}</tr>\n'
 
 
-def percent(cell: Summary | None) -> str:
+def mean_and_deviation(cell: Summary | None) -> str:
     """`95.1 ± 0.3` as HTML: mean and standard deviation."""
     if cell is None:
         return "–"
     return _plus_minus(cell.mean, cell.std)
 
 
-def percent_interval(cell: Summary) -> str:
+def mean_and_interval(cell: Summary) -> str:
     """`95.1 ± 0.7` as HTML: mean and half its 95 % interval."""
     return _plus_minus(cell.mean, cell.half)
 

@@ -13,7 +13,7 @@ from cliad.pipelines.report.ablations import ablations
 from cliad.pipelines.report.accuracy import accuracy
 from cliad.pipelines.report.all_runs import all_runs, training_time
 from cliad.pipelines.report.calibration import calibration
-from cliad.pipelines.report.elements import NO_BREAK, html_table, percent, section
+from cliad.pipelines.report.elements import NO_BREAK, html_table, mean_and_deviation, section
 from cliad.pipelines.report.reproduce import reproduce
 from cliad.pipelines.report.study import Block, Study
 from cliad.pipelines.report.summary import across_blocks, summary
@@ -91,7 +91,7 @@ def _method_table(table: Table) -> str:
     for number, line in enumerate(table.lines):
         cells = [escape(line.method.label), escape(line.method.selected_on)]
         for cell, mark in zip(line.cells, table.marks(number), strict=True):
-            cells.append(MARKED_CELL[mark].format(percent(cell)))
+            cells.append(MARKED_CELL[mark].format(mean_and_deviation(cell)))
         lines.append(cells)
     heads = [escape(table.corner), "selected on"]
     # A long name may break after an underscore.

@@ -136,9 +136,11 @@ VALID: dict[str, Callable[[object], bool]] = {
     "head": _is_text,
     "protocol": _is_text,
     "selected_on": _is_text,
+    "fingerprint": _is_text,
     "shots": _is_whole_number,
     "seed": _is_whole_number,
     "top1": _is_accuracy,
+    "zero_shot_top1": _is_accuracy,
     "hyper": _is_setting,
     "found": _is_setting_or_none,
 }

@@ -1,4 +1,4 @@
-"""The page's first sections: the best method, whether it is better than the next, and blocks."""
+"""The sections that compare: the best method, the best head against the next, and blocks."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from cliad.pipelines.report.best_against_next import (
 from cliad.pipelines.report.elements import (
     folded,
     html_table,
-    percent,
-    percent_interval,
+    mean_and_deviation,
+    mean_and_interval,
     section,
 )
 from cliad.pipelines.report.methods import show_shots
@@ -66,7 +66,7 @@ def _best_method(study: Study, block: Block, dataset: str, shots: int) -> str:
     if position is None:
         return "–"
     best = cells[position]
-    accuracy = "–" if best is None else percent_interval(best)
+    accuracy = "–" if best is None else mean_and_interval(best)
     return f"<b>{accuracy}</b><br><small>{escape(methods[position].label)}</small>"
 
 
@@ -116,7 +116,7 @@ def _side_by_side(table: SideBySide) -> str:
     for line in table.lines:
         cells = [escape(line.head), escape(line.value), escape(line.selected_on)]
         for cell, is_best in zip(line.cells, line.best, strict=True):
-            text = percent(cell)
+            text = mean_and_deviation(cell)
             cells.append(f"<b>{text}</b>" if is_best else text)
         lines.append(cells)
     heads = ["head", table.column, "selected on", *map(show_shots, table.shots)]

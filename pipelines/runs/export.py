@@ -1,10 +1,10 @@
 """`cliad export` of a run: the trained head for other programs.
 
 safetensors  one file: the tensors of the run folder, what run.json says as JSON in its metadata
-onnx         features (n, dim) -> logits, probabilities (n, n_class); with the encoder: pixels
+onnx         features (n, width) -> logits, probabilities (n, n_class); with the encoder: pixels
              (n, 3, height, width) uint8, resized and cropped as the metadata's preprocessing says
-npz          for heads that are linear: weights (n_class, dim) and bias (n_class,), to use in
-             place of zero-shot text weights
+npz          for heads that are linear: `text` (n_class, width), to use in place of zero-shot's
+             class weights, and `bias` (n_class,)
 """
 
 from __future__ import annotations

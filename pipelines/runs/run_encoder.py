@@ -65,9 +65,9 @@ def load_encoder(
     from cliad.cache.encoders import clip, weights
 
     recipe = recipe_of(about)
-    tag: str | None
     if model:
-        name, tag = model, pretrained
+        name = model
+        tag = pretrained
     elif recipe is None:
         raise PredictError(
             f"the features of {folder} were imported; they name their encoder"
@@ -126,7 +126,7 @@ def _named_in(recipe: Mapping, pretrained: str | None) -> tuple[str, str | None]
 
 
 def check_encoder(encoder: Encoder, about: Mapping) -> None:
-    """Whether an encoder is the one that made a run's features, as far as run.json can tell.
+    """Check that an encoder is the one that made a run's features, as far as run.json can tell.
 
     Raises:
         PredictError: it is not.

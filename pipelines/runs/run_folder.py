@@ -37,7 +37,8 @@ from cliad.pipelines.runs.card import card
 SCHEMA = 1
 WIDEST = 2**20  # a larger width in run.json is damage: no encoder gives such features
 
-# What each word of run.json is; `temperature` (a number or null) and `schema` stand beside them.
+# What each word of run.json must be. Beside them stand `schema` and `temperature` (a number or
+# null), which have checks of their own, and `prompts`, which may be missing.
 KINDS: dict[str, type] = {
     "head": str,
     "hyper": dict,

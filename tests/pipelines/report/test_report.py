@@ -290,6 +290,8 @@ def test_a_bad_file_is_one_line(tmp_path, text, error, said):
         ("found", "x"),
         ("dataset", 3),
         ("head", None),
+        ("fingerprint", ["f"]),
+        ("zero_shot_top1", "high"),
     ],
 )
 def test_an_invalid_value_is_one_line(tmp_path, word, value):
@@ -313,7 +315,7 @@ def test_other_bad_input(results, tmp_path):
     assert (
         report([tmp_path / "torn.jsonl"], form="csv", log=said.append)
         == report([results], form="csv")
-        and "torn" in said[0]
+        and "the last line is incomplete" in said[0]
     )
 
 
