@@ -14,7 +14,14 @@ from cliad.cache import views
 from cliad.cache.datasets.base import DatasetError, Listing
 from cliad.cache.encoders.base import Encoder, EncoderError
 from cliad.cache.extract.reading import PLAIN, Crop, Job
-from cliad.cache.file.layout import Header, SplitLayout, Views, file_list_hash, recipe_id
+from cliad.cache.file.layout import (
+    Header,
+    SplitLayout,
+    Views,
+    file_list_hash,
+    recipe_id,
+    view_positions,
+)
 from cliad.cache.views import ViewSet
 
 # Images that a job may hold. Where a batch has more, they are shared out among several jobs, each
@@ -160,8 +167,7 @@ class Extraction:
 
 def rows_within(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Those of the ascending `rows` that lie in start..stop."""
-    first, last = np.searchsorted(rows, [start, stop])
-    return rows[first:last]
+    return rows[view_positions(rows, start, stop)]
 
 
 def _versions(encoder: Encoder) -> dict[str, str]:
