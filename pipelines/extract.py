@@ -10,8 +10,8 @@ from cliad.cache.datasets.base import Dataset, DatasetError, DatasetMissing, Lis
 from cliad.cache.datasets.download import Fetching, download
 from cliad.cache.encoders.base import EncoderError, choose_device
 from cliad.cache.extract.choices import EncoderChoice, Extras, Log, PromptChoice, silent
+from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.filling import Progress
-from cliad.cache.extract.job import Extraction
 from cliad.cache.extract.reading import default_workers
 from cliad.cache.extract.run import PreparedExtraction, ensure_cache
 from cliad.cache.file.layout import recipe_id
@@ -80,7 +80,7 @@ def extract(
     known = find_dataset(dataset)
     listing = _listing(known, data_dir(data), split, fetch, log, fetching)
     texts = prompt_set.texts(listing, known)
-    job = Extraction(
+    extraction = Extraction(
         dataset=known.name,
         listing=listing,
         encoder=encoder.load(
@@ -91,9 +91,9 @@ def extract(
         view_sets=extras.view_sets,
         view_rows=_support_rows(extras.views_for, listing),
     )
-    job.check()
+    extraction.check()
     prepared = PreparedExtraction(
-        job=job,
+        extraction=extraction,
         texts=texts,
         prompt_key=prompt_set.key,
         text_pre_projection=extras.pre_projection,
@@ -102,7 +102,7 @@ def extract(
         progress=progress,
     )
     folder = cache_dir(cache_folder)
-    path = cache_path(folder, known.name, job.encoder.name, recipe_id(job.recipe))
+    path = cache_path(folder, known.name, extraction.encoder.name, recipe_id(extraction.recipe))
     return ensure_cache(path, prepared, batch=batch, force=force)
 
 

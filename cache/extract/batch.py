@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from cliad.cache.encoders.base import EncoderError
-from cliad.cache.extract.job import Extraction, rows_within
+from cliad.cache.extract.extraction import Extraction, rows_within
 from cliad.cache.extract.reading import Job
 from cliad.cache.file.layout import DONE, UNREADABLE, Views, view_array
 

@@ -143,7 +143,7 @@ def run(toy, folder, data, dataset="dtd", **options):
 
 def test_views_cover_the_training_rows_and_are_what_they_say(toy, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "cliad.cache.extract.job.AT_ONCE", 20
+        "cliad.cache.extract.extraction.AT_ONCE", 20
     )  # so that the views of a batch are made in several jobs
     extras = Extras(views=20, scale=(0.08, 1.0), flip=True)
     path = run(toy, tmp_path, photos, extras=extras, batch=3)

@@ -99,11 +99,11 @@ class Extraction:
                 paths=[path for path, _ in rows],
                 labels=np.array([label for _, label in rows], np.int32),
                 columns=columns,
-                views=self._views(len(rows)) if name == "train" else {},
+                views=self._view_layouts(len(rows)) if name == "train" else {},
             )
         return layouts
 
-    def _views(self, n_train: int) -> dict[str, Views]:
+    def _view_layouts(self, n_train: int) -> dict[str, Views]:
         rows = np.arange(n_train)
         if self.view_rows is not None:
             rows = np.array(self.view_rows, np.int64)
@@ -118,8 +118,8 @@ class Extraction:
         for layout in self.splits.values():
             for shape in layout.columns.values():
                 numbers += len(layout.labels) * int(np.prod(shape))
-            for of_set in layout.views.values():
-                numbers += of_set.n_view * len(of_set.rows) * self.encoder.dim
+            for views_of_set in layout.views.values():
+                numbers += views_of_set.n_view * len(views_of_set.rows) * self.encoder.dim
         return numbers * np.dtype(self.dtype).itemsize
 
     def jobs(self, todo: Sequence[tuple[str, int, int]]) -> Iterator[Job]:
@@ -144,10 +144,10 @@ class Extraction:
     def _crops(self, split: str, start: int, stop: int) -> dict[Crop, Sequence[int]]:
         """Every crop of a batch, with the rows that it is made of."""
         rows_of: dict[Crop, Sequence[int]] = {PLAIN: range(start, stop)}
-        for name, of_set in self.splits[split].views.items():
-            covered = rows_within(of_set.rows, start, stop).tolist()
+        for name, layout in self.splits[split].views.items():
+            covered = rows_within(layout.rows, start, stop).tolist()
             if covered:
-                for number in range(of_set.n_view):
+                for number in range(layout.n_view):
                     rows_of[Crop(name, number)] = covered
         return rows_of
 
