@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cliad.cache.file.index import damage_as_cache_error
 from cliad.cache.file.layout import (
     DONE,
     TO_DO,
@@ -32,11 +33,15 @@ def verify(path: Path) -> list[str]:
     whatever the file holds.
     """
     try:
-        cache = open_cache(path)
-        prompt_sets = [cache.with_prompts(name) for name in cache.prompt_sets]
+        # Damaged bytes may also give arrays of types and axes that no check below expects.
+        with damage_as_cache_error(path):
+            return _all_problems(open_cache(path))
     except CacheError as error:
         return [str(error)]
 
+
+def _all_problems(cache: FeatureCache) -> list[str]:
+    prompt_sets = [cache.with_prompts(name) for name in cache.prompt_sets]
     # First all that can be seen without rows: where a shape is wrong, rows cannot be read by it.
     lines: list[str] = []
     for split in cache.split_names:
