@@ -72,6 +72,20 @@ def test_official_splits_are_read(name, tmp_path):
     )
 
 
+def test_both_splits_of_imagenet_need_the_same_classes(tmp_path):
+    layouts.imagenet(tmp_path)
+    shutil.rmtree(tmp_path / "imagenet" / "images" / "train" / "n01440764")
+    with pytest.raises(DatasetError, match=r"train lacks 1 of 2 class folders, such as n01440764"):
+        find_dataset("imagenet").read(tmp_path, "field")
+
+
+def test_a_line_without_a_name_in_imagenets_class_names_is_quoted(tmp_path):
+    layouts.imagenet(tmp_path)
+    layouts.lines(tmp_path / "imagenet" / "classnames.txt", "n01440764 tench", "n01443537")
+    with pytest.raises(DatasetError, match=r"classnames\.txt has the line 'n01443537'"):
+        find_dataset("imagenet").read(tmp_path, "field")
+
+
 def test_imagenetv2_labels_are_folder_numbers(tmp_path):
     layouts.imagenetv2(tmp_path)
     listing = find_dataset("imagenetv2").read(tmp_path, "field")
