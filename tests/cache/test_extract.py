@@ -331,6 +331,12 @@ def test_wrong_input_is_one_line_and_leaves_nothing(toy, photos, tmp_path, optio
     assert not (tmp_path / "cache").exists()
 
 
+def test_an_encoder_given_twice_is_refused(toy, photos, tmp_path):
+    with pytest.raises(ValueError, match="either encoder or its names"):
+        run(toy, tmp_path / "cache", photos, model="RN50", fetch=False)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_a_wrong_folder_is_told_from_bad_images(toy, tmp_path):
     layouts.dtd(tmp_path)
     for image in (tmp_path / "dtd" / "images").rglob("*.jpg"):
