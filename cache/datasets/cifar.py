@@ -118,6 +118,8 @@ def _pixels(images: Path, files: tuple[str, ...]) -> np.ndarray:
 
 
 def _from_folders(folder: Path) -> Listing:
+    if not (folder / "test").is_dir():
+        raise DatasetError(f"{folder} has train/ but no test/ with one folder per class")
     names = class_folders(folder / "train")
     rows = {}
     for part in ("train", "test"):

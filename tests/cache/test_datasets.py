@@ -180,6 +180,12 @@ def test_cifar_as_class_folders(tmp_path):
     assert listing.classnames == ["airplane", "cat"] and len(listing.splits["test"]) == 4
 
 
+def test_cifar_as_class_folders_needs_a_test_folder(tmp_path):
+    layouts.class_folders(tmp_path / "cifar10" / "train", ["airplane", "cat"], 3, "png")
+    with pytest.raises(DatasetError, match="has train/ but no test/"):
+        find_dataset("cifar10").read(tmp_path, "field")
+
+
 # ------------------------------------------------------------------------------------------------ a user's own images
 
 
