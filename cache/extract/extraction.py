@@ -128,8 +128,8 @@ class Extraction:
         The plain view of a batch comes first, then the views of its rows.
         """
         for split, start, stop in todo:
-            rows_of = self._crops(split, start, stop)
-            crops = list(rows_of)
+            rows_by_crop = self._rows_by_crop(split, start, stop)
+            crops = list(rows_by_crop)
             at_once = max(1, AT_ONCE // (stop - start))
             for first in range(0, len(crops), at_once):
                 chosen = crops[first : first + at_once]
@@ -137,19 +137,19 @@ class Extraction:
                     split=split,
                     start=start,
                     stop=stop,
-                    crops={crop: rows_of[crop] for crop in chosen},
+                    crops={crop: rows_by_crop[crop] for crop in chosen},
                     last=first + at_once >= len(crops),
                 )
 
-    def _crops(self, split: str, start: int, stop: int) -> dict[Crop, Sequence[int]]:
+    def _rows_by_crop(self, split: str, start: int, stop: int) -> dict[Crop, Sequence[int]]:
         """Every crop of a batch, with the rows that it is made of."""
-        rows_of: dict[Crop, Sequence[int]] = {PLAIN: range(start, stop)}
+        rows_by_crop: dict[Crop, Sequence[int]] = {PLAIN: range(start, stop)}
         for name, layout in self.splits[split].views.items():
             covered = rows_within(layout.rows, start, stop).tolist()
             if covered:
                 for number in range(layout.n_view):
-                    rows_of[Crop(name, number)] = covered
-        return rows_of
+                    rows_by_crop[Crop(name, number)] = covered
+        return rows_by_crop
 
     def read(self, split: str, row: int, crops: Sequence[Crop]) -> list[Tensor]:
         """The crops of one image, each uint8 (3, height, width); the file is opened once."""

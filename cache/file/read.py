@@ -190,12 +190,12 @@ class FeatureCache:
     @property
     def classnames(self) -> list[str]:
         """The class names in label order."""
-        return self.strings("classnames")
+        return self._strings("classnames")
 
     @property
     def templates(self) -> list[str]:
         """The templates, or names of what stands in their place."""
-        return self.strings("templates")
+        return self._strings("templates")
 
     @property
     def text(self) -> np.ndarray | None:
@@ -204,7 +204,7 @@ class FeatureCache:
         name = f"text/{self.prompts}/features"
         return np.array(self.read(name), np.float32) if name in self.arrays else None
 
-    def strings(self, name: str) -> list[str]:
+    def _strings(self, name: str) -> list[str]:
         """An array of strings of the prompt set, "classnames" or "templates"."""
         return [value.decode() for value in self.read(f"text/{self.prompts}/{name}")]
 

@@ -103,7 +103,7 @@ def text_set():
 
 
 def run(path, extraction, batch=4):
-    """Make and fill a cache; what `fill` says, the states it told, and the open cache."""
+    """Make and fill a cache: the statistics, the states of progress, and the open cache."""
     create(path, extraction.header(batch), extraction.splits, [text_set()])
     states = []
     filled = run_extraction(path, extraction, workers=2, progress=states.append)
