@@ -33,8 +33,8 @@ from cliad.cache.datasets.own import read_folder
 from cliad.cache.encoders import clip
 from cliad.cache.extract.batch_size import default_batch
 from cliad.cache.extract.choices import EncoderChoice
+from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.filling import Progress
-from cliad.cache.extract.job import Extraction
 from cliad.cache.extract.reading import default_workers
 from cliad.cli import set_up_process
 from cliad.pipelines.extract import extract

@@ -112,6 +112,15 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _read_owner(note: Path) -> str:
+    """Who holds a lock, by the note beside it."""
+    # The owner may write or remove its note at this very moment.
+    try:
+        return note.read_text() or "another process"
+    except FileNotFoundError:
+        return "another process"
+
+
 @contextmanager
 def file_lock(path: Path, log: Callable[[str], None] = lambda message: None) -> Iterator[None]:
     """Hold the right to write `path`; while another process has it, say who and wait.
@@ -125,8 +134,7 @@ def file_lock(path: Path, log: Callable[[str], None] = lambda message: None) -> 
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        who = owner.read_text() if owner.exists() else "another process"
-        log(f"{path.name} is being written by {who}; waiting for it")
+        log(f"{path.name} is being written by {_read_owner(owner)}; waiting for it")
         lock.acquire()
     try:
         # For the message of those who wait; the lock itself does not say who holds it.

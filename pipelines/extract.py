@@ -10,8 +10,8 @@ from cliad.cache.datasets.base import Dataset, DatasetError, DatasetMissing, Lis
 from cliad.cache.datasets.download import Fetching, download
 from cliad.cache.encoders.base import EncoderError, choose_device
 from cliad.cache.extract.choices import EncoderChoice, Extras, Log, PromptChoice, silent
+from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.filling import Progress
-from cliad.cache.extract.job import Extraction
 from cliad.cache.extract.reading import default_workers
 from cliad.cache.extract.run import PreparedExtraction, ensure_cache
 from cliad.cache.file.layout import recipe_id
@@ -19,8 +19,8 @@ from cliad.cache.folder import cache_dir, cache_path
 from cliad.cache.views import parse_draws
 from cliad.pipelines.fewshot.draw import draw
 
-MISSING_SHARE = 0.5  # so many missing files are a wrong folder, not bad images
-SAMPLE = 500  # about so many paths are looked up on the disk
+MISSING_SHARE = 0.5  # where more files are missing, it is a wrong folder, not some bad images
+SAMPLE = 500  # about as many paths are looked up on the disk
 
 
 def extract(
@@ -49,7 +49,7 @@ def extract(
     Args:
         dataset: a name of `cliad datasets`, or folder:PATH, csv:FILE, wds:PATTERN.
         cache_folder: where caches lie; None: $CLIAD_CACHE or the user's cache folder.
-        model, pretrained: the encoder, in short for `encoder`.
+        model, pretrained: the encoder's names, in place of `encoder`.
         encoder: the encoder and how it sees images.
         prompt_set: the prompts; None: those that come with the data set.
         extras: what is stored beside the features; None: nothing.
@@ -70,9 +70,12 @@ def extract(
         The path of the complete cache file.
 
     Raises:
-        DatasetError, DownloadError, EncoderError, PromptError, ViewError, DrawError, CacheError:
-            one line that says what to do.
+        DatasetError, DownloadError, EncoderError, PromptError, ClassnamesError, ViewError,
+        DrawError, CacheError: one line that says what to do.
+        ValueError: the encoder is given twice.
     """
+    if encoder is not None and (model, pretrained) != (None, None):
+        raise ValueError(f"expected either encoder or its names, got {encoder=}, {model=}")
     _check_words(dtype, split)
     extras = extras or Extras()
     prompt_set = prompt_set or PromptChoice()
@@ -80,7 +83,7 @@ def extract(
     known = find_dataset(dataset)
     listing = _listing(known, data_dir(data), split, fetch, log, fetching)
     texts = prompt_set.texts(listing, known)
-    job = Extraction(
+    extraction = Extraction(
         dataset=known.name,
         listing=listing,
         encoder=encoder.load(
@@ -91,9 +94,9 @@ def extract(
         view_sets=extras.view_sets,
         view_rows=_support_rows(extras.views_for, listing),
     )
-    job.check()
+    extraction.check()
     prepared = PreparedExtraction(
-        job=job,
+        extraction=extraction,
         texts=texts,
         prompt_key=prompt_set.key,
         text_pre_projection=extras.pre_projection,
@@ -102,7 +105,7 @@ def extract(
         progress=progress,
     )
     folder = cache_dir(cache_folder)
-    path = cache_path(folder, known.name, job.encoder.name, recipe_id(job.recipe))
+    path = cache_path(folder, known.name, extraction.encoder.name, recipe_id(extraction.recipe))
     return ensure_cache(path, prepared, batch=batch, force=force)
 
 
@@ -152,7 +155,7 @@ def _check_files(name: str, listing: Listing) -> None:
         where = f" in {listing.root}" if listing.root else ""
         raise DatasetError(f"{name} has no images{where}")
     if listing.root is None:
-        return  # images that are not files of their own
+        return  # its images are not files of their own
     sample = paths[:: max(1, len(paths) // SAMPLE)]
     missing = [path for path in sample if not (listing.root / path).is_file()]
     if len(missing) > MISSING_SHARE * len(sample):

@@ -18,7 +18,7 @@ from cliad.errors import CliadError, closest
 PHOTO = ("a photo of a {}.",)
 # The splits of a data set, in the order of all lists and files.
 SPLITS = ("train", "val", "test")
-# How people call the splits, in folder names and lists of their own.
+# What people call the splits, in folder names and lists of their own.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -118,6 +118,13 @@ class Dataset:
     bundled: bool = False
 
 
+class RowsAndNames(NamedTuple):
+    """Rows by split, and class names in label order."""
+
+    rows: dict[str, Rows]
+    classnames: list[str]
+
+
 class FoundFolder(NamedTuple):
     """A data set's folder, and the folder in it that holds the images."""
 
@@ -177,7 +184,7 @@ def _need_data_folder(data: Path | None, name: str) -> Path:
 
 
 def _folders_named(folders: Sequence[Path], wanted: Sequence[str]) -> list[Path]:
-    """The folders that bear a wanted name, in the order of `wanted`, then by their own names."""
+    """The folders that have a wanted name, in the order of `wanted`, then by their own names."""
     found: list[Path] = []
     # Names that differ in case or dashes alone are one wanted name.
     for name in dict.fromkeys(wanted):

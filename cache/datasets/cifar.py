@@ -23,6 +23,7 @@ from cliad.cache.datasets.base import (
     Listing,
     Remote,
     Rows,
+    class_folders,
     find_folder,
     opener,
     rows_of_class_folders,
@@ -92,7 +93,7 @@ class Batches:
             labels: list[int] = []
             for file in files:
                 labels += _unpickled(images / file)[self.labels]
-            # There are no files: a path is the number of a row of the split's batches in a row.
+            # There are no image files: a path is a row number, counted over the split's batches.
             rows[part] = [(f"{part}/{row:05d}", int(label)) for row, label in enumerate(labels)]
         names = _unpickled(images / self.meta)[self.names]
         return Listing(
@@ -117,7 +118,9 @@ def _pixels(images: Path, files: tuple[str, ...]) -> np.ndarray:
 
 
 def _from_folders(folder: Path) -> Listing:
-    names = sorted(entry.name for entry in (folder / "train").iterdir() if entry.is_dir())
+    if not (folder / "test").is_dir():
+        raise DatasetError(f"{folder} has train/ but no test/ with one folder per class")
+    names = class_folders(folder / "train")
     rows = {}
     for part in ("train", "test"):
         rows[part] = rows_of_class_folders(folder / part, names, f"{part}/")

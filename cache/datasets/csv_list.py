@@ -1,6 +1,6 @@
 """A user's list of images, `csv:FILE`: one line an image below a heading.
 
-Columns: `path` (relative to the file), `label` (a number or a name), and if one likes `split` and
+Columns: `path` (relative to the file), `label` (a number or a name), and optionally `split` and
 `classname`. Separated by commas, semicolons or tabs; other columns are ignored.
 """
 
@@ -55,7 +55,7 @@ def read_csv_list(file: Path) -> CsvList:
         classname = row.get("classname") or row["label"]
         items.append(Item(row["path"], row["label"], row.get("split", ""), classname))
     names_by_label = _names_by_label(file, items)
-    # isdecimal and not isdigit, which is true for superscripts, too, that int() does not read.
+    # Not isdigit: it is true for superscripts too, which int() does not read.
     if all(label.isdecimal() for label in names_by_label):
         classnames = _numbered_names(file, names_by_label)
         labels = {label: int(label) for label in names_by_label}

@@ -166,7 +166,7 @@ def _try_once(remote: Remote, part: Path, progress: Callable[[Fetching], None]) 
         _receive(remote, part, progress)
     except urllib.error.HTTPError as error:
         error.close()  # it holds the connection
-        # A server that is busy or broken may be well in a moment.
+        # A server that is busy or broken may answer in a moment.
         if error.code < 500 and error.code not in (REQUEST_TIMEOUT, TOO_MANY_REQUESTS):
             raise DownloadError(
                 f"{remote.url} answers {error.code} {error.reason};"
@@ -196,10 +196,10 @@ def _receive(remote: Remote, part: Path, progress: Callable[[Fetching], None]) -
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
+        if error.code != RANGE_NOT_SATISFIABLE or not done:
+            raise
         error.close()
-        if error.code == RANGE_NOT_SATISFIABLE and done:
-            return  # nothing is left to send: the checksum shows whether it is the right file
-        raise
+        return  # nothing is left to send: the checksum shows whether it is the right file
     with answer:
         if answer.status != PARTIAL_CONTENT:
             done = 0  # the server cannot continue a file and sends all of it
@@ -234,7 +234,7 @@ def _check(remote: Remote, part: Path) -> None:
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip archive into a folder, and archives that lie in it beside themselves.
+    """Unpack a tar or zip archive into a folder; a tar in a zip is unpacked in its own place.
 
     Raises:
         DownloadError: it is not a complete archive, or holds files that would land elsewhere.
@@ -258,7 +258,7 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def _extract(archive: Path, folder: Path) -> list[Path]:
-    """Unpack an archive; the archives that lay in it."""
+    """Unpack an archive, and return the tar archives that a zip brought (Caltech-101's does)."""
     if zipfile.is_zipfile(archive):
         # zipfile leaves out leading slashes and .. by itself, so all files land in `folder`.
         with zipfile.ZipFile(archive) as content:

@@ -32,14 +32,21 @@ FOLDER_OF_SPLIT = {"train": "train", "test": "val"}
 
 def _names(*folders: Path) -> dict[str, str]:
     """Class names by WordNet id, from the first folder that has a `classnames.txt`."""
-    file = BUNDLED
-    # The last one found stays, which is the first of `folders`.
-    for folder in reversed(folders):
+    for folder in folders:
         if (folder / "classnames.txt").is_file():
-            file = folder / "classnames.txt"
+            return _names_in(folder / "classnames.txt")
+    return _names_in(BUNDLED)
+
+
+def _names_in(file: Path) -> dict[str, str]:
     names = {}
     for line in read_lines(file):
-        wordnet_id, name = line.split(" ", 1)
+        # A name may hold spaces: only the first one separates.
+        wordnet_id, _, name = line.partition(" ")
+        if not name:
+            raise DatasetError(
+                f"{file} has the line '{line}'; expected lines such as 'n01440764 tench'"
+            )
         names[wordnet_id] = name
     return names
 
@@ -78,15 +85,29 @@ def _read_imagenet(data: Path | None, split: str) -> Listing:
         ("imagenet", "imagenet1k", "ilsvrc2012"),
         ("images", "ILSVRC/Data/CLS-LOC", "."),
     )
-    rows = {}
-    ids: list[str] = []
-    for part, place in FOLDER_OF_SPLIT.items():
+    ids_by_place: dict[str, list[str]] = {}
+    for place in FOLDER_OF_SPLIT.values():
         if not (images / place).is_dir():
             raise DatasetError(f"{images} has no folder {place}/ with one folder per class")
-        # Both splits have the same folders, so these are the ids of all rows.
-        ids = _wordnet_folders(images / place)
+        ids_by_place[place] = _wordnet_folders(images / place)
+    ids = _same_ids(images, ids_by_place)
+    rows = {}
+    for part, place in FOLDER_OF_SPLIT.items():
         rows[part] = rows_of_class_folders(images / place, ids, f"{place}/")
     return Listing(rows, _classnames(_names(folder), ids, folder), opener(images), images)
+
+
+def _same_ids(images: Path, ids_by_place: Mapping[str, Sequence[str]]) -> list[str]:
+    """The ids that all places share: labels are positions in this list, so it must be one list."""
+    ids = sorted(set().union(*ids_by_place.values()))
+    for place, found in ids_by_place.items():
+        missing = sorted(set(ids) - set(found))
+        if missing:
+            raise DatasetError(
+                f"{images / place} lacks {len(missing)} of {len(ids)} class folders,"
+                f" such as {missing[0]}; both splits need the same classes"
+            )
+    return ids
 
 
 def _read_v2(data: Path | None, split: str) -> Listing:

@@ -9,20 +9,20 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from cliad.cache.datasets.base import SPLITS, DatasetError, Rows, need_file, read_lines
+from cliad.cache.datasets.base import (
+    SPLITS,
+    DatasetError,
+    Rows,
+    RowsAndNames,
+    need_file,
+    read_lines,
+)
 from cliad.cache.prompts import clean
 
 
-class OfficialSplit(NamedTuple):
-    """Rows by split, and class names in label order."""
-
-    rows: dict[str, Rows]
-    classnames: list[str]
-
-
-def dtd(folder: Path, images: Path) -> OfficialSplit:
+def dtd(folder: Path, images: Path) -> RowsAndNames:
     """DTD's first of ten splits: labels/train1.txt, ... with lines `banded/banded_0002.jpg`."""
     lists = {}
     for split in SPLITS:
@@ -30,7 +30,7 @@ def dtd(folder: Path, images: Path) -> OfficialSplit:
     return _by_folder(lists)
 
 
-def food(folder: Path, images: Path) -> OfficialSplit:
+def food(folder: Path, images: Path) -> RowsAndNames:
     """Food-101's meta/train.txt and test.txt, lines `apple_pie/1005649`; no validation split."""
     lists = {}
     for split in ("train", "test"):
@@ -40,7 +40,7 @@ def food(folder: Path, images: Path) -> OfficialSplit:
     return _by_folder(lists)
 
 
-def _by_folder(lists: Mapping[str, Sequence[str]]) -> OfficialSplit:
+def _by_folder(lists: Mapping[str, Sequence[str]]) -> RowsAndNames:
     """Paths `class/file` by split: the classes are the folders, in name order."""
     folders: set[str] = set()
     for paths in lists.values():
@@ -50,14 +50,14 @@ def _by_folder(lists: Mapping[str, Sequence[str]]) -> OfficialSplit:
     rows = {}
     for split, paths in lists.items():
         rows[split] = [(path, label[_first_folder(path)]) for path in paths]
-    return OfficialSplit(rows, [clean(name) for name in names])
+    return RowsAndNames(rows, [clean(name) for name in names])
 
 
 def _first_folder(path: str) -> str:
     return path.split("/")[0]
 
 
-def pets(folder: Path, images: Path) -> OfficialSplit:
+def pets(folder: Path, images: Path) -> RowsAndNames:
     """Oxford Pets' annotations/trainval.txt and test.txt.
 
     Lines are `Abyssinian_100 1 1 1`: the image, its class from 1 on, and two groups of classes.
@@ -71,9 +71,9 @@ def pets(folder: Path, images: Path) -> OfficialSplit:
             image, number = line.split()[:2]
             label = int(number) - 1
             rows[split].append((f"{image}.jpg", label))
-            # An image is called as its class, with a number at the end.
+            # An image's name is its class's, with a number at the end.
             names[label] = clean(image.rpartition("_")[0].lower())
-    return OfficialSplit(rows, _in_label_order(names, folder))
+    return RowsAndNames(rows, _in_label_order(names, folder))
 
 
 def _in_label_order(names: Mapping[int, str], folder: Path) -> list[str]:
@@ -85,7 +85,7 @@ def _in_label_order(names: Mapping[int, str], folder: Path) -> list[str]:
     return [names[label] for label in range(len(names))]
 
 
-def cars(folder: Path, images: Path) -> OfficialSplit:
+def cars(folder: Path, images: Path) -> RowsAndNames:
     """Stanford Cars' devkit: cars_train_annos.mat and cars_test_annos_withlabels.mat.
 
     Its name `Acura RL Sedan 2012` becomes `2012 Acura RL Sedan`, as in the split file.
@@ -103,7 +103,7 @@ def cars(folder: Path, images: Path) -> OfficialSplit:
         for item in _read_mat(file)["annotations"]:
             label = int(item["class"]) - 1  # MATLAB counts from 1
             rows[split].append((f"cars_{split}/{item['fname']}", label))
-    return OfficialSplit(rows, [_year_first(str(name)) for name in meta["class_names"]])
+    return RowsAndNames(rows, [_year_first(str(name)) for name in meta["class_names"]])
 
 
 def _year_first(name: str) -> str:
@@ -111,7 +111,7 @@ def _year_first(name: str) -> str:
     return " ".join([year, *words])
 
 
-def flowers(folder: Path, images: Path) -> OfficialSplit:
+def flowers(folder: Path, images: Path) -> RowsAndNames:
     """Oxford Flowers' setid.mat (1020 / 1020 / 6149 images) and imagelabels.mat.
 
     The names are not part of the data set; cat_to_name.json has them by class number.
@@ -127,7 +127,7 @@ def flowers(folder: Path, images: Path) -> OfficialSplit:
             # Images and classes are numbered from 1.
             label = int(labels[number - 1]) - 1
             rows[split].append((f"image_{number:05d}.jpg", label))
-    return OfficialSplit(rows, [clean(names[str(label + 1)]) for label in range(len(names))])
+    return RowsAndNames(rows, [clean(names[str(label + 1)]) for label in range(len(names))])
 
 
 def _read_mat(path: Path) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _read_mat(path: Path) -> dict[str, Any]:
     return loadmat(str(path), squeeze_me=True)
 
 
-def sun(folder: Path, images: Path) -> OfficialSplit:
+def sun(folder: Path, images: Path) -> RowsAndNames:
     """SUN397's first partition: Training_01.txt and Testing_01.txt, lines `/a/abbey/sun_x.jpg`.
 
     ClassName.txt gives the order of classes. Class `/a/apse/indoor` is called `indoor apse`.
@@ -155,7 +155,7 @@ def sun(folder: Path, images: Path) -> OfficialSplit:
         for line in read_lines(file):
             class_folder = line.rpartition("/")[0]
             rows[split].append((line.lstrip("/"), label[class_folder]))
-    return OfficialSplit(rows, [_sun_name(name) for name in classes])
+    return RowsAndNames(rows, [_sun_name(name) for name in classes])
 
 
 def _sun_name(class_folder: str) -> str:
@@ -164,7 +164,7 @@ def _sun_name(class_folder: str) -> str:
     return clean(" ".join(reversed(words)))
 
 
-def ucf(folder: Path, images: Path) -> OfficialSplit:
+def ucf(folder: Path, images: Path) -> RowsAndNames:
     """UCF101's first list: ucfTrainTestlist/trainlist01.txt, testlist01.txt and classInd.txt.
 
     A line is `ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1`; the images are the middle frames.
@@ -183,9 +183,9 @@ def ucf(folder: Path, images: Path) -> OfficialSplit:
             frame = f"{_spaced(name)}/{video.replace('.avi', '.jpg')}"
             rows[split].append((frame, label[name]))
     names = {number: clean(_spaced(name)) for name, number in label.items()}
-    return OfficialSplit(rows, _in_label_order(names, lists))
+    return RowsAndNames(rows, _in_label_order(names, lists))
 
 
 def _spaced(name: str) -> str:
-    """`ApplyEyeMakeup` as the middle frames' folders are called: `Apply_Eye_Makeup`."""
+    """`ApplyEyeMakeup` -> `Apply_Eye_Makeup`, the name of the folder with the middle frames."""
     return "_".join(re.findall("[A-Z][^A-Z]*", name))

@@ -104,7 +104,7 @@ def read_folder(root: Path) -> Listing:
 
 
 def _split_folders(root: Path) -> dict[str, str]:
-    """The folders that are called as a split, by split, in the order train, val, test."""
+    """The folders that are named like a split, by split, in the order train, val, test."""
     found = {}
     for entry in root.iterdir():
         split = SPLIT_NAMES.get(entry.name.lower())
@@ -176,7 +176,7 @@ def _own_listing(
     if not any(rows.values()):
         raise DatasetError(f"{source} has no images")
     settings = read_settings(root)
-    # Most likely a misspelt class, which would keep its old name without a word.
+    # Most likely a misspelt class: its new name would silently be ignored.
     unknown = sorted(set(settings.classnames) - set(names))
     if unknown:
         raise DatasetError(
@@ -219,9 +219,10 @@ def read_settings(root: Path) -> Settings:
         raise DatasetError(f"{file} has '{unknown[0]}'; it may have templates and classnames")
     templates = content.get("templates", [])
     classnames = content.get("classnames", {})
-    if not (isinstance(templates, list) and isinstance(classnames, dict)) or not all(
-        isinstance(text, str) for text in [*templates, *classnames.values()]
-    ):
+    is_valid = isinstance(templates, list) and isinstance(classnames, dict)
+    if is_valid:
+        is_valid = all(isinstance(text, str) for text in [*templates, *classnames.values()])
+    if not is_valid:
         raise DatasetError(
             f"{file}: templates is a list of texts,"
             " classnames a table of texts (folder or label = name)"

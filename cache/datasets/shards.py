@@ -3,9 +3,11 @@
 The files are an image and its class, such as `0001.jpg` and `0001.cls`. PATTERN is a folder (as
 clip_benchmark lays it out: train/*.tar, test/*.tar, classnames.txt), or names with braces and
 stars such as `data/{train,test}-{0000..0003}.tar`. The split is the word train, val or test in a
-shard's name or folder; shards without one are split by chance as folders are. Shards are read in
-place: an index of offsets is made once per run, so that any image can be had without reading what
-lies before it. Nothing but the standard library is needed.
+shard's name or folder; where shards have none, these alone are used and are split by chance as
+folders are.
+
+Shards are read in place: an index of offsets is made once per run, so that any image can be had
+without reading what lies before it. Nothing but the standard library is needed.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from cliad.cache.datasets.base import (
     open_image,
     read_lines,
 )
-from cliad.cache.datasets.own import by_chance, in_order, read_settings
+from cliad.cache.datasets.own import Settings, by_chance, in_order, read_settings
 from cliad.cache.datasets.shard_names import common_folder, find_shards
 from cliad.cache.prompts import clean
 
@@ -42,7 +44,7 @@ LABEL_KEYS = ("label", "cls", "class")  # of a .json file, the first that is the
 
 @dataclass(frozen=True)
 class Sample:
-    """An image in a shard: where its bytes lie, and its class as the shard says it.
+    """An image in a shard: where its bytes lie, and what the shard calls its class.
 
     label: a number or a name.
     """
@@ -84,14 +86,15 @@ def read_shards(pattern: str, data: Path | None = None) -> Listing:
             f"wds:{pattern} has no samples with an image"
             " and a .cls, .label or .json file that holds the class"
         )
-    classes = _find_classes(root, {sample.label for sample in samples})
+    settings = read_settings(root)
+    classes = _find_classes(root, {sample.label for sample in samples}, settings)
     rows = _rows_by_split(root, samples, classes)
     return Listing(
         rows,
         [clean(name) for name in classes.names],
         _opener(root, samples),
         root=None,
-        templates=_templates(root),
+        templates=_templates(root, settings),
         content_hash=_sizes_hash(shards),
     )
 
@@ -146,19 +149,19 @@ def _class_in(ending: str, content: bytes) -> str:
 
 @dataclass(frozen=True)
 class _Classes:
-    """The number of every class as the shards say it, and class names by number."""
+    """The number of every class, by what the shards call it, and class names by number."""
 
     numbers: Mapping[str, int]
     names: Sequence[str]
 
 
-def _find_classes(root: Path, labels: set[str]) -> _Classes:
-    """Number and name the classes that the shards say.
+def _find_classes(root: Path, labels: set[str], settings: Settings) -> _Classes:
+    """Number and name the classes, given what the shards call them.
 
     Names come from `cliad.toml` or `classnames.txt` beside the shards. Classes that are not
     numbers are numbered in name order.
     """
-    given = read_settings(root).classnames
+    given = settings.classnames
     if not all(label.isdecimal() for label in labels):
         ordered = sorted(labels)
         numbers = {label: number for number, label in enumerate(ordered)}
@@ -183,7 +186,11 @@ def _find_classes(root: Path, labels: set[str]) -> _Classes:
 
 
 def _rows_by_split(root: Path, samples: Sequence[Sample], classes: _Classes) -> dict[str, Rows]:
-    """The samples as rows, shard by shard; those of shards without a split are split by chance."""
+    """The samples as rows, shard by shard.
+
+    Where some shards have no split in their names, these are split by chance and the others are
+    left out.
+    """
     rows: dict[str, Rows] = {}
     without_split: dict[str, Rows] = {}
     for sample in samples:
@@ -195,7 +202,6 @@ def _rows_by_split(root: Path, samples: Sequence[Sample], classes: _Classes) -> 
             group = rows.setdefault(split, [])
         group.append((_path(sample, root), label))
     if without_split:
-        # Shards with a split are left out where there are others without one.
         rows = by_chance(without_split)
     return in_order(rows)
 
@@ -224,12 +230,11 @@ def _read_image(sample: Sample) -> Image.Image:
         return open_image(io.BytesIO(file.read(sample.size)))
 
 
-def _templates(root: Path) -> tuple[str, ...]:
+def _templates(root: Path, settings: Settings) -> tuple[str, ...]:
     """Templates of `cliad.toml`, else of clip_benchmark's file beside the shards, else none."""
-    own = tuple(read_settings(root).templates)
     file = root / "zeroshot_classification_templates.txt"
-    if own or not file.is_file():
-        return own
+    if settings.templates or not file.is_file():
+        return tuple(settings.templates)
     return tuple(read_lines(file))
 
 

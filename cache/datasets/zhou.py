@@ -13,11 +13,10 @@ from cliad.cache.datasets.base import (
     DatasetMissing,
     Listing,
     Remote,
-    Rows,
+    RowsAndNames,
     find_folder,
     opener,
 )
-from cliad.cache.datasets.official import OfficialSplit
 from cliad.cache.datasets.split_file import read_split_file
 from cliad.cache.prompts import clean
 
@@ -37,18 +36,18 @@ class Place:
     folders: tuple[str, ...]
     images: tuple[str, ...]
     split_file: str
-    official: Callable[[Path, Path], OfficialSplit] | None = None
+    official: Callable[[Path, Path], RowsAndNames] | None = None
 
     def read(self, data: Path | None, split: str) -> Listing:
         """List the data set below `data`, by its split file or by its "official" split."""
         folder, images = find_folder(data, (*self.folders, self.name), self.images)
         if split != "official":
-            rows, classnames = read_rows(self._find_split_file(folder, data or folder.parent))
-            return Listing(rows, classnames, opener(images), images)
-        if self.official is None:
+            content = _read_rows(self._find_split_file(folder, data or folder.parent))
+        elif self.official is not None:
+            content = self.official(folder, images)
+        else:
             raise DatasetError(f"{self.name} has no official split; leave out --split official")
-        rows, classnames = self.official(folder, images)
-        return Listing(rows, classnames, opener(images), images)
+        return Listing(content.rows, content.classnames, opener(images), images)
 
     def _find_split_file(self, folder: Path, data: Path) -> Path:
         # CoOp has its split files beside the images; others keep all of them in one folder.
@@ -62,7 +61,7 @@ class Place:
         )
 
 
-def read_rows(split_file: Path) -> tuple[dict[str, Rows], list[str]]:
+def _read_rows(split_file: Path) -> RowsAndNames:
     """The rows of train, val and test, in the file's order, and class names as prompts have them.
 
     Raises:
@@ -73,7 +72,7 @@ def read_rows(split_file: Path) -> tuple[dict[str, Rows], list[str]]:
     rows = {}
     for split in SPLITS:
         rows[split] = [(row.path, row.label) for row in content.splits[split]]
-    return rows, [clean(name) for name in content.classnames]
+    return RowsAndNames(rows, [clean(name) for name in content.classnames])
 
 
 def field_dataset(

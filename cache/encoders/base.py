@@ -11,7 +11,8 @@ from torch import Tensor
 
 from cliad.errors import CliadError
 
-Box = tuple[int, int, int, int]  # a part of an image: left, top, width, height
+# A part of an image, in pixels: left, top, width, height. `cache.views.Box` is such a tuple.
+Box = tuple[int, int, int, int]
 
 
 class EncoderError(CliadError):

@@ -104,7 +104,8 @@ class Missing:
 def to_fetch(model: str, pretrained: str) -> Missing | None:
     """What must be fetched before `load` can work; None where all is on this machine.
 
-    The arguments are as `full_name` gives them.
+    The arguments are as `full_name` gives them. A hub model counts as present once its
+    configuration is: the name of its weights file is not known beforehand.
     """
     if model.startswith("hf-hub:"):
         repository = model.removeprefix("hf-hub:")
@@ -122,7 +123,7 @@ def to_fetch(model: str, pretrained: str) -> Missing | None:
 
 
 def _to_fetch_from_hub(model: str, place: str) -> Missing | None:
-    """Of weights at `place`: OWNER/NAME/ or OWNER/NAME/FILE."""
+    """The same for weights at `place`, which is OWNER/NAME/ or OWNER/NAME/FILE."""
     repository, _, file = place.rpartition("/")
     names = [file] if file else [HF_WEIGHTS_NAME, HF_SAFE_WEIGHTS_NAME]
     # open_clip prefers the safetensors file of the same name.

@@ -9,9 +9,9 @@ import numpy as np
 from torch import Tensor
 
 from cliad.cache.encoders.base import EncoderError
-from cliad.cache.extract.job import Extraction, rows_within
+from cliad.cache.extract.extraction import Extraction, rows_within
 from cliad.cache.extract.reading import Job
-from cliad.cache.file.layout import DONE, UNREADABLE, Views
+from cliad.cache.file.layout import DONE, UNREADABLE, Views, view_array
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,3 @@ class Batch:
             return np.stack(self.views[view_set]).astype(np.float32, copy=False)
         # No row of this batch is covered. The width is that of the features.
         return np.zeros((n_view, 0, self.parts["features"].shape[1]), np.float32)
-
-
-def view_array(view_set: str) -> str:
-    """The name of the array that holds a view set, below its split."""
-    return f"views/{view_set}"

@@ -5,45 +5,46 @@ from __future__ import annotations
 import torch
 
 from cliad.cache.encoders.base import is_out_of_memory
-from cliad.cache.extract.job import Extraction
+from cliad.cache.extract.extraction import Extraction
 
 CPU_BATCH = 32
 GPU_BATCH = 1024
-VIEWS_BATCH = 256  # on a GPU too: a batch with its views is many times as many images
+# On a GPU with views: these make many times as many images of the same batch.
+VIEWS_BATCH = 256
 
 
-def default_batch(job: Extraction) -> int:
+def default_batch(extraction: Extraction) -> int:
     """Images per encoder call.
 
     On a CPU that is a fixed number; elsewhere the most, by halving, that the device's memory
     holds. A batch is less than twice the longest split, since it is filled up with padding.
     """
-    on_cpu = job.encoder.device.type == "cpu"
-    size = _largest_batch(job, on_cpu)
-    longest = max(len(rows) for rows in job.listing.splits.values())
+    on_cpu = extraction.encoder.device.type == "cpu"
+    size = _largest_batch(extraction, on_cpu)
+    longest = max(len(rows) for rows in extraction.listing.splits.values())
     while size > 1 and size >= 2 * longest:
         size //= 2
-    while not on_cpu and size > 1 and not _fits(job, size):
+    while not on_cpu and size > 1 and not _fits(extraction, size):
         size //= 2
     return size
 
 
-def _largest_batch(job: Extraction, on_cpu: bool) -> int:
+def _largest_batch(extraction: Extraction, on_cpu: bool) -> int:
     if on_cpu:
         return CPU_BATCH
-    return VIEWS_BATCH if job.view_sets else GPU_BATCH
+    return VIEWS_BATCH if extraction.view_sets else GPU_BATCH
 
 
-def _fits(job: Extraction, size: int) -> bool:
+def _fits(extraction: Extraction, size: int) -> bool:
     """Whether the device's memory holds a batch, tried with twice the images to leave room."""
-    images = torch.zeros((2 * size, 3, *job.encoder.preprocess_size), dtype=torch.uint8)
+    images = torch.zeros((2 * size, 3, *extraction.encoder.preprocess_size), dtype=torch.uint8)
     try:
-        job.encoder.encode_parts(images, job.parts)
+        extraction.encoder.encode_parts(images, extraction.parts)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
         return False
     finally:
-        if job.encoder.device.type == "cuda":
+        if extraction.encoder.device.type == "cuda":
             torch.cuda.empty_cache()
     return True

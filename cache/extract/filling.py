@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cliad.cache.extract.batch import Batch, EncodedJob
-from cliad.cache.extract.job import Extraction
+from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.reading import PLAIN, Loader, Read
 from cliad.cache.file.write import Writer
 
@@ -38,33 +38,35 @@ class ExtractionStats:
 
 
 def run_extraction(
-    path: Path, job: Extraction, *, workers: int, progress: Callable[[Progress], None]
+    path: Path, extraction: Extraction, *, workers: int, progress: Callable[[Progress], None]
 ) -> ExtractionStats:
     """Fill the rows of `path`.part that are still to do, and give the file its name.
 
     Raises:
         CacheError: the disk is full or cannot be written.
         EncoderError: features that are not finite.
-        torch.OutOfMemoryError: the encoder's memory does not hold a batch.
+        RuntimeError: the device's memory does not hold a batch; see `is_out_of_memory`.
     """
-    encoder = job.encoder
+    encoder = extraction.encoder
     unreadable = []
     with Writer(path) as writer, _threads(encoder.threads):
         todo = writer.todo()
-        total = sum(len(rows) for rows in job.listing.splits.values())
+        total = sum(len(rows) for rows in extraction.listing.splits.values())
         n_todo = sum(stop - start for _, start, stop in todo)
         loader = Loader(
-            job.jobs(todo),
-            job.read,
+            extraction.jobs(todo),
+            extraction.read,
             shape=(3, *encoder.preprocess_size),
             workers=workers,
             pin=encoder.device.type == "cuda",
         )
         begin = time.perf_counter()
         done = 0
-        for batch in _batches(job, loader, writer.cache.batch):
-            writer.write(batch.split, batch.start, batch.as_stored(job.dtype), batch.status())
-            unreadable += _named_problems(job, batch)
+        for batch in _batches(extraction, loader, writer.cache.batch):
+            writer.write(
+                batch.split, batch.start, batch.as_stored(extraction.dtype), batch.status()
+            )
+            unreadable += _named_problems(extraction, batch)
             done += batch.stop - batch.start
             seconds = time.perf_counter() - begin
             waiting = loader.waited / seconds
@@ -75,7 +77,7 @@ def run_extraction(
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """So many CPU threads for torch while the block runs.
+    """Let torch use `count` CPU threads while the block runs; None: as many as before.
 
     The number is the encoder's own, since it decides the last bits of what is computed.
     """
@@ -87,36 +89,36 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _named_problems(job: Extraction, batch: Batch) -> list[tuple[str, str]]:
+def _named_problems(extraction: Extraction, batch: Batch) -> list[tuple[str, str]]:
     """The unreadable images of a batch as a user knows them, and why."""
     named = []
     for row, reason in batch.problems.items():
-        path, _ = job.listing.splits[batch.split][row]
+        path, _ = extraction.listing.splits[batch.split][row]
         named.append((f"{batch.split} {path}", reason))
     return named
 
 
-def _batches(job: Extraction, loader: Loader, size: int) -> Iterator[Batch]:
+def _batches(extraction: Extraction, loader: Loader, size: int) -> Iterator[Batch]:
     """The batches of the cache, each as soon as its last job is encoded."""
     batch: Batch | None = None
-    for encoded in _encoded_jobs(job, loader, size):
+    for encoded in _encoded_jobs(extraction, loader, size):
         if batch is None:
-            batch = Batch.of(encoded.job, job)
+            batch = Batch.of(encoded.job, extraction)
         batch.add(encoded)
         if encoded.job.last:
             yield batch
             batch = None
 
 
-def _encoded_jobs(job: Extraction, loader: Loader, size: int) -> Iterator[EncodedJob]:
+def _encoded_jobs(extraction: Extraction, loader: Loader, size: int) -> Iterator[EncodedJob]:
     """The jobs in order, each handed on only when the next one has been started.
 
-    A GPU computes by itself once a job has been started there. While it works on the next job,
-    the rows of this one are fetched and written.
+    A GPU works in the background once a job has been started there. While it computes the next
+    job, the rows of this one are fetched and written.
     """
     previous: EncodedJob | None = None
     for read in loader:
-        current = _encode(job, read, size)
+        current = _encode(extraction, read, size)
         if previous is not None:
             yield previous
         previous = current
@@ -124,19 +126,19 @@ def _encoded_jobs(job: Extraction, loader: Loader, size: int) -> Iterator[Encode
         yield previous
 
 
-def _encode(job: Extraction, read: Read, size: int) -> EncodedJob:
+def _encode(extraction: Extraction, read: Read, size: int) -> EncodedJob:
     """Start the encoder on the images of a job."""
     parts: dict[str, Tensor] = {}
     views: dict[str, list[Tensor]] = {}
     for crop, images in read.images.items():
         if crop == PLAIN:
             n = len(images)
-            padded = job.encoder.encode_parts(_padded(images, size), job.parts)
+            padded = extraction.encoder.encode_parts(_padded(images, size), extraction.parts)
             parts = {part: rows[:n] for part, rows in padded.items()}
         else:
-            rows = job.encoder.encode_images(images)
+            rows = extraction.encoder.encode_images(images)
             views.setdefault(crop.view_set, []).append(rows)
-    return EncodedJob(read.job, dict(read.problems), parts, views)
+    return EncodedJob(read.job, read.problems, parts, views)
 
 
 def _padded(images: Tensor, size: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Images read ahead by threads while the encoder works.
 
-Threads do, since Pillow lets go of Python's lock while it decodes and resizes.
+Threads are enough, as Pillow releases Python's lock while it decodes and resizes.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ class Read:
     """A job with its images.
 
     `images` has uint8 (n_row, 3, height, width) for each crop, black where a row could not be
-    read; `problems` has (row, reason) of these rows.
+    read; `problems` has the reason for each such row.
     """
 
     job: Job
     images: Mapping[Crop, Tensor]
-    problems: list[tuple[int, str]]
+    problems: Mapping[int, str]
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,11 @@ class Loader:
         started = time.perf_counter()
         results = {row: _images_or_reason(future) for row, future in pending.futures.items()}
         self.waited += time.perf_counter() - started
-        problems = []
+        problems = {}
         unused = {}  # row -> its crops that have not found their place yet
         for row, result in results.items():
             if isinstance(result, str):
-                problems.append((row, result))
+                problems[row] = result
             else:
                 unused[row] = iter(result)
         images = {}
@@ -174,7 +174,7 @@ def _images_or_reason(future: Future[Sequence[Tensor]]) -> Sequence[Tensor] | st
 
 
 def default_workers() -> int:
-    """As many threads as cores that this process may use, at least 2."""
+    """As many threads as there are cores that this process may use, at least 2."""
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
     else:

@@ -12,8 +12,8 @@ from cliad.cache import prompts
 from cliad.cache.encoders.base import EncoderError, is_out_of_memory
 from cliad.cache.extract.batch_size import default_batch
 from cliad.cache.extract.choices import Log
+from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.filling import ExtractionStats, Progress, run_extraction
-from cliad.cache.extract.job import Extraction
 from cliad.cache.file.layout import CacheError, TextSet, part_of, recipe_id
 from cliad.cache.file.read import FeatureCache, open_cache
 from cliad.cache.file.write import add_text, create, lock_cache
@@ -25,7 +25,7 @@ SHOWN = 10  # unreadable images named in the closing lines
 class PreparedExtraction:
     """An extraction with its prompts, and where messages go."""
 
-    job: Extraction
+    extraction: Extraction
     texts: prompts.Prompts
     prompt_key: str  # the name under which the file keeps the prompts
     text_pre_projection: bool  # whether texts are also kept before their projection
@@ -35,7 +35,7 @@ class PreparedExtraction:
 
     def text_set(self) -> TextSet:
         """The prompt set with its features (n_template, n_class, dim)."""
-        encoder = self.job.encoder
+        encoder = self.extraction.encoder
         pre_projection = None
         if self.text_pre_projection and encoder.text_projects:
             pre_projection = self._embed_texts(pre_projection=True)
@@ -52,7 +52,7 @@ class PreparedExtraction:
 
     def _embed_texts(self, *, pre_projection: bool) -> np.ndarray:
         def encode(lines: list[str]) -> np.ndarray:
-            rows = self.job.encoder.encode_texts(lines, pre_projection=pre_projection)
+            rows = self.extraction.encoder.encode_texts(lines, pre_projection=pre_projection)
             return rows.cpu().numpy()
 
         return self.texts.embed(encode)
@@ -60,7 +60,7 @@ class PreparedExtraction:
     @property
     def text_recipe(self) -> dict:
         """All that decides the text features: the text id is its hash."""
-        return {**self.texts.recipe, "encoder": dict(self.job.encoder.text_recipe)}
+        return {**self.texts.recipe, "encoder": dict(self.extraction.encoder.text_recipe)}
 
     def has_prompts(self, cache: FeatureCache) -> bool:
         """Whether a cache, opened with the prompts of this key, has just these."""
@@ -106,7 +106,7 @@ def _is_complete(path: Path, prepared: PreparedExtraction) -> bool:
 
 def _make(path: Path, prepared: PreparedExtraction, batch: int | None, force: bool) -> None:
     """Make the cache; where memory does not hold a batch of our own choice, with half of it."""
-    size = batch or default_batch(prepared.job)
+    size = batch or default_batch(prepared.extraction)
     stats = None
     while stats is None:
         _prepare_part(path, prepared, size, force)
@@ -114,7 +114,7 @@ def _make(path: Path, prepared: PreparedExtraction, batch: int | None, force: bo
         _announce(path, prepared, size)
         try:
             stats = run_extraction(
-                path, prepared.job, workers=prepared.workers, progress=prepared.progress
+                path, prepared.extraction, workers=prepared.workers, progress=prepared.progress
             )
         except RuntimeError as error:
             if not is_out_of_memory(error):
@@ -133,8 +133,8 @@ def _make(path: Path, prepared: PreparedExtraction, batch: int | None, force: bo
 def _prepare_part(path: Path, prepared: PreparedExtraction, batch: int, force: bool) -> None:
     """Make sure that `path`.part is there: resumed where it can be, else made."""
     if force or not _can_resume(part_of(path), prepared):
-        job = prepared.job
-        create(path, job.header(batch), job.splits, [prepared.text_set()])
+        extraction = prepared.extraction
+        create(path, extraction.header(batch), extraction.splits, [prepared.text_set()])
 
 
 def _can_resume(part: Path, prepared: PreparedExtraction) -> bool:
@@ -155,18 +155,18 @@ def _can_resume(part: Path, prepared: PreparedExtraction) -> bool:
 
 
 def _announce(path: Path, prepared: PreparedExtraction, batch: int) -> None:
-    job = prepared.job
-    encoder = job.encoder
-    n_image = sum(len(rows) for rows in job.listing.splits.values())
+    extraction = prepared.extraction
+    encoder = extraction.encoder
+    n_image = sum(len(rows) for rows in extraction.listing.splits.values())
     prepared.log(
-        f"{job.dataset}: {n_image:,} images, "
+        f"{extraction.dataset}: {n_image:,} images, "
         f"{encoder.name} on {encoder.device} ({encoder.precision}), "
         f"{batch} at a time, {prepared.workers} readers"
     )
-    stored = list(job.parts)
-    for name, views in job.view_sets.items():
+    stored = list(extraction.parts)
+    for name, views in extraction.view_sets.items():
         stored.append(f"{views.n_view} {name}")
-    prepared.log(f"storing {', '.join(stored)}: {job.nbytes / 1e6:,.1f} MB in {path.parent}")
+    prepared.log(f"storing {', '.join(stored)}: {extraction.nbytes / 1e6:,.1f} MB in {path.parent}")
 
 
 def _report(path: Path, stats: ExtractionStats, log: Log) -> None:

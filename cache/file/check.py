@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
+from cliad.cache.file.index import damage_as_cache_error
 from cliad.cache.file.layout import (
     DONE,
     TO_DO,
     UNREADABLE,
     CacheError,
     batch_checksum,
+    covered_rows_array,
     file_list_hash,
+    is_view_array,
     view_positions,
 )
 from cliad.cache.file.read import FeatureCache, open_cache
@@ -30,11 +33,15 @@ def verify(path: Path) -> list[str]:
     whatever the file holds.
     """
     try:
-        cache = open_cache(path)
-        prompt_sets = [cache.with_prompts(name) for name in cache.prompt_sets]
+        # Damaged bytes may also give arrays of types and axes that no check below expects.
+        with damage_as_cache_error(path):
+            return _all_problems(open_cache(path))
     except CacheError as error:
         return [str(error)]
 
+
+def _all_problems(cache: FeatureCache) -> list[str]:
+    prompt_sets = [cache.with_prompts(name) for name in cache.prompt_sets]
     # First all that can be seen without rows: where a shape is wrong, rows cannot be read by it.
     lines: list[str] = []
     for split in cache.split_names:
@@ -89,24 +96,26 @@ def _shape_problems(cache: FeatureCache, split: str) -> Iterator[str]:
     if shapes["features"] != (n, cache.dim):
         yield f"{split}: features are {shapes['features']}, expected {(n, cache.dim)}"
     for name, shape in shapes.items():
-        if name.startswith("views/"):
-            if not name.endswith("_rows"):
-                yield from _view_problems(cache, split, name, n)
+        if is_view_array(name):
             continue
         expected = math.ceil(n / cache.batch) if name == "checksums" else n
         if shape[0] != expected:
             yield f"{split}: {name} has {shape[0]} rows, expected {expected}"
+    for name in cache.row_arrays(split):
+        if is_view_array(name):
+            yield from _view_problems(cache, split, name, n)
 
 
 def _view_problems(cache: FeatureCache, split: str, name: str, n: int) -> Iterator[str]:
     """Views (n_view, n_row, dim) need their row numbers (n_row,), ascending and below n."""
     shape = cache.arrays[f"splits/{split}/{name}"].shape
-    rows = cache.column(split, f"{name}_rows")
+    rows_name = covered_rows_array(name)
+    rows = cache.column(split, rows_name)
     n_row = 0 if rows is None else len(rows)
     if rows is None or shape[1:] != (n_row, cache.dim):
         yield f"{split}: {name} is {shape}, expected (n_view, {n_row}, {cache.dim})"
     elif n_row > 0 and (rows[0] < 0 or rows[-1] >= n or (np.diff(rows) <= 0).any()):
-        yield f"{split}: {name}_rows are not ascending row numbers below {n}"
+        yield f"{split}: {rows_name} are not ascending row numbers below {n}"
 
 
 def _text_problems(cache: FeatureCache) -> Iterator[str]:
@@ -149,8 +158,8 @@ def _stored_batch(cache: FeatureCache, split: str, start: int, stop: int) -> dic
     for name in cache.row_arrays(split):
         full_name = f"splits/{split}/{name}"
         rows = cache.read(full_name)
-        if name.startswith("views/"):
-            view_rows = cache.read(f"{full_name}_rows")
+        if is_view_array(name):
+            view_rows = cache.read(covered_rows_array(full_name))
             batch[name] = rows[:, view_positions(view_rows, start, stop)]
         else:
             batch[name] = rows[start:stop]

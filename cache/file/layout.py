@@ -178,6 +178,24 @@ def batch_checksum(arrays: Mapping[str, np.ndarray]) -> int:
     return checksum
 
 
+def view_array(view_set: str) -> str:
+    """The name of the array with the views of a view set, below its split."""
+    return f"views/{view_set}"
+
+
+def is_view_array(name: str) -> bool:
+    """Whether an array of a split belongs to a view set: its views, or the rows that these cover.
+
+    Such an array is the only kind that need not have a row for each row of the split.
+    """
+    return name.startswith("views/")
+
+
+def covered_rows_array(name: str) -> str:
+    """The name of the array with the rows that the view array `name` covers."""
+    return f"{name}_rows"
+
+
 def view_positions(view_rows: np.ndarray, start: int, stop: int) -> slice:
     """Where the views of rows `start` to `stop` of a split lie along the axis n_row of the views.
 

@@ -22,7 +22,8 @@ from cliad.cache.file.index import (
 from cliad.cache.file.layout import CacheError, recipe_id
 from cliad.cache.file.rows import Split
 
-# Arrays of a split that describe its rows. All others hold what the encoder computed.
+# Arrays of a split that describe its rows. All others hold what the encoder computed, or say which
+# rows have views.
 BOOKKEEPING = frozenset(SPLIT_ARRAYS) - {"features"}
 
 
@@ -145,10 +146,12 @@ class FeatureCache:
         root = f"splits/{split}/"
         names = []
         for full_name in self.arrays:
-            name = full_name.removeprefix(root)
-            if not full_name.startswith(root) or name in BOOKKEEPING or name.endswith("_rows"):
+            if not full_name.startswith(root):
                 continue
-            names.append(name)
+            name = full_name.removeprefix(root)
+            # The rows that views cover are known before any image is read.
+            if name not in BOOKKEEPING and not name.endswith("_rows"):
+                names.append(name)
         return sorted(names)
 
     def read(self, name: str) -> np.ndarray:
@@ -187,12 +190,12 @@ class FeatureCache:
     @property
     def classnames(self) -> list[str]:
         """The class names in label order."""
-        return self.strings("classnames")
+        return self._strings("classnames")
 
     @property
     def templates(self) -> list[str]:
         """The templates, or names of what stands in their place."""
-        return self.strings("templates")
+        return self._strings("templates")
 
     @property
     def text(self) -> np.ndarray | None:
@@ -201,7 +204,7 @@ class FeatureCache:
         name = f"text/{self.prompts}/features"
         return np.array(self.read(name), np.float32) if name in self.arrays else None
 
-    def strings(self, name: str) -> list[str]:
+    def _strings(self, name: str) -> list[str]:
         """An array of strings of the prompt set, "classnames" or "templates"."""
         return [value.decode() for value in self.read(f"text/{self.prompts}/{name}")]
 

@@ -20,6 +20,8 @@ from cliad.cache.file.layout import (
     SplitLayout,
     TextSet,
     canonical_json,
+    covered_rows_array,
+    view_array,
 )
 
 # Bytes left free for HDF5's own metadata.
@@ -87,10 +89,11 @@ def split_arrays(name: str, split: SplitLayout, header: Header) -> NewArrays:
     arrays[f"{root}/paths"] = _known_strings(split.paths)
     arrays[f"{root}/status"] = _known(np.zeros(n, np.uint8))
     arrays[f"{root}/checksums"] = _known(np.zeros(n_batch, np.uint32))
-    for view, views in split.views.items():
+    for view_set, views in split.views.items():
         shape = (views.n_view, len(views.rows), *split.columns["features"])
-        arrays[f"{root}/views/{view}"] = NewArray(shape, dtype, attrs=views.how)
-        arrays[f"{root}/views/{view}_rows"] = _known(np.asarray(views.rows, np.int64))
+        name_of_views = f"{root}/{view_array(view_set)}"
+        arrays[name_of_views] = NewArray(shape, dtype, attrs=views.how)
+        arrays[covered_rows_array(name_of_views)] = _known(np.asarray(views.rows, np.int64))
     return arrays
 
 

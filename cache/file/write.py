@@ -20,6 +20,8 @@ from cliad.cache.file.layout import (
     SplitLayout,
     TextSet,
     batch_checksum,
+    covered_rows_array,
+    is_view_array,
     part_of,
     view_positions,
 )
@@ -195,11 +197,11 @@ class Writer:
 
     def _write_array(self, batch: BatchRange, name: str, rows: np.ndarray) -> None:
         full_name = f"splits/{batch.split}/{name}"
-        if not name.startswith("views/"):
+        if not is_view_array(name):
             self._put(full_name, batch.start, rows)
             return
         # On the disk (n_view, n_row, dim) is n_view blocks of n_row rows, one after another.
-        view_rows = self.cache.read(full_name + "_rows")
+        view_rows = self.cache.read(covered_rows_array(full_name))
         first = view_positions(view_rows, batch.start, batch.stop).start
         for view, rows_of_view in enumerate(rows):
             self._put(full_name, view * len(view_rows) + first, rows_of_view)

@@ -158,5 +158,11 @@ def storable(where: str, values: Sequence[str]) -> list[str]:
 
 def check_widths(where: str, widths: Mapping[str, int], hint: str) -> None:
     """CacheError where the features in some arrays, by name, have not all the same width."""
-    if len(set(widths.values())) > 1:
-        raise CacheError(f"{where}: feature widths differ: {dict(widths)}; {hint}")
+    names_by_width: dict[int, list[str]] = {}
+    for name, width in widths.items():
+        names_by_width.setdefault(width, []).append(name)
+    if len(names_by_width) > 1:
+        groups = [
+            f"{width} in {', '.join(names_by_width[width])}" for width in sorted(names_by_width)
+        ]
+        raise CacheError(f"{where}: feature widths differ: {'; '.join(groups)}; {hint}")

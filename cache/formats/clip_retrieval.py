@@ -7,7 +7,8 @@
 Labels are a column's values (`labels`), or with "folder" the folder that an image lies in. By
 default the first of the columns `label`, `class`, `classname`, `caption` is taken, else the folder.
 Integers are class numbers; strings become classes in sorted order. The splits are the folders, else
-the column `split`, else all is train. The columns `split` and `status` are ours.
+the column `split`, else all is train. The columns `split` and `status` are ours; a `status` in
+words is that of img2dataset ("success") and is not read.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cliad.cache.datasets.base import SPLIT_NAMES, SPLITS
-from cliad.cache.file.layout import DONE, CacheError
+from cliad.cache.file.layout import DONE, UNREADABLE, CacheError
 from cliad.cache.file.read import FeatureCache, Split
 from cliad.cache.formats.base import (
     Classes,
@@ -176,7 +177,7 @@ def _read_metadata(path: Path, labels: str | None) -> _Metadata:
         labels=label_values,
         splits=[_split_name(path, value) for value in table.get("split", ["train"] * n_row)],
         paths=storable(f"{path}: image_path", paths),
-        status=table.get("status", [DONE] * n_row),
+        status=_status(path, table.get("status", []), n_row),
     )
 
 
@@ -197,6 +198,19 @@ def _split_name(path: Path, value: object) -> str:
     if split is None:
         raise CacheError(f"{path}: column 'split' holds {value!r}; known are {sorted(SPLIT_NAMES)}")
     return split
+
+
+def _status(path: Path, values: Sequence[object], n_row: int) -> list[int]:
+    """The status of each row, as in the cache file; all are done where the column is not ours."""
+    if all(isinstance(value, str) for value in values):
+        return [DONE] * n_row
+    status = [value for value in values if isinstance(value, int)]
+    if len(status) < n_row or not set(status) <= {DONE, UNREADABLE}:
+        raise CacheError(
+            f"{path}: column 'status' must hold {DONE} (done) or {UNREADABLE} (unreadable)"
+            " for each row; rename the column if it means something else"
+        )
+    return status
 
 
 class _ClassNumbers(NamedTuple):

@@ -156,7 +156,7 @@ def _digest_split(split: str, rows: ImportedSplit, dtype: str, digest: _Digest) 
 
 def stored_batch(rows: ImportedSplit, start: int, dtype: str) -> np.ndarray:
     """A batch of features (n, dim) as the file holds it; unreadable rows are zero."""
-    # (n, dim), a batch; read from a mapped file only here
+    # Only here are rows of a mapped file read.
     x = _stored(rows.x[start : start + BATCH], dtype)
     readable = rows.status[start : start + BATCH] == DONE
     if readable.all():
@@ -175,9 +175,9 @@ def _check_values(
 ) -> None:
     """CacheError where rows x (n, ...), stored from `given`, are not finite.
 
-    numbers (n,) are what the rows are called. All of n may be 0: a batch without a readable row.
+    numbers (n,) are what messages call the rows. n may be 0: a batch without a readable row.
     """
-    # (n,): over all axes but the first
+    # (n,): a row may have further axes, as text has (n_template, n_class, dim)
     finite = np.isfinite(x).all(axis=tuple(range(1, x.ndim)))
     wrong = np.flatnonzero(~finite)
     if not len(wrong):

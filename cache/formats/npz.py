@@ -232,7 +232,7 @@ def write_npz(cache: FeatureCache, new: Path) -> None:
 
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """An npz file under exactly this name, to which np.savez would append .npz."""
-    # NumPy's types take every keyword for its own one, which is a bool.
+    # NumPy's type hints take every keyword for `allow_pickle`, a bool.
     savez: Callable[..., None] = np.savez
     with open(file, "wb") as stream:
         savez(stream, **arrays)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cliad.cache.file.layout import CacheError
+from cliad.cache.file.layout import CacheError, covered_rows_array, is_view_array
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.formats.npz import Arrays, class_arrays, known_paths, split_arrays
 
@@ -54,16 +54,17 @@ def write_safetensors(cache: FeatureCache, new: Path) -> None:
 
 
 def _further_arrays(cache: FeatureCache, split: str) -> Arrays:
-    """Views, tokens and the like, with the rows (`_rows`) of those that not all images have."""
-    arrays: Arrays = {}
+    """Views, tokens and the like; beside views the rows of the split that they cover."""
+    names = []
     for name in cache.row_arrays(split):
         # The features are <split>_x already.
         if name != "features":
-            _add(arrays, f"{split}_{name}", cache.column(split, name))
-        _add(arrays, f"{split}_{name}_rows", cache.column(split, f"{name}_rows"))
+            names.append(name)
+        if is_view_array(name):
+            names.append(covered_rows_array(name))
+    arrays: Arrays = {}
+    for name in names:
+        values = cache.column(split, name)
+        if values is not None:
+            arrays[f"{split}_{name}"] = values
     return arrays
-
-
-def _add(arrays: Arrays, name: str, values: np.ndarray | None) -> None:
-    if values is not None:
-        arrays[name] = values

@@ -17,7 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from cliad.cache.file.layout import CacheError
-from cliad.cache.formats.base import ImportedFeatures, ImportedSplit, checked_split, reading
+from cliad.cache.formats.base import (
+    ImportedFeatures,
+    ImportedSplit,
+    check_widths,
+    checked_split,
+    reading,
+)
 
 
 def read_tip_adapter(folder: Path) -> ImportedFeatures:
@@ -63,22 +69,10 @@ def _load_features(folder: Path, present: set[str]) -> _Features:
     for name in ("val_f.pt", "test_f.pt"):
         if name in present:
             others[name] = _load_matrix(folder / name)
-    _check_widths(folder, keys | others)
+    widths = {name: x.shape[1] for name, x in (keys | others).items()}
+    hint = "they come from two encoders, move those of one elsewhere"
+    check_widths(str(folder), widths, hint)
     return _Features(keys, others)
-
-
-def _check_widths(folder: Path, features: Mapping[str, np.ndarray]) -> None:
-    names_by_width: dict[int, list[str]] = {}
-    for name, x in features.items():
-        names_by_width.setdefault(x.shape[1], []).append(name)
-    if len(names_by_width) > 1:
-        widths = [
-            f"{width} in {', '.join(names_by_width[width])}" for width in sorted(names_by_width)
-        ]
-        raise CacheError(
-            f"{folder}: feature widths differ: {'; '.join(widths)};"
-            " they come from two encoders, move those of one elsewhere"
-        )
 
 
 def _read_split(folder: Path, split: str, features: Mapping[str, np.ndarray]) -> ImportedSplit:

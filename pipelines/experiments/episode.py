@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cliad.adapters.core.episode import Episode
 from cliad.cache.encoders.base import choose_device
-from cliad.cache.file.layout import DONE, CacheError
+from cliad.cache.file.layout import DONE, CacheError, covered_rows_array, is_view_array
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.file.rows import Split
 from cliad.pipelines.fewshot.draw import Draw, DrawRequest, draw, index_hash
@@ -246,11 +246,12 @@ def _views(cache: FeatureCache, rows: np.ndarray, device: torch.device) -> Tenso
     Raises:
         CacheError: the views do not cover all of the rows.
     """
-    names = [name for name in cache.row_arrays("train") if name.startswith("views/")]
+    names = [name for name in cache.row_arrays("train") if is_view_array(name)]
     if not names:
         return None
-    covered = cache.read(f"splits/train/{names[0]}_rows")
-    array = cache.read(f"splits/train/{names[0]}")
+    full_name = f"splits/train/{names[0]}"
+    covered = cache.read(covered_rows_array(full_name))
+    array = cache.read(full_name)
     # `covered` (n_row,) ascends. A row beyond its end would get an index out of range, hence the
     # minimum below; such a row then differs from what is found there.
     places = np.searchsorted(covered, rows)

@@ -72,6 +72,20 @@ def test_official_splits_are_read(name, tmp_path):
     )
 
 
+def test_both_splits_of_imagenet_need_the_same_classes(tmp_path):
+    layouts.imagenet(tmp_path)
+    shutil.rmtree(tmp_path / "imagenet" / "images" / "train" / "n01440764")
+    with pytest.raises(DatasetError, match=r"train lacks 1 of 2 class folders, such as n01440764"):
+        find_dataset("imagenet").read(tmp_path, "field")
+
+
+def test_a_line_without_a_name_in_imagenets_class_names_is_quoted(tmp_path):
+    layouts.imagenet(tmp_path)
+    layouts.lines(tmp_path / "imagenet" / "classnames.txt", "n01440764 tench", "n01443537")
+    with pytest.raises(DatasetError, match=r"classnames\.txt has the line 'n01443537'"):
+        find_dataset("imagenet").read(tmp_path, "field")
+
+
 def test_imagenetv2_labels_are_folder_numbers(tmp_path):
     layouts.imagenetv2(tmp_path)
     listing = find_dataset("imagenetv2").read(tmp_path, "field")
@@ -164,6 +178,12 @@ def test_cifar_as_class_folders(tmp_path):
         layouts.class_folders(tmp_path / "cifar10" / part, ["airplane", "cat"], count, "png")
     listing = find_dataset("cifar10").read(tmp_path, "field")
     assert listing.classnames == ["airplane", "cat"] and len(listing.splits["test"]) == 4
+
+
+def test_cifar_as_class_folders_needs_a_test_folder(tmp_path):
+    layouts.class_folders(tmp_path / "cifar10" / "train", ["airplane", "cat"], 3, "png")
+    with pytest.raises(DatasetError, match="has train/ but no test/"):
+        find_dataset("cifar10").read(tmp_path, "field")
 
 
 # ------------------------------------------------------------------------------------------------ a user's own images

@@ -143,7 +143,7 @@ def run(toy, folder, data, dataset="dtd", **options):
 
 def test_views_cover_the_training_rows_and_are_what_they_say(toy, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "cliad.cache.extract.job.AT_ONCE", 20
+        "cliad.cache.extract.extraction.AT_ONCE", 20
     )  # so that the views of a batch are made in several jobs
     extras = Extras(views=20, scale=(0.08, 1.0), flip=True)
     path = run(toy, tmp_path, photos, extras=extras, batch=3)
@@ -328,6 +328,12 @@ def test_wrong_input_is_one_line_and_leaves_nothing(toy, photos, tmp_path, optio
     with pytest.raises(ValueError, match=message) as error:
         run(toy, tmp_path / "cache", **{"data": photos, "fetch": False} | options)
     assert type(error.value).__module__.startswith("cliad.") and "\n" not in str(error.value)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_encoder_given_twice_is_refused(toy, photos, tmp_path):
+    with pytest.raises(ValueError, match="either encoder or its names"):
+        run(toy, tmp_path / "cache", photos, model="RN50", fetch=False)
     assert not (tmp_path / "cache").exists()
 
 

@@ -111,3 +111,21 @@ def test_a_second_writer_waits_and_is_told_who_holds_the_lock(tmp_path):
     assert order == ["first", "second"]
     assert messages[0].startswith(f"results.jsonl is being written by process {os.getpid()} on ")
     assert "results.jsonl.owner" not in names(tmp_path)
+
+
+def test_a_lock_without_a_note_is_held_by_another_process(tmp_path):
+    path = tmp_path / "results.jsonl"
+    messages = []
+
+    def second():
+        with file_lock(path, messages.append):
+            pass
+
+    with file_lock(path):
+        (tmp_path / "results.jsonl.owner").write_text("")  # as between its making and its filling
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        while not messages:
+            waiting.join(0.01)
+    waiting.join(10)
+    assert messages == ["results.jsonl is being written by another process; waiting for it"]

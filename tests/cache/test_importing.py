@@ -736,6 +736,20 @@ def test_unreadable_rows_of_a_folder_stay_so(tmp_path):
     assert train.status.tolist() == [1, 1, 2, 1, 1, 1] and not train.x[2].any()
 
 
+def test_a_status_in_words_is_not_ours(tmp_path):
+    columns = {"label": [0, 1, 0, 1, 0, 1], "status": ["success"] * 6}
+    folder = retrieval_folder(tmp_path / "in", columns)
+    train = open_cache(import_features("clip-retrieval", folder, **named(tmp_path))).split("train")
+    assert train.status.tolist() == [1] * 6 and train.x.any(axis=1).all()
+
+
+@pytest.mark.parametrize("wrong", [0, 3, None, 1.0])
+def test_another_status_is_refused(tmp_path, wrong):
+    columns = {"label": [0, 1, 0, 1, 0, 1], "status": [wrong] * 6}
+    folder = retrieval_folder(tmp_path / "in", columns)
+    refused("clip-retrieval", folder, tmp_path / "none", r"'status' must hold 1 \(done\)")
+
+
 def test_folders_may_be_written_as_windows_does(tmp_path):
     paths = [rf"C:\data\{name}\{i}.jpg" for i, name in enumerate(["bee", "ant", "bee", "ant"])]
     folder = retrieval_folder(tmp_path / "in", {"image_path": paths}, shards=(4,))

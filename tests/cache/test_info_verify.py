@@ -141,6 +141,27 @@ def replaced(file, name, data):
     file[name] = data
 
 
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        ("splits/train/labels", np.int32(3)),
+        ("splits/train/labels", np.array([b"a"] * 10)),
+        ("splits/train/features", np.ones(10, np.float16)),
+        ("splits/train/features", np.full((10, 6), b"a")),
+        ("splits/train/status", np.uint8(1)),
+        ("splits/train/paths", np.ones(10)),
+        ("splits/train/views/aug_rows", np.ones((4, 2), np.int64)),
+        ("text/default/features", np.full((2, 3, 6), b"a")),
+    ],
+)
+def test_an_array_of_another_type_or_shape_is_a_line(tmp_path, name, data):
+    path = write(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        replaced(file, name, data)
+    lines = verify(path)
+    assert len(lines) == 1 and "truncated or damaged" in lines[0] and "a.h5" in lines[0]
+
+
 def test_a_file_that_does_not_open_is_a_line(tmp_path):
     assert "there is no cache file" in verify(tmp_path / "a.h5")[0]
 

@@ -14,7 +14,14 @@ from cliad.cache import views
 from cliad.cache.datasets.base import DatasetError, Listing
 from cliad.cache.encoders.base import Encoder, EncoderError
 from cliad.cache.extract.reading import PLAIN, Crop, Job
-from cliad.cache.file.layout import Header, SplitLayout, Views, file_list_hash, recipe_id
+from cliad.cache.file.layout import (
+    Header,
+    SplitLayout,
+    Views,
+    file_list_hash,
+    recipe_id,
+    view_positions,
+)
 from cliad.cache.views import ViewSet
 
 # Images that a job may hold. Where a batch has more, they are shared out among several jobs, each
@@ -92,11 +99,11 @@ class Extraction:
                 paths=[path for path, _ in rows],
                 labels=np.array([label for _, label in rows], np.int32),
                 columns=columns,
-                views=self._views(len(rows)) if name == "train" else {},
+                views=self._view_layouts(len(rows)) if name == "train" else {},
             )
         return layouts
 
-    def _views(self, n_train: int) -> dict[str, Views]:
+    def _view_layouts(self, n_train: int) -> dict[str, Views]:
         rows = np.arange(n_train)
         if self.view_rows is not None:
             rows = np.array(self.view_rows, np.int64)
@@ -111,8 +118,8 @@ class Extraction:
         for layout in self.splits.values():
             for shape in layout.columns.values():
                 numbers += len(layout.labels) * int(np.prod(shape))
-            for of_set in layout.views.values():
-                numbers += of_set.n_view * len(of_set.rows) * self.encoder.dim
+            for views_of_set in layout.views.values():
+                numbers += views_of_set.n_view * len(views_of_set.rows) * self.encoder.dim
         return numbers * np.dtype(self.dtype).itemsize
 
     def jobs(self, todo: Sequence[tuple[str, int, int]]) -> Iterator[Job]:
@@ -121,8 +128,8 @@ class Extraction:
         The plain view of a batch comes first, then the views of its rows.
         """
         for split, start, stop in todo:
-            rows_of = self._crops(split, start, stop)
-            crops = list(rows_of)
+            rows_by_crop = self._rows_by_crop(split, start, stop)
+            crops = list(rows_by_crop)
             at_once = max(1, AT_ONCE // (stop - start))
             for first in range(0, len(crops), at_once):
                 chosen = crops[first : first + at_once]
@@ -130,19 +137,19 @@ class Extraction:
                     split=split,
                     start=start,
                     stop=stop,
-                    crops={crop: rows_of[crop] for crop in chosen},
+                    crops={crop: rows_by_crop[crop] for crop in chosen},
                     last=first + at_once >= len(crops),
                 )
 
-    def _crops(self, split: str, start: int, stop: int) -> dict[Crop, Sequence[int]]:
+    def _rows_by_crop(self, split: str, start: int, stop: int) -> dict[Crop, Sequence[int]]:
         """Every crop of a batch, with the rows that it is made of."""
-        rows_of: dict[Crop, Sequence[int]] = {PLAIN: range(start, stop)}
-        for name, of_set in self.splits[split].views.items():
-            covered = rows_within(of_set.rows, start, stop).tolist()
+        rows_by_crop: dict[Crop, Sequence[int]] = {PLAIN: range(start, stop)}
+        for name, layout in self.splits[split].views.items():
+            covered = rows_within(layout.rows, start, stop).tolist()
             if covered:
-                for number in range(of_set.n_view):
-                    rows_of[Crop(name, number)] = covered
-        return rows_of
+                for number in range(layout.n_view):
+                    rows_by_crop[Crop(name, number)] = covered
+        return rows_by_crop
 
     def read(self, split: str, row: int, crops: Sequence[Crop]) -> list[Tensor]:
         """The crops of one image, each uint8 (3, height, width); the file is opened once."""
@@ -160,8 +167,7 @@ class Extraction:
 
 def rows_within(rows: np.ndarray, start: int, stop: int) -> np.ndarray:
     """Those of the ascending `rows` that lie in start..stop."""
-    first, last = np.searchsorted(rows, [start, stop])
-    return rows[first:last]
+    return rows[view_positions(rows, start, stop)]
 
 
 def _versions(encoder: Encoder) -> dict[str, str]:
