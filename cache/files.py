@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
@@ -28,7 +29,8 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     # In the same folder, as a rename does not lead from one disk to another.
-    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    new = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.new")
+    _remove(new)  # of an earlier process with this number
     try:
         yield new
         # Before the rename: after a power cut, the name must not stand for an empty file.
@@ -52,16 +54,24 @@ def replace_text(path: Path, text: str) -> None:
         new.write_text(text, encoding="utf-8")
 
 
+def _host() -> str:
+    """The name of this machine, fit for a file name."""
+    return re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())
+
+
 def _remove_leftovers(path: Path) -> None:
-    """Remove what processes that are dead have left of writing `path`."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
-        process = leftover.name.removesuffix(".new").rpartition(".")[2]
+    """Remove what dead processes of this machine have left of writing `path`.
+
+    A folder may be shared by machines; whether the processes of others run is not known here.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*.new"):
+        process = leftover.name.removesuffix(".new").rpartition("-")[2]
         if process.isdigit() and not _is_running(int(process)):
             _remove(leftover)
 
 
 def _is_running(process: int) -> bool:
-    """Whether a process with this number runs on this machine; True where that is not known."""
+    """Whether a process with this number runs here; True where that is not known."""
     if os.name != "posix":
         return True  # there, signal 0 would end the process
     try:

@@ -1,6 +1,8 @@
 """How files are written: whole or not at all, and nothing left behind."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -61,6 +63,9 @@ def test_a_new_file_has_the_mode_that_the_umask_gives(tmp_path):
     assert (tmp_path / "page.html").stat().st_mode & 0o777 == 0o640
 
 
+HOST = re.sub(r"[^A-Za-z0-9.]", "", socket.gethostname())
+
+
 def dead_process():
     """The number of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
@@ -70,21 +75,25 @@ def dead_process():
 
 def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
     dead, living = dead_process(), os.getppid()
-    (tmp_path / f".page.html.{dead}.new").write_text("half")
-    (tmp_path / f".page.html.{living}.new").write_text("half")
-    (tmp_path / f".other.html.{dead}.new").write_text("half")
+    (tmp_path / f".page.html.{HOST}-{dead}.new").write_text("half")
+    (tmp_path / f".page.html.{HOST}-{living}.new").write_text("half")
+    (tmp_path / f".other.html.{HOST}-{dead}.new").write_text("half")
+    (tmp_path / f".page.html.other-machine-{dead}.new").write_text("half")
     (tmp_path / ".page.html.notes.new").write_text("not ours")
     replace_text(tmp_path / "page.html", "whole")
-    assert names(tmp_path) == [
-        f".other.html.{dead}.new",
-        f".page.html.{living}.new",
-        ".page.html.notes.new",
-        "page.html",
-    ]
+    assert names(tmp_path) == sorted(
+        [
+            f".other.html.{HOST}-{dead}.new",
+            f".page.html.{HOST}-{living}.new",
+            ".page.html.notes.new",
+            f".page.html.other-machine-{dead}.new",
+            "page.html",
+        ]
+    )
 
 
 def test_a_folder_that_a_killed_process_left_is_removed(tmp_path):
-    leftover = tmp_path / f".run.{dead_process()}.new"
+    leftover = tmp_path / f".run.{HOST}-{dead_process()}.new"
     leftover.mkdir()
     (leftover / "head.safetensors").write_text("half")
     with replacing(tmp_path / "run") as new:
