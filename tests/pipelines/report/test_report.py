@@ -9,6 +9,8 @@ import statistics
 from html.parser import HTMLParser
 from itertools import product
 
+from pathlib import Path
+
 import pytest
 from browser import complaints, set_media, set_size
 from conftest import result_row, toy_cache
@@ -317,6 +319,17 @@ def test_other_bad_input(results, tmp_path):
         == report([results], form="csv")
         and "the last line is incomplete" in said[0]
     )
+
+
+def test_a_folder_is_never_replaced_by_a_report(results, tmp_path):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.tex").write_text("years of work")
+    with pytest.raises(ReportError, match="cannot write .*thesis"):
+        report([results], out=folder)
+    with pytest.raises(ReportError, match="cannot write"):
+        report([results], out=Path(""))
+    assert (folder / "chapter.tex").read_text() == "years of work"
 
 
 def test_the_page_needs_nothing_else(results):
