@@ -11,8 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 from worlds import World, without
 
-from cliad.adapters.clap import Clap
+from cliad.adapters.clap import Clap, mean_own_probability
 from cliad.adapters.core.classifier import hypers, inputs
+from cliad.adapters.core.episode import Support
 from cliad.adapters.core.fit import fit, stack
 from cliad.adapters.core.ops import raw_class_weights, unit
 from cliad.adapters.cross_modal import CrossModal
@@ -393,3 +394,20 @@ def test_lp_plus_plus_keeps_the_last_of_the_best_steps_only_where_it_selects():
     selected = fitted(LpPlusPlus(epochs=40), episode, "val")
     assert_lp_plus_plus_is(selected, reference.history[best], start)
     assert_lp_plus_plus_is(fitted(LpPlusPlus(epochs=40), episode), end, start)
+
+
+def test_claps_trust_in_a_class_is_the_mean_probability_of_its_own_items():
+    # Three classes: two items of the first, one of the second, none of the third; one row of padding.
+    probability = torch.tensor(
+        [[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.9, 0.05, 0.05]]
+    )
+    support = Support(
+        x=torch.zeros(1, 4, 2),
+        y=torch.tensor([[0, 0, 1, 0]]),
+        mask=torch.tensor([[1.0, 1.0, 1.0, 0.0]]),
+        text=None,
+        logit_scale=1.0,
+        n_class=3,
+    )
+    trust = mean_own_probability(support, probability.log()[None])
+    torch.testing.assert_close(trust, torch.tensor([[0.6, 0.6, 0.0]]))
