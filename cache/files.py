@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import os
@@ -19,12 +20,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """A place for a new file or folder, which takes the place of `path` when the block ends.
 
     Nobody sees half of it: where the block raises, `path` is as it was and nothing else is left.
-    Whether what is there may be replaced is for the caller to check. What a killed process left
-    behind is removed.
+    Whether what is there may be replaced is for the caller to check; a file never takes the place
+    of a folder. What a killed process left behind is removed.
 
     Raises:
         OSError: the disk is full, or `path` cannot be written.
     """
+    # "." and "/" have no name of their own, so nothing can be written beside them.
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     # In the same folder, as a rename does not lead from one disk to another.
@@ -33,8 +37,9 @@ def replacing(path: Path) -> Iterator[Path]:
         yield new
         # Before the rename: after a power cut, the name must not stand for an empty file.
         _sync(new)
-        # A rename replaces a file, but no folder.
-        if path.is_dir():
+        # A rename replaces a file, but no folder that holds something. Where a file was written,
+        # the rename fails and the folder stays: it is not what the user meant to lose.
+        if path.is_dir() and new.is_dir():
             shutil.rmtree(path)
         os.replace(new, path)
         sync_folder(path.parent)

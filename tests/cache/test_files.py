@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +51,27 @@ def test_a_folder_takes_the_place_of_a_folder(tmp_path):
         (new / "new.json").write_text("new")
     assert names(path) == ["new.json"]
     assert names(tmp_path) == ["run"]
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+    path = tmp_path / "thesis"
+    path.mkdir()
+    (path / "chapter.tex").write_text("years of work")
+    with pytest.raises(IsADirectoryError):
+        replace_text(path, "page")
+    assert (path / "chapter.tex").read_text() == "years of work"
+    assert names(tmp_path) == ["thesis"]
+
+
+@pytest.mark.parametrize("path", [Path(""), Path("."), Path(".."), Path("/")])
+def test_a_folder_without_a_name_of_its_own_cannot_be_written(path, tmp_path, monkeypatch):
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    monkeypatch.chdir(inside)
+    with pytest.raises(OSError):
+        replace_text(path, "page")
+    assert names(tmp_path) == ["inside"]
+    assert names(inside) == []
 
 
 def test_a_new_file_has_the_mode_that_the_umask_gives(tmp_path):

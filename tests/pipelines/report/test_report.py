@@ -8,6 +8,7 @@ import re
 import statistics
 from html.parser import HTMLParser
 from itertools import product
+from pathlib import Path
 
 import pytest
 from browser import complaints, set_media, set_size
@@ -315,6 +316,17 @@ def test_other_bad_input(results, tmp_path):
         == report([results], form="csv")
         and "torn" in said[0]
     )
+
+
+def test_a_folder_is_never_replaced_by_a_report(results, tmp_path):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.tex").write_text("years of work")
+    with pytest.raises(ReportError, match="thesis: Is a directory"):
+        report([results], out=folder)
+    with pytest.raises(ReportError, match="cannot write"):
+        report([results], out=Path(""))
+    assert (folder / "chapter.tex").read_text() == "years of work"
 
 
 def test_the_page_needs_nothing_else(results):
