@@ -324,7 +324,7 @@ def test_a_folder_is_never_replaced_by_a_report(results, tmp_path):
     folder = tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter.tex").write_text("years of work")
-    with pytest.raises(ReportError, match=r"cannot write .*thesis"):
+    with pytest.raises(ReportError, match="thesis: Is a directory"):
         report([results], out=folder)
     with pytest.raises(ReportError, match="cannot write"):
         report([results], out=Path(""))
