@@ -3,11 +3,10 @@
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
+from command_names import NAMES
 
 import cliad
 from cliad.adapters import HEADS
-from cliad.cli import app
 
 README = Path(cliad.__file__).parent / "README.md"
 pytestmark = pytest.mark.skipif(
@@ -15,21 +14,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def commands(group, before=""):
-    """All commands by what one types after `cliad`, those of groups such as `data check` too."""
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from commands(command, f"{before}{name} ")
-        else:
-            yield before + name, command
-
-
-COMMANDS = dict(commands(get_command(app)))
-
-
 def test_every_command_has_help_an_example_and_a_place_in_the_readme():
     text = README.read_text(encoding="utf-8")
-    for name, command in COMMANDS.items():
+    for name, command in NAMES.items():
         assert "Example: cliad " + name in command.help, name
         assert f"cliad {name}" in text, name
         assert all(param.help for param in command.params if param.name != "help"), name

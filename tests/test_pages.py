@@ -18,14 +18,14 @@ import numpy as np
 import open_clip
 import pytest
 import toy_clip
+from command_names import NAMES
 from conftest import toy_cache
 from foreign_files import retrieval_folder, tip_folder, unit
 from PIL import Image
 from sklearn.datasets import load_digits
-from typer.main import get_command
 
 import cliad
-from cliad.cli import app, main
+from cliad.cli import main
 
 ROOT = Path(cliad.__file__).parent
 DOCS = ROOT / "docs"
@@ -122,16 +122,6 @@ def reason_not_to_run(line):
 # --------------------------------------------------------------- commands as typer knows them
 
 
-def named_commands(group, before=""):
-    """All commands by what one types after `cliad`, those of groups such as `data check` too."""
-    for name, command in group.commands.items():
-        if hasattr(command, "commands"):
-            yield from named_commands(command, f"{before}{name} ")
-        else:
-            yield before + name, command
-
-
-NAMES = dict(named_commands(get_command(app)))
 NAMES_OF_GROUPS = {name.split()[0] for name in NAMES}
 
 

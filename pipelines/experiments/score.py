@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -192,6 +193,8 @@ def _score_run(
     )
 
 
-def versions() -> dict[str, str]:
+@functools.cache
+def versions() -> Mapping[str, str]:
     """The versions of what decides the numbers, recorded in each row."""
+    # Looked up once: reading them takes about a millisecond, and a grid has many rows.
     return {name: importlib.metadata.version(name) for name in ("cliad", "torch", "numpy")}
