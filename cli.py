@@ -6,6 +6,7 @@ Nothing here or in `commands` loads torch before a command runs, so `cliad --hel
 from __future__ import annotations
 
 import ctypes
+import io
 import os
 import sys
 from contextlib import suppress
@@ -15,7 +16,7 @@ import typer
 
 from cliad import __version__
 from cliad.commands import cache_files, experiments, stage_one, use
-from cliad.errors import CliadError
+from cliad.errors import CliadError, printable
 
 # Parameters of mallopt, from glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
@@ -40,15 +41,44 @@ def set_up_process() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that the user can mend is one line on stderr, exit code 1."""
+    """Run the command line; an error is one line on stderr, exit code 1.
+
+    `--debug`, anywhere in the command, or `CLIAD_DEBUG=1` shows Python's traceback instead.
+    """
     set_up_process()
+    if "--debug" in sys.argv[1:]:
+        sys.argv.remove("--debug")
+        os.environ["CLIAD_DEBUG"] = "1"
+    # A name may hold what the terminal's encoding lacks: it is shown as an escape.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
-    except CliadError as error:
-        # On one line, for logs and scripts, though a message may quote text with line breaks.
-        message = " ".join(str(error).split())
-        print(f"cliad: {message}", file=sys.stderr)
+    except Exception as error:
+        if os.environ.get("CLIAD_DEBUG"):
+            raise
+        print(f"cliad: {_message_of(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _message_of(error: Exception) -> str:
+    """One line that says what went wrong, and what to do where that is known."""
+    # On one line, for logs and scripts, though a message may quote text with line breaks.
+    text = printable(" ".join(str(error).split()))
+    if isinstance(error, CliadError):
+        return text
+    # torch has a class of its own on a GPU, and a RuntimeError on the CPU.
+    is_memory = isinstance(error, MemoryError) or "allocate memory" in text
+    if is_memory or type(error).__name__ == "OutOfMemoryError":
+        return f"there is not enough memory for this ({text[:80]})"
+    if isinstance(error, OSError) and error.strerror:
+        place = f": {printable(str(error.filename))}" if error.filename else ""
+        return f"{error.strerror}{place}"
+    return (
+        f"this is a fault in cliad ({type(error).__name__}: {text[:200]}); "
+        "please report what the same command prints with --debug"
+    )
 
 
 app = typer.Typer(
@@ -80,8 +110,14 @@ def _options(
             "--version", help="Print the version.", callback=_print_version, is_eager=True
         ),
     ] = False,
+    debug: Annotated[
+        bool,
+        typer.Option(
+            "--debug", help="Where a command fails, show Python's traceback (or CLIAD_DEBUG=1)."
+        ),
+    ] = False,
 ) -> None:
-    """What can be typed before a command; `_print_version` does the work."""
+    """What can be typed before a command; `_print_version` and `main` do the work."""
 
 
 # Which commands there are: the name that users type and its function, in the order in which

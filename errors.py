@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -11,6 +12,30 @@ class CliadError(ValueError):
 
     The command line and the server show the messages of these errors, and of no others.
     """
+
+
+# What moves the cursor, rings, colours or ends a line on a terminal, and the halves of letters
+# that stand for bytes of a file name that are not UTF-8.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """`text` on one line and safe for a terminal: what cannot be shown is written as an escape.
+
+    >>> printable("cat\\x1b[31m")
+    'cat\\\\x1b[31m'
+    """
+    return _UNPRINTABLE.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found.group())
+    # Python reads a byte that is not UTF-8 as a lone surrogate: U+DC80 to U+DCFF.
+    if 0xDC80 <= code <= 0xDCFF:
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 def closest(name: str, known: Iterable[str]) -> str | None:

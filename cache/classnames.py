@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cliad.cache.documents import read_text
 from cliad.errors import CliadError
 
 
@@ -24,8 +25,9 @@ def read_classnames(file: Path, n_class: int | None = None) -> list[str]:
     Raises:
         ClassnamesError: the file cannot be read, has an empty line or another number of names.
     """
+    text = read_text(file, ClassnamesError, "give a UTF-8 text file with one class name a line")
     # What editors leave at the end of a file is not an empty name.
-    names = [line.strip() for line in _read_text(file).rstrip().splitlines()]
+    names = [line.strip() for line in text.rstrip().splitlines()]
     for number, name in enumerate(names, 1):
         if not name:
             raise ClassnamesError(
@@ -37,16 +39,3 @@ def read_classnames(file: Path, n_class: int | None = None) -> list[str]:
             " give one name a line in label order"
         )
     return names
-
-
-def _read_text(file: Path) -> str:
-    hint = "give a UTF-8 text file with one class name a line"
-    try:
-        # utf-8-sig: some editors begin a file with a byte order mark, which is not part of a name.
-        return file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise ClassnamesError(f"there is no file {file}; {hint}") from None
-    except OSError as error:
-        raise ClassnamesError(f"cannot read {file}: {error.strerror or error}; {hint}") from None
-    except UnicodeDecodeError as error:
-        raise ClassnamesError(f"{file} is not UTF-8 text ({error.reason}); {hint}") from None

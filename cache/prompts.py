@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from cliad.cache.documents import read_json
 from cliad.errors import CliadError, closest
 
 SINGLE = ("a photo of a {}.",)
@@ -157,10 +157,7 @@ def _sentence(sentences: Sequence[str], number: int) -> str | None:
 
 
 def _read_descriptions(file: Path) -> dict[str, list[str]]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise PromptError(f"cannot read descriptions from {file}: {str(error)[:80]}") from None
+    content = read_json(file, PromptError, "give a JSON file of descriptions")
     if not isinstance(content, dict) or not all(map(_is_list_of_texts, content.values())):
         raise PromptError(
             f"{file} should map each class name to a list of sentences, "

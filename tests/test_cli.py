@@ -50,6 +50,32 @@ def test_train_prints_a_table_and_saves_a_run(cliad, place):
     assert about["command"] == "cliad train --alpha 0.2 --shots 4"
 
 
+@pytest.mark.parametrize(
+    "fault, line",
+    [
+        (OSError(28, "No space left on device", "a.h5"), "No space left on device: a.h5"),
+        (MemoryError("16 GiB"), "there is not enough memory for this (16 GiB)"),
+        (KeyError("x\x1b[31m"), "this is a fault in cliad (KeyError: 'x\\x1b[31m')"),
+        (RecursionError("too deep"), "this is a fault in cliad (RecursionError: too deep)"),
+    ],
+)
+def test_what_python_raises_is_one_line_and_a_traceback_only_with_debug(
+    cliad, monkeypatch, fault, line
+):
+    def fail(*args, **options):
+        raise fault
+
+    monkeypatch.setattr("cliad.cli.app", fail)
+    done = cliad("train")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"cliad: {line}")
+    assert done.stderr.count("\n") == 1
+    monkeypatch.setattr("sys.argv", ["cliad", "train", "--debug"])
+    monkeypatch.setenv("CLIAD_DEBUG", "")
+    with pytest.raises(type(fault)):
+        main()
+
+
 def test_json_is_one_document_on_stdout(cliad):
     row = json.loads(cliad("train", "--alpha", "0", "--shots", "2", "--json", "--out", "r").stdout)
     words = "dataset encoder head shots seed protocol alpha selected_on index_hash fingerprint run"
@@ -71,7 +97,7 @@ def test_json_is_one_document_on_stdout(cliad):
         ("train --dataset dtd", "cliad extract --dataset dtd"),
         ("train --beta 0.5 --head linear-probe", "no hyper-parameter of linear-probe 'beta'"),
         ("train --out caches", "not a run folder"),
-        ("shots --split-file none.json", "cannot read none.json"),
+        ("shots --split-file none.json", "no file none.json"),
     ],
 )
 def test_an_error_is_one_line_and_exit_1(cliad, place, words, said):

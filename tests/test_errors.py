@@ -5,7 +5,7 @@ import importlib
 import pytest
 from test_house import MODULES
 
-from cliad.errors import CliadError, closest, unknown
+from cliad.errors import CliadError, closest, printable, unknown
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,19 @@ def test_every_error_of_ours_is_one_that_a_user_can_mend():
             if own and issubclass(value, Exception) and not issubclass(value, CliadError):
                 strange.append(value)
     assert not strange
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("golden retriever", "golden retriever"),
+        ("Müller 猫", "Müller 猫"),
+        ("a\x1b[31mb", r"a\x1b[31mb"),
+        ("two\nlines\tand a tab", r"two\x0alines\x09and a tab"),
+        ("a byte \udcff of a file name", r"a byte \xff of a file name"),
+        ("half \ud800", r"half \ud800"),
+        ("turned \u202e round", r"turned \u202e round"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown_as_an_escape(text, shown):
+    assert printable(text) == shown

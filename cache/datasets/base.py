@@ -12,6 +12,7 @@ from typing import IO, NamedTuple
 
 from PIL import Image, ImageOps
 
+from cliad.cache.documents import read_text
 from cliad.errors import CliadError, closest
 
 # CoOp's prompt where a data set has none of its own.
@@ -218,7 +219,7 @@ def need_file(folder: Path, *names: str) -> Path:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file, stripped, without blank ones."""
-    stripped = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    stripped = [line.strip() for line in read_text(path, DatasetError).splitlines()]
     return [line for line in stripped if line]
 
 

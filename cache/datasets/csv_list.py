@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cliad.cache.datasets.base import SPLIT_NAMES, SPLITS, DatasetError
+from cliad.cache.documents import read_text
 
 REQUIRED = {"path", "label"}
 
@@ -71,15 +72,17 @@ def read_csv_list(file: Path) -> CsvList:
 
 def _read_table(file: Path) -> tuple[set[str], list[tuple[int, dict[str, str]]]]:
     """The names of the columns, and each row with the line that it stands in."""
+    text = read_text(
+        file, DatasetError, "give a list that begins with a line such as path,label,split"
+    )
     try:
-        text = file.read_text(encoding="utf-8-sig")
         # Spreadsheets write semicolons where the comma is the decimal sign. The sniffer fails on
         # an empty line, and an empty file has a message of its own below.
         dialect = csv.Sniffer().sniff(text.partition("\n")[0] or ",", ",;\t")
         reader = csv.DictReader(text.splitlines(), dialect=dialect)
         # The reader skips empty lines, so the line is not the number of the row.
         table = [(reader.line_num, _cleaned(file, reader.line_num, row)) for row in reader]
-    except (csv.Error, UnicodeDecodeError, OSError) as error:
+    except csv.Error as error:
         raise DatasetError(
             f"{file} cannot be read as a list ({str(error)[:80]});"
             " it should begin with a line such as path,label,split"

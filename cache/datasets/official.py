@@ -5,7 +5,6 @@ Each reader takes the data set's folder and its image folder.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from cliad.cache.datasets.base import (
     need_file,
     read_lines,
 )
+from cliad.cache.documents import read_json
 from cliad.cache.prompts import clean
 
 
@@ -118,7 +118,7 @@ def flowers(folder: Path, images: Path) -> RowsAndNames:
     """
     labels = _read_mat(need_file(folder, "imagelabels.mat"))["labels"]
     image_numbers = _read_mat(need_file(folder, "setid.mat"))
-    names = json.loads(need_file(folder, "cat_to_name.json").read_text(encoding="utf-8"))
+    names = read_json(need_file(folder, "cat_to_name.json"), DatasetError)
     keys = {"train": "trnid", "val": "valid", "test": "tstid"}
     rows: dict[str, Rows] = {}
     for split, key in keys.items():

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +28,8 @@ from cliad.cache.datasets.base import (
     rows_of_class_folders,
 )
 from cliad.cache.datasets.csv_list import read_csv_list
+from cliad.cache.documents import read_toml
 from cliad.cache.prompts import clean
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # The parts of each class where there is no split; the rest is test, as in the field's own splits.
 TRAIN_SHARE = 0.5
@@ -210,10 +205,7 @@ def read_settings(root: Path) -> Settings:
     file = root / "cliad.toml"
     if not file.is_file():
         return Settings()
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file}: {error}") from None
+    content = read_toml(file, DatasetError)
     unknown = sorted(set(content) - {"templates", "classnames"})
     if unknown:
         raise DatasetError(f"{file} has '{unknown[0]}'; it may have templates and classnames")

@@ -7,13 +7,13 @@ Paths are relative to the image folder. Draws and hashes depend on the order of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from cliad.cache.datasets.base import DatasetError
+from cliad.cache.documents import read_json
 
 FORM = '{"train": [[path, label, class name], ...], "val": [...], "test": [...]}'
 
@@ -49,7 +49,7 @@ def read_split_file(file: Path, required: Sequence[str] = ()) -> SplitFile:
         SplitFileError: the file cannot be read or has another form, a required split is missing,
             a label has two names, or the labels are not 0, 1, 2, ... without gaps.
     """
-    splits = _rows_of(file, _content(file))
+    splits = _rows_of(file, read_json(file, SplitFileError, f"expected {FORM}"))
     for split in required:
         if split not in splits:
             raise SplitFileError(
@@ -57,15 +57,6 @@ def read_split_file(file: Path, required: Sequence[str] = ()) -> SplitFile:
                 f" expected {FORM}"
             )
     return SplitFile(splits, _classnames(file, splits))
-
-
-def _content(file: Path) -> object:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SplitFileError(f"cannot read {file}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise _wrong_form(file, error) from None
 
 
 def _rows_of(file: Path, content: object) -> dict[str, list[SplitRow]]:

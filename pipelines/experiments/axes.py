@@ -15,19 +15,14 @@ what one would type, or a list:
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from pathlib import Path
 
 from cliad.adapters import HEADS
+from cliad.cache.documents import read_toml
 from cliad.errors import CliadError, unknown
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 # The words that say which runs there are; all others but OTHER_WORDS are hyper-parameters.
 SPEC_WORDS = (
@@ -192,12 +187,7 @@ def read_config(path: Path) -> Axes:
     Raises:
         AxisError: it cannot be read, is not valid TOML, or has a wrong word.
     """
-    try:
-        words = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise AxisError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise AxisError(f"{path} is not valid TOML: {error}") from None
+    words = read_toml(path, AxisError)
     try:
         return axes_of(words)
     except AxisError as error:

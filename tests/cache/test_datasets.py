@@ -134,7 +134,7 @@ def spoil_split(data, change):
             ),
             "cliad data download dtd",
         ),
-        (lambda d: spoil_split(d, lambda s: "{"), "is not a split file"),
+        (lambda d: spoil_split(d, lambda s: "{"), "is not valid JSON"),
         (lambda d: spoil_split(d, lambda s: json.dumps({"train": []})), "it has no 'val'"),
         (lambda d: spoil_split(d, lambda s: json.dumps(s).replace(", 1, ", ", 7, ")), "with gaps"),
         (
@@ -298,7 +298,7 @@ def test_wrong_folders_are_one_line(tmp_path):
         ("names = 1", "may have templates and classnames"),
         ('templates = "a {}"', "templates is a list"),
         ("[classnames]\ncat = 1", "a table of texts"),
-        ("[classnames", "cliad.toml: "),
+        ("[classnames", "cliad.toml is not valid TOML"),
         ('[classnames]\ncow = "a"', "names class 'cow', which"),
     ],
 )

@@ -115,7 +115,7 @@ def test_descriptions_may_differ_in_number(tmp_path):
     [
         ("[]", "should map each class name"),
         ('{"a": "b"}', "should map each class name"),
-        ("{", "cannot read"),
+        ("{", "is not valid JSON"),
         ('{"rivers": ["x"]}', "is 'rivers' meant"),
     ],
 )
