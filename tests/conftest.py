@@ -16,6 +16,15 @@ pytest_plugins = ["browser"]
 torch.set_num_threads(1)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--count",
+        type=int,
+        default=3,
+        help="changed inputs per door in tests/doors; thousands by hand",
+    )
+
+
 def toy_cache(
     folder,
     *,
