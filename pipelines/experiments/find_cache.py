@@ -27,9 +27,11 @@ def find_cache(choice: CacheChoice, log: Callable[[str], None]) -> FeatureCache:
     Digits with their bundled encoder are extracted where they are not there yet; `log` says so.
 
     Raises:
-        SpecError: another data set has no cache; the message is the command that makes it.
+        SpecError: another data set has no cache; the message is the command that makes it. Or the
+            cache folder is none.
         CacheError: several caches match, or the one found is damaged.
     """
+    check_folder(choice.folder)
     cache = cache_folder.find(choice.folder, choice.dataset, choice.encoder, choice.prompts)
     if cache is not None:
         return cache
@@ -43,10 +45,16 @@ def find_cache(choice: CacheChoice, log: Callable[[str], None]) -> FeatureCache:
         )
         path = extract("digits", cache_folder=choice.folder, log=log)
         return open_cache(path, choice.prompts)
-    raise SpecError(_no_cache(choice))
+    raise SpecError(no_cache(choice))
 
 
-def _no_cache(choice: CacheChoice) -> str:
+def check_folder(folder: Path) -> None:
+    """SpecError where something else than a folder has the name of the cache folder."""
+    if folder.exists() and not folder.is_dir():
+        raise SpecError(f"{folder} is a file, not a folder of caches; give another --cache DIR")
+
+
+def no_cache(choice: CacheChoice) -> str:
     """What to do where there is no cache of the data set."""
     # Several prompt sets or image ids of one encoder are one entry each, by the file's name.
     found = {f"{path.parent.name}/{path.stem}" for path in cache_folder.cached(choice.folder)}
