@@ -76,11 +76,12 @@ class Axes:
 
     def of_head(self, head: str) -> Values:
         """The hyper-parameter axes that a head takes, and their values."""
-        shared = {}
         beside = self.heads if head in self.heads else [head]
-        for name, values in self.hyper.items():
-            if head in self.shared_by(name, beside):
-                shared[name] = values
+        shared = {
+            name: values
+            for name, values in self.hyper.items()
+            if head in self.shared_by(name, beside)
+        }
         # A table of its own wins over the shared one.
         return {**shared, **self.own.get(head, {})}
 
@@ -93,10 +94,11 @@ class Axes:
         Raises:
             AxisError: they mean several things, and none of them is the one that is explained.
         """
-        having = []
-        for head in dict.fromkeys(self.heads if heads is None else heads):
-            if name in hyper_names([head]) and name not in self.own.get(head, {}):
-                having.append(head)
+        having = [
+            head
+            for head in dict.fromkeys(self.heads if heads is None else heads)
+            if name in hyper_names([head]) and name not in self.own.get(head, {})
+        ]
         if not having:
             return []
         first = EXPLAINED_BY.get(name, having[0])
@@ -126,9 +128,11 @@ class Axes:
                     )
                 else:
                     notes.append(f"{head} has no {name}")
-        for head in self.own:
-            if head not in self.heads:
-                notes.append(f"the values for {head} are not used, as it is not one of the heads")
+        notes += [
+            f"the values for {head} are not used, as it is not one of the heads"
+            for head in self.own
+            if head not in self.heads
+        ]
         return notes
 
     def __or__(self, over: Axes) -> Axes:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 
 from cliad.errors import CliadError, unknown
 
-
 LARGEST_SEED = 2**63 - 1
 
 
