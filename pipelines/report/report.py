@@ -6,9 +6,10 @@ import errno
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cliad.cache.files import check_place, replace_text
-from cliad.errors import CliadError, unknown
+from cliad.errors import CliadError, printable, unknown
 from cliad.pipelines.experiments.results_file import read_rows
 from cliad.pipelines.report.clean_rows import WORDS, study_of
 from cliad.pipelines.report.csv_cells import as_csv
@@ -96,7 +97,7 @@ def read_study(results: Sequence[Path], log: Callable[[str], None]) -> Study:
             )
         for row, line in zip(stored.rows, stored.lines, strict=True):
             _check_words(row, f"{path} line {line}")
-        rows += stored.rows
+        rows += map(_printable, stored.rows)
     if not rows:
         names = ", ".join(map(str, results))
         raise ReportError(f"{names} has no rows; `cliad grid --out {results[0]}` makes some")
@@ -111,3 +112,16 @@ def _check_words(row: dict, where: str) -> None:
             f"{where} lacks {', '.join(lacking)}: it was not written by this version of cliad;"
             " delete the line"
         )
+
+
+def _printable(row: dict) -> dict:
+    """The row with names that a terminal and a page can show: control characters are escapes."""
+    return {_shown(name): _shown(value) for name, value in row.items()}
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return _printable(value)
+    return value
