@@ -23,6 +23,7 @@ from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir, slug
 from cliad.errors import unknown
 from cliad.pipelines.experiments.axes import Axes, AxisError, axes_of, hyper_names, read_config
+from cliad.pipelines.experiments.below_zero_shot import caution_of_many, largest_class
 from cliad.pipelines.experiments.episode import draw_of, make_episodes, pick_device
 from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
 from cliad.pipelines.experiments.memory import check_size, group_size
@@ -139,7 +140,22 @@ def grid(
             done += len(rows)
             rate = done / (time.perf_counter() - started)
             progress(Progress(done, total, rate))
+        line = _caution(results.rows, planned)
+        if line:
+            log(line)
         return Grid(results_path, asked, asked - total, done, time.perf_counter() - started)
+
+
+def _caution(rows: Sequence[dict], planned: Sequence[PlannedCache]) -> str | None:
+    """The line on rows of this grid that are no better than doing nothing."""
+    largest: dict[str, float] = {}
+    keys: set[str] = set()
+    for part in planned:
+        keys.update(part.rows)
+        for row in part.rows.values():
+            if row.target.fingerprint not in largest:
+                largest[row.target.fingerprint] = largest_class(row.target)
+    return caution_of_many([row for row in rows if row.get("key") in keys], largest)
 
 
 def key_of(spec: TrainSpec, source: FeatureCache, target: FeatureCache) -> str:
