@@ -275,6 +275,8 @@ def grid(
                 "stopped; finished rows are in the results file, run the same command to go on"
             )
             raise typer.Exit(INTERRUPTED) from None
+    if done.caution:
+        show.log(done.caution)
     if as_json:
         show.print_json({**asdict(done), "out": str(done.out)})
     else:

@@ -59,7 +59,8 @@ class Grid:
     """What a grid did.
 
     out: the results file; asked: the rows of the grid; found: rows that were in the file already;
-    done: rows added now, in `seconds`.
+    done: rows added now, in `seconds`; caution: a line on rows of the grid that are no better than
+    doing nothing, None where all are.
     """
 
     out: Path
@@ -67,6 +68,7 @@ class Grid:
     found: int
     done: int
     seconds: float
+    caution: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,14 @@ def grid(
             done += len(rows)
             rate = done / (time.perf_counter() - started)
             progress(Progress(done, total, rate))
-        line = _caution(results.rows, planned)
-        if line:
-            log(line)
-        return Grid(results_path, asked, asked - total, done, time.perf_counter() - started)
+        return Grid(
+            out=results_path,
+            asked=asked,
+            found=asked - total,
+            done=done,
+            seconds=time.perf_counter() - started,
+            caution=_caution(results.rows, planned),
+        )
 
 
 def _caution(rows: Sequence[dict], planned: Sequence[PlannedCache]) -> str | None:
