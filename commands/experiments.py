@@ -278,7 +278,10 @@ def grid(
     if done.caution:
         show.log(done.caution)
     if as_json:
-        show.print_json({**asdict(done), "out": str(done.out)})
+        counts = asdict(done)
+        # Said above, on stderr; scripts see it in the rows.
+        del counts["caution"]
+        show.print_json({**counts, "out": str(done.out)})
     else:
         _print_grid(done)
 
