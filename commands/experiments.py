@@ -230,7 +230,7 @@ def grid(
     """Train every combination of what is listed, many runs at once; a row each in a results file.
 
     The same command goes on where it was stopped. A head drops the lists of hyper-parameters that
-    it lacks.
+    it lacks, or means something else by; the first line says so. --set HEAD.NAME=LIST is for one.
 
     Example: cliad grid --dataset dtd,eurosat --alpha 0:1:0.2 --shots 1,4,16 --seeds 1,2,3
     """

@@ -134,7 +134,7 @@ def _is_json(line: bytes) -> bool:
 def _row(line: bytes, path: Path, number: int) -> dict:
     where = f"{path} line {number}"
     try:
-        row = json.loads(line, parse_constant=_refuse_constant)
+        row = DECODER.decode(line.decode())
         # Half a letter, which only an escape can hold, cannot be written to any page or terminal.
         if b"\\u" in line:
             json.dumps(row, ensure_ascii=False).encode()
@@ -155,6 +155,9 @@ def _row(line: bytes, path: Path, number: int) -> dict:
 def _refuse_constant(word: str) -> None:
     # Python's JSON takes NaN and Infinity, which no row has: they are null there.
     raise ValueError(f"{word} is not a number")
+
+
+DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 class ResultsFile:
