@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cliad.cache import folder as cache_folder
 from cliad.cache.file.read import FeatureCache, open_cache
+from cliad.errors import LONGEST_NAME
 from cliad.pipelines.experiments.spec import SpecError
 
 
@@ -59,8 +61,13 @@ def no_cache(choice: CacheChoice) -> str:
     # Several prompt sets or image ids of one encoder are one entry each, by the file's name.
     found = {f"{path.parent.name}/{path.stem}" for path in cache_folder.cached(choice.folder)}
     there_is = ", ".join(sorted(found)) or "none"
-    command = f"cliad extract --dataset {choice.dataset or 'NAME'}"
+    command = f"cliad extract --dataset {_quoted(choice.dataset or 'NAME')}"
     if choice.encoder:
-        command += f" --model {choice.encoder}"
-    what = choice.dataset or choice.encoder
+        command += f" --model {_quoted(choice.encoder)}"
+    what = _quoted(choice.dataset or choice.encoder or "")
     return f"{choice.folder} has no cache of {what}; `{command}` makes it; there is: {there_is}"
+
+
+def _quoted(name: str) -> str:
+    """A name as a shell takes it for one word; a message has no room for a long one."""
+    return shlex.quote(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}...")

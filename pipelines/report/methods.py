@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -56,6 +57,7 @@ class Method:
         return order, self.head, sizes, self.selected_on
 
 
+@functools.lru_cache(maxsize=None, typed=True)  # typed: to Python, 1 and True are one key
 def distance_on_scale(head: str, name: str, value: object) -> float:
     """How far a value is from the head's default: in decades, or in shares of the scale's length.
 
