@@ -14,6 +14,7 @@ SAME = 1e-9  # accuracies that differ by less are one
 def largest_class(cache: FeatureCache) -> float:
     """The share of the largest class among the test images: the accuracy of naming it always."""
     data = cache.split("test")
+    # Images that could not be read are not scored either.
     labels = np.asarray(data.y)[np.asarray(data.readable, bool)]
     if not len(labels):
         return 0.0
@@ -28,6 +29,7 @@ def caution(row: Mapping, largest: float) -> str | None:
         largest: see `largest_class`.
     """
     top1 = row["top1"]
+    # Training diverged, which is said elsewhere.
     if top1 is None:
         return None
     below = []
@@ -56,11 +58,13 @@ def caution_of_many(rows: Sequence[Mapping], largest: Mapping[str, float]) -> st
         zero_shot = row.get("zero_shot_top1")
         if zero_shot is not None and top1 < zero_shot - SAME:
             below.append((top1 - zero_shot, row))
+        # A row of `--test` is scored on another cache than its own.
         scored_on = row.get("test_fingerprint") or row.get("fingerprint")
         if top1 < largest.get(str(scored_on), 0.0) - SAME:
             below_class += 1
     parts = []
     if below:
+        # By the loss alone: rows have no order.
         loss, row = min(below, key=lambda pair: pair[0])
         parts.append(
             f"{len(below)} of {len(rows)} rows are below zero-shot (most: {row['head']},"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import TypeGuard
 
 LARGEST = 1e300  # what arithmetic on numbers of a row can bear
 LONGEST = 10_000  # characters of a text
+SLACK = 1e-6  # a mean of float32 numbers that are 1 may be 1.0000001
 
 
 def _is_text(value: object) -> bool:
@@ -16,7 +18,7 @@ def _is_true_or_false(value: object) -> bool:
     return isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[int | float]:
     # True and False are whole numbers to Python. "not a number" is within no bounds.
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
@@ -24,19 +26,19 @@ def _is_number(value: object) -> bool:
 
 
 def _is_positive(value: object) -> bool:
-    return _is_number(value) and value > 0  # type: ignore[operator]  # it is a number here
+    return _is_number(value) and value > 0
 
 
 def _is_not_negative(value: object) -> bool:
-    return _is_number(value) and value >= 0  # type: ignore[operator]  # it is a number here
+    return _is_number(value) and value >= -SLACK
 
 
 def _is_fraction(value: object) -> bool:
-    return _is_number(value) and 0 <= value <= 1  # type: ignore[operator]  # it is a number here
+    return _is_number(value) and -SLACK <= value <= 1 + SLACK
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and _is_not_negative(value)
+    return isinstance(value, int) and _is_number(value) and value >= 0
 
 
 def _is_at_least_one(value: object) -> bool:

@@ -260,3 +260,10 @@ def test_the_share_of_the_largest_class_is_that_of_the_test_images(toy):
     _, cache = train(folder=toy, shots=1)
     labels = cache.split("test").y.tolist()
     assert largest_class(cache) == max(map(labels.count, labels)) / len(labels)
+
+
+def test_numbers_that_rounding_took_past_their_end_are_read(tmp_path):
+    path = tmp_path / "r.jsonl"
+    row = result_row(reliability=[[9, 1.0000001, 1.0]], mean_class=1.0000001, nll=-1e-8)
+    path.write_text(json.dumps(row) + "\n")
+    assert read_rows(path).rows == [row]
