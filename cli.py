@@ -54,12 +54,24 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        try:
+            app()
+        finally:
+            # Here, as an error of what Python writes when it ends would be nobody's to catch.
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except Exception as error:
         if os.environ.get("CLIAD_DEBUG"):
             raise
         print(f"cliad: {_message_of(error)}", file=sys.stderr)
+        _drop_output()
         sys.exit(1)
+
+
+def _drop_output() -> None:
+    """Leave unwritten what stdout could not take, so that Python does not try once more."""
+    with suppress(OSError, AttributeError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _message_of(error: Exception) -> str:

@@ -21,6 +21,9 @@ _UNPRINTABLE = re.compile(
 )
 
 
+LONGEST_NAME = 80  # characters of an unknown name in a message
+
+
 def printable(text: str) -> str:
     """`text` on one line and safe for a terminal: what cannot be shown is written as an escape.
 
@@ -54,4 +57,6 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     names = list(known)
     guess = closest(name, names)
     hint = f", did you mean {guess}?" if guess else ""
-    return f"there is no {what} '{name}'{hint}; known: {', '.join(names)}"
+    # A message is one line, whatever was typed.
+    shown = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
+    return f"there is no {what} '{shown}'{hint}; known: {', '.join(names)}"

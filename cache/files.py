@@ -9,11 +9,14 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import filelock
+
+LONGEST_NAME = 255  # bytes, in most file systems
 
 
 @contextmanager
@@ -27,13 +30,11 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk is full, or `path` cannot be written.
     """
-    # "." and "/" have no name of their own, so nothing can be written beside them.
-    if not path.name:
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    _check_name(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_leftovers(path)
     # In the same folder, as a rename does not lead from one disk to another.
-    new = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.new")
+    new = path.with_name(_name_beside(path))
     _remove(new)  # of an earlier process with this number
     try:
         yield new
@@ -47,6 +48,44 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         _remove(new)
+
+
+def check_place(path: Path) -> None:
+    """Check that something can be written at `path`, before the work that is to be written.
+
+    The folders above it need not be there yet. Nothing stays on the disk.
+
+    Raises:
+        OSError: it has no name of its own, is a pipe or a device, or its folder cannot be written.
+    """
+    _check_name(path)
+    folder = path.parent
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is not a folder", str(path))
+    # Only a trial shows it: root may write everywhere, but not on a disk that is read-only.
+    Path(tempfile.mkdtemp(prefix=".cliad-", dir=folder)).rmdir()
+
+
+def _check_name(path: Path) -> None:
+    """OSError for a path that nothing can be written beside, or that stands for no file."""
+    if "\0" in str(path):
+        raise OSError(errno.EINVAL, "a name cannot hold a zero byte", repr(str(path)))
+    # ".", ".." and "/" have no name of their own.
+    if path.name in ("", ".."):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    # The longest name is that of the file beside it.
+    if len(os.fsencode(_name_beside(path))) > LONGEST_NAME:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), path.name[:40])
+    # A device would be replaced by a file, and a pipe never ends.
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file", str(path))
+
+
+def _name_beside(path: Path) -> str:
+    """The name under which this process writes what is to be at `path`."""
+    return f".{path.name}.{_host()}-{os.getpid()}.new"
 
 
 def replace_text(path: Path, text: str) -> None:

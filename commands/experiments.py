@@ -97,10 +97,12 @@ def train(
     from cliad.cache.folder import cache_dir
     from cliad.pipelines.experiments.base_to_new import base_to_new as run_base_to_new
     from cliad.pipelines.experiments.train import train as run_train
+    from cliad.pipelines.runs.run_folder import check_out
 
     named = {"alpha": alpha, "beta": beta, "lr": lr, "epochs": epochs, "hidden": hidden}
     hyper = _hyper(named, set_)
     folder = cache_dir(cache)
+    show.check_stdout()
     if base_to_new:
         # Its head knows half of the classes, so it is scored and not saved.
         (row,) = run_base_to_new(
@@ -119,6 +121,9 @@ def train(
         )
         print_row = show.print_halves
     else:
+        # Nothing is trained for a place that cannot be written. The name that a run is given where
+        # the user gives none is known later, so that a name which nobody has stands for it.
+        check_out(Path("runs", ".run-to-come") if out is None else out)
         result, features = run_train(
             folder=folder,
             dataset=dataset,
@@ -151,6 +156,7 @@ def _scored_and_saved(
     device: str,
 ) -> dict[str, Any]:
     """Save a run and return its row; with `test`, "transfer" holds its rows on other data sets."""
+    from cliad.pipelines.experiments.below_zero_shot import caution, largest_class
     from cliad.pipelines.experiments.transfer import score_elsewhere
     from cliad.pipelines.runs import run_folder
 
@@ -161,11 +167,15 @@ def _scored_and_saved(
         transfer = score_elsewhere(
             result, features, names, folder=folder, device=device, log=show.log
         )
-    out = out or run_folder.folder_of(Path("runs"), result)
+    if out is None:
+        out = run_folder.folder_of(Path("runs"), result)
     # run.json holds the command as it was typed, so that it can be pasted again.
     command = shlex.join(["cliad", *sys.argv[1:]])
     saved = run_folder.save(result, features, out, command=command)
     row = result.row(str(saved))
+    line = caution(row, largest_class(features))
+    if line:
+        show.log(line)
     return row if transfer is None else {**row, "transfer": transfer}
 
 
@@ -185,6 +195,9 @@ def _settings(typed: Sequence[str]) -> dict[str, str]:
         name, equals, value = text.partition("=")
         if not equals:
             raise typer.BadParameter(f"--set takes name=value; got {text}")
+        # The first one would be lost without a word.
+        if name.strip() in settings:
+            raise typer.BadParameter(f"--set gives {name.strip()} twice; give it once")
         settings[name.strip()] = value.strip()
     return settings
 
@@ -217,7 +230,7 @@ def grid(
     """Train every combination of what is listed, many runs at once; a row each in a results file.
 
     The same command goes on where it was stopped. A head drops the lists of hyper-parameters that
-    it lacks.
+    it lacks, or means something else by; the first line says so. --set HEAD.NAME=LIST is for one.
 
     Example: cliad grid --dataset dtd,eurosat --alpha 0:1:0.2 --shots 1,4,16 --seeds 1,2,3
     """
@@ -244,6 +257,7 @@ def grid(
         "set": _settings(set_) or None,
         "test": test,
     }
+    show.check_stdout()
     with show.row_bar() as progress:
         try:
             done = run_grid(
@@ -261,8 +275,13 @@ def grid(
                 "stopped; finished rows are in the results file, run the same command to go on"
             )
             raise typer.Exit(INTERRUPTED) from None
+    if done.caution:
+        show.log(done.caution)
     if as_json:
-        show.print_json({**asdict(done), "out": str(done.out)})
+        counts = asdict(done)
+        # Said above, on stderr; scripts see it in the rows.
+        del counts["caution"]
+        show.print_json({**counts, "out": str(done.out)})
     else:
         _print_grid(done)
 
@@ -287,6 +306,7 @@ def report(
     """
     from cliad.pipelines.report.report import report as run_report
 
+    show.check_stdout()
     # A page is for a browser, so it is a file; tables are for pasting, so they go to stdout.
     if out is None and form == "html":
         out = Path("report.html")
@@ -311,6 +331,7 @@ def demo(
     from cliad.pipelines.demo import SEEDS, SHOTS
     from cliad.pipelines.demo import demo as run_demo
 
+    show.check_stdout()
     done = run_demo(folder=cache_dir(cache), out=out, log=show.log, device=device)
     if as_json:
         files = [str(path) for path in done.files]

@@ -338,7 +338,7 @@ AlphaListOption = Annotated[
     Option(
         metavar="LIST",
         help="CLIP-Adapter: weights of the ADAPTED image feature, 0 to 1. "
-        "A list 0,0.2 or a range 0:1:0.2.",
+        "A list 0,0.2 or a range 0:1:0.2. Heads that mean something else: --set HEAD.alpha=LIST.",
     ),
 ]
 BetaListOption = Annotated[
@@ -360,7 +360,7 @@ SetListOption = Annotated[
         "--set",
         metavar="NAME=LIST",
         show_default="none",
-        help="Any other hyper-parameter; may be repeated.",
+        help="Any other hyper-parameter, or HEAD.NAME=LIST for one head alone; may be repeated.",
     ),
 ]
 GridTestOption = Annotated[

@@ -6,10 +6,14 @@ rich and csv are loaded where they are used, so that `cliad --help` does not wai
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+
+from cliad.errors import CliadError
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
@@ -19,12 +23,41 @@ if TYPE_CHECKING:
     from cliad.pipelines.experiments.grid import Progress as GridProgress
     from cliad.pipelines.runs.predict import Prediction
 
+# The device /dev/full of Linux, by its number.
+FULL_DEVICE = os.makedev(1, 7) if hasattr(os, "makedev") else -1
+RESULT_BYTES = 4096  # more than the result of one run takes
+
+
+class OutputError(CliadError):
+    """The result of a command cannot be written to stdout."""
+
+
 # --------------------------------------------------------------- lines, numbers, tables
 
 
 def log(message: str) -> None:
     """A line for the user on stderr; stdout holds results only, so that it can be piped."""
     print(message, file=sys.stderr, flush=True)
+
+
+def check_stdout() -> None:
+    """Check, before long work, that its result can be written to stdout.
+
+    Raises:
+        OutputError: stdout is a full disk, or Linux' device that is always full.
+    """
+    try:
+        descriptor = sys.stdout.fileno()
+        about = os.fstat(descriptor)
+    # Closed, or not a file at all, as in a notebook.
+    except (AttributeError, OSError, ValueError):
+        return
+    is_full = stat.S_ISCHR(about.st_mode) and about.st_rdev == FULL_DEVICE
+    if stat.S_ISREG(about.st_mode) and hasattr(os, "fstatvfs"):
+        disk = os.fstatvfs(descriptor)
+        is_full = disk.f_bavail * disk.f_frsize < RESULT_BYTES
+    if is_full:
+        raise OutputError("cannot write the result to stdout: the disk is full; free some space")
 
 
 def print_json(document: object) -> None:

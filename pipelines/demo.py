@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from cliad.cache.files import replace_text
+from cliad.cache.files import check_place, replacing
 from cliad.errors import CliadError
 from cliad.pipelines.experiments.episode import pick_device
 from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
@@ -20,6 +21,7 @@ from cliad.pipelines.report.charts import curves
 HEADS = ("linear-probe", "clip-adapter")
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = (1, 2, 3)
+FILES = ("results.jsonl", "accuracy.svg")
 
 
 class DemoError(CliadError):
@@ -41,7 +43,11 @@ def demo(*, folder: Path, out: Path, log: Callable[[str], None], device: str = "
 
     Raises:
         DemoError: `out` cannot be written.
+        EncoderError: there is no such device.
     """
+    # Both before the bundled data are encoded.
+    torch_device = pick_device(device)
+    _check_out(out)
     cache = find_cache(CacheChoice(folder, "digits", "tiny"), log)
     specs = []
     for name in HEADS:
@@ -51,7 +57,7 @@ def demo(*, folder: Path, out: Path, log: Callable[[str], None], device: str = "
     heads = ", ".join(HEADS)
     log(f"training {len(specs)} heads: {heads} at {_listed(SHOTS)} shots, seeds {_listed(SEEDS)}")
     rows = []
-    for results in run(cache, specs, pick_device(device)):
+    for results in run(cache, specs, torch_device):
         rows += [result.row() for result in results]
     mean = {}
     for name in HEADS:
@@ -77,14 +83,29 @@ def _mean_top1(rows: Sequence[dict], head: str, shots: int) -> float:
     return statistics.mean(found)
 
 
+def _check_out(out: Path) -> None:
+    """DemoError where the folder `out` cannot be made or written."""
+    try:
+        for name in FILES:
+            check_place(out / name)
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+
+
 def _write(out: Path, rows: Sequence[dict], picture: str) -> list[Path]:
     lines = [json.dumps(row) + "\n" for row in rows]
-    files = {out / "results.jsonl": "".join(lines), out / "accuracy.svg": picture}
+    files = [out / name for name in FILES]
     try:
-        for path, text in files.items():
-            replace_text(path, text)
+        # All of them are written before the first takes its name: there is no half of a demo.
+        with ExitStack() as places:
+            for path, text in zip(files, ("".join(lines), picture), strict=True):
+                new = places.enter_context(replacing(path))
+                new.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise DemoError(
-            f"cannot write to {out}: {error.strerror}; give another folder with --out DIR"
-        ) from None
-    return list(files)
+        raise _cannot_write(out, error) from None
+    return files
+
+
+def _cannot_write(out: Path, error: OSError) -> DemoError:
+    reason = error.strerror or error
+    return DemoError(f"cannot write to {out}: {reason}; give another folder with --out DIR")

@@ -14,6 +14,8 @@ from cliad.adapters.core.episode import Support
 from cliad.adapters.core.head import Head, HeadError, default_of
 from cliad.cache import folder as cache_folder
 from cliad.cache.file.read import FeatureCache
+from cliad.pipelines.experiments.find_cache import CacheChoice, check_folder, no_cache
+from cliad.pipelines.experiments.spec import SpecError
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,15 @@ def heads(folder: Path, dataset: str | None = None, encoder: str | None = None) 
     Args:
         folder: the cache folder.
         dataset, encoder: which cache; by default the one written last.
+
+    Raises:
+        SpecError: there is no cache of the data set and the encoder that were named.
+        CacheError: several caches match, or the one found is damaged.
     """
+    check_folder(folder)
     cache = cache_folder.find(folder, dataset, encoder)
+    if cache is None and (dataset or encoder):
+        raise SpecError(no_cache(CacheChoice(folder, dataset, encoder)))
     return [_head_info(name, head, cache) for name, head in HEADS.items()]
 
 

@@ -24,6 +24,7 @@ from cliad.pipelines.experiments.episode import (
     score_rows,
 )
 from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
+from cliad.pipelines.experiments.memory import check_size
 from cliad.pipelines.experiments.run import fit_timed, request_of
 from cliad.pipelines.experiments.score import is_finite, text_top1, versions
 from cliad.pipelines.experiments.spec import SpecError, TrainSpec, make_head, spec_of
@@ -93,13 +94,15 @@ def base_to_new(
             f"{head} has parameters for each of its classes and cannot serve new ones;"
             f" base-to-new takes {heads_for_new_classes()}"
         )
-    check_request(shots, protocol)
+    for seed in seeds:
+        check_request(shots, protocol, seed)
     cache = find_cache(CacheChoice(cache_dir(folder), dataset, encoder, prompts), log)
     text = class_texts(cache, torch_device)
     if text is None or len(cache.classnames) < 2:
         raise SpecError(
             f"base-to-new needs text features of two classes or more; {cache.dataset} lacks them"
         )
+    check_size(untrained, cache, shots)
     specs = [
         spec_of(
             cache, untrained, given=hyper, shots=shots, seed=seed, protocol=protocol, select=select

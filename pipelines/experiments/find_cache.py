@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cliad.cache import folder as cache_folder
 from cliad.cache.file.read import FeatureCache, open_cache
+from cliad.errors import LONGEST_NAME
 from cliad.pipelines.experiments.spec import SpecError
 
 
@@ -27,9 +29,11 @@ def find_cache(choice: CacheChoice, log: Callable[[str], None]) -> FeatureCache:
     Digits with their bundled encoder are extracted where they are not there yet; `log` says so.
 
     Raises:
-        SpecError: another data set has no cache; the message is the command that makes it.
+        SpecError: another data set has no cache; the message is the command that makes it. Or the
+            cache folder is none.
         CacheError: several caches match, or the one found is damaged.
     """
+    check_folder(choice.folder)
     cache = cache_folder.find(choice.folder, choice.dataset, choice.encoder, choice.prompts)
     if cache is not None:
         return cache
@@ -43,16 +47,27 @@ def find_cache(choice: CacheChoice, log: Callable[[str], None]) -> FeatureCache:
         )
         path = extract("digits", cache_folder=choice.folder, log=log)
         return open_cache(path, choice.prompts)
-    raise SpecError(_no_cache(choice))
+    raise SpecError(no_cache(choice))
 
 
-def _no_cache(choice: CacheChoice) -> str:
+def check_folder(folder: Path) -> None:
+    """SpecError where something else than a folder has the name of the cache folder."""
+    if folder.exists() and not folder.is_dir():
+        raise SpecError(f"{folder} is a file, not a folder of caches; give another --cache DIR")
+
+
+def no_cache(choice: CacheChoice) -> str:
     """What to do where there is no cache of the data set."""
     # Several prompt sets or image ids of one encoder are one entry each, by the file's name.
     found = {f"{path.parent.name}/{path.stem}" for path in cache_folder.cached(choice.folder)}
     there_is = ", ".join(sorted(found)) or "none"
-    command = f"cliad extract --dataset {choice.dataset or 'NAME'}"
+    command = f"cliad extract --dataset {_quoted(choice.dataset or 'NAME')}"
     if choice.encoder:
-        command += f" --model {choice.encoder}"
-    what = choice.dataset or choice.encoder
+        command += f" --model {_quoted(choice.encoder)}"
+    what = _quoted(choice.dataset or choice.encoder or "")
     return f"{choice.folder} has no cache of {what}; `{command}` makes it; there is: {there_is}"
+
+
+def _quoted(name: str) -> str:
+    """A name as a shell takes it for one word; a message has no room for a long one."""
+    return shlex.quote(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}...")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -16,27 +17,32 @@ from pathlib import Path
 import torch
 
 from cliad.adapters import HEADS
+from cliad.adapters.core.fit import require
+from cliad.adapters.core.head import Head
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir, slug
 from cliad.errors import unknown
 from cliad.pipelines.experiments.axes import Axes, AxisError, axes_of, hyper_names, read_config
-from cliad.pipelines.experiments.episode import draw_of, pick_device
+from cliad.pipelines.experiments.below_zero_shot import caution_of_many, largest_class
+from cliad.pipelines.experiments.episode import draw_of, make_episodes, pick_device
 from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
-from cliad.pipelines.experiments.memory import group_size
+from cliad.pipelines.experiments.memory import check_size, group_size
 from cliad.pipelines.experiments.results_file import open_results
-from cliad.pipelines.experiments.run import groups, request_of, run
+from cliad.pipelines.experiments.run import groups, run
 from cliad.pipelines.experiments.score import Result
 from cliad.pipelines.experiments.spec import SpecError, TrainSpec, make_head, selects, spec_of
 from cliad.pipelines.experiments.transfer import check_target, find_targets, transfer
-from cliad.pipelines.fewshot.draw import check_request
+from cliad.pipelines.fewshot.draw import DrawRequest, check_request
 
 # What is run where an axis is not given, as one would type it.
 DEFAULTS = {
     "shots": ["1", "2", "4", "8", "16"],
     "seeds": ["1", "2", "3"],
-    "head": ["clip-adapter"],
     "protocol": ["coop"],
 }
+
+
+MOST_ROWS = 100_000  # of one grid
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,8 @@ class Grid:
     """What a grid did.
 
     out: the results file; asked: the rows of the grid; found: rows that were in the file already;
-    done: rows added now, in `seconds`.
+    done: rows added now, in `seconds`; caution: a line on rows of the grid that are no better than
+    doing nothing, None where all are.
     """
 
     out: Path
@@ -61,6 +68,7 @@ class Grid:
     found: int
     done: int
     seconds: float
+    caution: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ def grid(
         # Rows of an earlier, interrupted call are not made again.
         left = [part.without(done_before) for part in planned]
         total = sum(len(part.rows) for part in left)
-        log(_plan_line(left, asked, total, results_path, torch_device))
+        log("; ".join([_plan_line(left, asked, total, results_path, torch_device), *axes.notes()]))
         started = time.perf_counter()
         done = 0
         for rows in _rows(left, torch_device):
@@ -134,7 +142,26 @@ def grid(
             done += len(rows)
             rate = done / (time.perf_counter() - started)
             progress(Progress(done, total, rate))
-        return Grid(results_path, asked, asked - total, done, time.perf_counter() - started)
+        return Grid(
+            out=results_path,
+            asked=asked,
+            found=asked - total,
+            done=done,
+            seconds=time.perf_counter() - started,
+            caution=_caution(results.rows, planned),
+        )
+
+
+def _caution(rows: Sequence[dict], planned: Sequence[PlannedCache]) -> str | None:
+    """The line on rows of this grid that are no better than doing nothing."""
+    largest: dict[str, float] = {}
+    keys: set[str] = set()
+    for part in planned:
+        keys.update(part.rows)
+        for row in part.rows.values():
+            if row.target.fingerprint not in largest:
+                largest[row.target.fingerprint] = largest_class(row.target)
+    return caution_of_many([row for row in rows if row.get("key") in keys], largest)
 
 
 def key_of(spec: TrainSpec, source: FeatureCache, target: FeatureCache) -> str:
@@ -162,17 +189,42 @@ def key_of(spec: TrainSpec, source: FeatureCache, target: FeatureCache) -> str:
 def _planned(folder: Path, axes: Axes, log: Callable[[str], None]) -> Iterator[PlannedCache]:
     """The rows that were asked for, cache by cache; equal ones are one."""
     _check_words(axes)
+    _check_count(axes)
+    all_shots = _whole_numbers("shots", axes)
+    seeds = _whole_numbers("seeds", axes)
+    protocols = axes.spec.get("protocol", DEFAULTS["protocol"])
+    # Checked for all before anything is made of them.
+    for shots, seed, protocol in itertools.product(all_shots, seeds, protocols):
+        check_request(shots, protocol, seed)
     for cache in _caches(folder, axes, log):
+        # The largest draw: too few images are reported before anything is made or trained.
+        largest = DrawRequest(max(all_shots), max(seeds), max(protocols))
+        draw_of(cache, largest)
         specs = list(_specs(cache, axes))
+        _check_heads(cache, specs, largest)
         rows: dict[str, PlannedRow] = {}
         for target in [cache, *_targets(folder, cache, axes, log)]:
             for spec in specs:
                 # Specs collapse where an axis does not matter for a head; the first one stays.
                 rows.setdefault(key_of(spec, cache, target), PlannedRow(spec, target))
-        # The largest draw: too few images are reported before anything is trained.
-        largest = max(specs, key=lambda spec: (spec.shots, spec.protocol, spec.seed))
-        draw_of(cache, request_of(largest))
         yield PlannedCache(cache, rows)
+
+
+def _check_heads(cache: FeatureCache, specs: Sequence[TrainSpec], largest: DrawRequest) -> None:
+    """Check what would end the grid later: what a head needs of the cache, and its size.
+
+    Raises:
+        HeadError, SpecError, CacheError: see `require` and `check_size`.
+    """
+    needs: set[str] = set()
+    heads: dict[Head, int] = {}
+    for spec in specs:
+        needs |= spec.head.needs
+        heads[spec.head] = max(heads.get(spec.head, 0), spec.shots)
+    (drawn,) = make_episodes(cache, [largest], torch.device("cpu"), needs=needs)
+    for head, shots in heads.items():
+        require(head, drawn.episode)
+        check_size(head, cache, shots)
 
 
 def _caches(folder: Path, axes: Axes, log: Callable[[str], None]) -> list[FeatureCache]:
@@ -194,7 +246,7 @@ def _targets(
     own = slug(cache.dataset)
     names = [name for name in axes.spec.get("test", ()) if slug(name) != own]
     targets = find_targets(folder, names, cache, log)
-    for head in axes.spec.get("head", DEFAULTS["head"]):
+    for head in axes.heads:
         for target in targets:
             check_target(HEADS[head], cache, target)
     return targets
@@ -202,7 +254,7 @@ def _targets(
 
 def _check_words(axes: Axes) -> None:
     """SpecError for a head that does not exist, or a hyper-parameter that none of the heads has."""
-    heads = axes.spec.get("head", DEFAULTS["head"])
+    heads = axes.heads
     for head in heads:
         if head not in HEADS:
             raise SpecError(unknown("head", head, HEADS))
@@ -212,16 +264,29 @@ def _check_words(axes: Axes) -> None:
             raise SpecError(unknown(what, name, hyper_names(heads)))
 
 
+def _check_count(axes: Axes) -> None:
+    """AxisError for a grid of more rows than a file should hold; nothing is made to count them."""
+    settings = 0
+    for head in axes.heads:
+        settings += math.prod(len(values) for values in axes.of_head(head).values())
+    rows = settings
+    for word in ("dataset", "encoder", "prompts", "shots", "seeds", "protocol", "select"):
+        rows *= len(axes.spec.get(word, DEFAULTS.get(word, [""])))
+    rows *= 1 + len(axes.spec.get("test", ()))
+    if rows > MOST_ROWS:
+        raise AxisError(
+            f"this grid has {rows:,} rows, at most {MOST_ROWS:,} are allowed;"
+            " give fewer values, or make it in parts"
+        )
+
+
 def _specs(cache: FeatureCache, axes: Axes) -> Iterator[TrainSpec]:
     """The runs over one cache, in the order in which they were asked for."""
     selections = axes.spec.get("select", [None])
     protocols = axes.spec.get("protocol", DEFAULTS["protocol"])
     all_shots = _whole_numbers("shots", axes)
     seeds = _whole_numbers("seeds", axes)
-    # Checked for all before anything is made of them.
-    for shots, protocol in itertools.product(all_shots, protocols):
-        check_request(shots, protocol)
-    for name in axes.spec.get("head", DEFAULTS["head"]):
+    for name in axes.heads:
         own = axes.of_head(name)
         settings = [
             dict(zip(own, values, strict=True)) for values in itertools.product(*own.values())
@@ -248,7 +313,8 @@ def _whole_numbers(word: str, axes: Axes) -> list[int]:
     try:
         return [int(value) for value in values]
     except ValueError:
-        raise AxisError(f"{word} are whole numbers; got {', '.join(values)}") from None
+        listed = ", ".join(values)[:80]
+        raise AxisError(f"{word} are whole numbers; got {listed}") from None
 
 
 def _plan_line(

@@ -8,13 +8,18 @@ from typing import TypeVar
 
 import torch
 
+from cliad.adapters import name_of
+from cliad.adapters.clip_adapter import ClipAdapter, width
 from cliad.adapters.core.head import Head
 from cliad.cache.encoders.base import is_out_of_memory
 from cliad.cache.file.read import FeatureCache
+from cliad.pipelines.experiments.spec import SpecError
 
 Done = TypeVar("Done")
 CPU_GROUP = 16  # wider groups leave the processor's own memory and are slower
 CUDA_GROUP = 256
+# Of one run: the longest published recipe takes some ten thousand.
+MOST_STEPS = 10_000_000
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -40,6 +45,48 @@ def group_size(head: Head, cache: FeatureCache, shots: int, device: torch.device
     return max(1, min(most, free // _bytes_per_run(head, cache, shots)))
 
 
+def check_size(head: Head, cache: FeatureCache, shots: int) -> None:
+    """Check that a run of a head has an end and fits into memory, before either is tried.
+
+    Raises:
+        HeadError: its width is none, see `cliad.adapters.clip_adapter.width`.
+        SpecError: more steps, or more memory, than a run can have here.
+    """
+    steps = head.plan(shots * len(cache.classnames), shots).steps
+    if steps > MOST_STEPS:
+        raise SpecError(
+            f"{name_of(head)} would take {_number(steps)} steps, at most {MOST_STEPS:,} are"
+            " allowed; give fewer epochs or steps"
+        )
+    # A head is trained on a GPU only where its data fit into the machine's memory first.
+    free = free_memory(torch.device("cpu"))
+    needed = 4 * 6 * _hidden_parameters(head, cache)  # as below: six copies of float32
+    if free is not None and needed > 2 * free:
+        raise SpecError(
+            f"{name_of(head)} with hidden {str(getattr(head, 'hidden', ''))[:40]} has"
+            f" {_number(_hidden_parameters(head, cache))} parameters, for which"
+            f" {_number(needed // 10**9)} GB are needed and {2 * free / 1e9:.1f} GB are free;"
+            " give a smaller --hidden"
+        )
+
+
+def _number(value: int) -> str:
+    """12,345; numbers that no line has room for are 1e+40."""
+    return f"{value:,}" if value < 10**15 else f"about 10^{len(str(value)) - 1}"
+
+
+def _hidden_parameters(head: Head, cache: FeatureCache) -> int:
+    """The parameters of a head whose size the user chooses; 0 for one that has its size by itself.
+
+    A bottleneck leads from dim to `hidden` and back, once for images and once for texts.
+    """
+    hidden = getattr(head, "hidden", None)
+    if hidden is None:
+        return 0
+    n_branch = len(head.branches) if isinstance(head, ClipAdapter) else 1
+    return 2 * n_branch * cache.dim * width(hidden, cache.dim)
+
+
 def _bytes_per_run(head: Head, cache: FeatureCache, shots: int) -> int:
     """A generous guess of the memory that one more run of a group takes."""
     n_class = len(cache.classnames)
@@ -50,6 +97,7 @@ def _bytes_per_run(head: Head, cache: FeatureCache, shots: int) -> int:
     parameters = (n_class + dim) * dim
     if head.per_class:
         parameters += n * dim
+    parameters += _hidden_parameters(head, cache)
     # One minibatch, forward and backward; a closed form works on classes instead.
     step = 10 * n_class * dim
     if plan.steps:

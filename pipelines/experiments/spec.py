@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any
@@ -16,6 +17,7 @@ from cliad.errors import CliadError, unknown
 # What is typed for a field that is true or false.
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
+LARGEST_WHOLE_NUMBER = 2**31 - 1
 
 
 class SpecError(CliadError):
@@ -84,7 +86,7 @@ def make_head(name: str, given: Mapping[str, object]) -> Head:
     known = {spec.name: spec for spec in fields(HEADS[name])}
     for key in given:
         if not known:
-            raise SpecError(f"{name} has no hyper-parameters; got {key}")
+            raise SpecError(f"{name} has no hyper-parameters; got {str(key)[:40]}")
         if key not in known:
             raise SpecError(unknown(f"hyper-parameter of {name}", key, known))
     return HEADS[name](**{key: _typed(value, known[key]) for key, value in given.items()})
@@ -100,10 +102,16 @@ def _typed(value: Any, spec: Field) -> object:
         return _true_or_false(value, spec.name)
     try:
         # int("1.5") is an error, int(1.5) is not: whole numbers are read from their text.
-        return kind(value) if kind is float else kind(str(value))
-    except (TypeError, ValueError):
+        number = kind(value) if kind is float else kind(str(value))
+    except (TypeError, ValueError, OverflowError):
         expected = "a whole number" if kind is int else "a number"
-        raise SpecError(f"{spec.name} is {expected}; got {value}") from None
+        raise SpecError(f"{spec.name} is {expected}; got {str(value)[:40]}") from None
+    # Infinity is no value: nothing that is multiplied by it stays a number.
+    if kind is float and math.isinf(number):
+        raise SpecError(f"{spec.name} is a finite number; got {str(value)[:40]}")
+    if kind is int and abs(number) > LARGEST_WHOLE_NUMBER:
+        raise SpecError(f"{spec.name} is at most {LARGEST_WHOLE_NUMBER:,}; got {str(value)[:40]}")
+    return number
 
 
 def _kind(spec: Field, default: object) -> type:
@@ -117,7 +125,7 @@ def _kind(spec: Field, default: object) -> type:
 def _true_or_false(value: object, name: str) -> bool:
     word = str(value).lower()
     if word not in TRUE_WORDS + FALSE_WORDS:
-        raise SpecError(f"{name} is true or false; got {value}")
+        raise SpecError(f"{name} is true or false; got {str(value)[:40]}")
     return word in TRUE_WORDS
 
 

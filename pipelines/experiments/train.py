@@ -9,6 +9,7 @@ from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir
 from cliad.pipelines.experiments.episode import pick_device
 from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
+from cliad.pipelines.experiments.memory import check_size
 from cliad.pipelines.experiments.run import run
 from cliad.pipelines.experiments.score import Result
 from cliad.pipelines.experiments.spec import make_head, spec_of
@@ -51,7 +52,7 @@ def train(
         SpecError, HeadError, DrawError, CacheError: what is wrong and what to do, in one line.
     """
     untrained = make_head(head, hyper)
-    check_request(shots, protocol)
+    check_request(shots, protocol, seed)
     cache = find_cache(CacheChoice(cache_dir(folder), dataset, encoder, prompts), log)
     spec = spec_of(
         cache,
@@ -62,6 +63,8 @@ def train(
         protocol=protocol,
         select=select,
     )
-    (results,) = run(cache, [spec], pick_device(device))
+    torch_device = pick_device(device)
+    check_size(untrained, cache, shots)
+    (results,) = run(cache, [spec], torch_device)
     (result,) = results
     return result, cache

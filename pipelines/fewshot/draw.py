@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 
 from cliad.errors import CliadError, unknown
 
+LARGEST_SEED = 2**63 - 1
+
 
 class DrawError(CliadError):
     """A protocol cannot draw what was asked for; the message names the class and what to do."""
@@ -83,12 +85,15 @@ PROTOCOLS = {
 }
 
 
-def check_request(shots: int, protocol: str) -> None:
-    """DrawError where there is no such protocol or number of shots, whatever the data."""
+def check_request(shots: int, protocol: str, seed: int = 1) -> None:
+    """DrawError where there is no such protocol, number of shots or seed, whatever the data."""
     if protocol not in PROTOCOLS:
         raise DrawError(unknown("protocol", protocol, PROTOCOLS))
     if shots < 1:
         raise DrawError(f"shots is the number of images per class, at least 1; got {shots}")
+    # Python's generator takes -1 for 1, so that two seeds would be one; torch's has 64 bits.
+    if not 0 <= seed <= LARGEST_SEED:
+        raise DrawError(f"seed is a whole number from 0 to {LARGEST_SEED}; got {str(seed)[:40]}")
 
 
 def draw(
@@ -116,7 +121,7 @@ def draw(
     Raises:
         DrawError: unknown protocol, or a class with too few training images.
     """
-    check_request(shots, protocol)
+    check_request(shots, protocol, seed)
     rule = PROTOCOLS[protocol]
     val_shots = rule.val_shots(shots)
     # One generator for both draws, as in CoOp's code: the order of the draws decides them.

@@ -146,7 +146,7 @@ def _shared(study: Study, blocks: Sequence[Block], dataset: str | None) -> list[
     """
     n_block: Counter[Method] = Counter()
     for block in blocks:
-        for method in study.methods(block):
+        for method in study.own_methods(block):
             if method.head != ZERO_SHOT.head and _has_cells(study, block, dataset, method):
                 n_block[method] += 1
     # A setting that one block alone has would compare settings, not blocks.

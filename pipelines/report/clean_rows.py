@@ -50,7 +50,11 @@ def study_of(rows: Iterable[dict]) -> Study:
 
 
 def with_source(row: dict) -> dict:
-    """The row with its `source`, and the data set "A -> B" where it was scored on another one."""
+    """The row with its `source`, and the data set "A -> B" where it was scored on another one.
+
+    `trained_on` is the data set as it was typed, whatever it is called in tables.
+    """
+    row = {**row, "trained_on": row["dataset"]}
     if not row.get("test_dataset"):
         return {**row, "source": ""}
     return {

@@ -19,7 +19,11 @@ ESCAPES = {
     "_": r"\_",
     "{": r"\{",
     "}": r"\}",
+    # After the end of a line of a table, these would be an option and a variant of that end.
+    "[": "{[}",
+    "*": "{*}",
     "\n": " ",
+    "\r": " ",
 }
 LEGEND = (
     r"Test accuracy in \%, mean $\pm$ standard deviation over seeds; best in bold, $^{\approx}$"
@@ -36,7 +40,7 @@ def latex(study: Study) -> str:
     parts = ["% needs \\usepackage{booktabs}"]
     for note in notes_of(study):
         # A name with a line break would end the comment.
-        one_line = " ".join(note.split())
+        one_line = _escape(" ".join(note.split()))
         parts.append(f"% {one_line}")
     parts += map(_table, tables(study))
     return "\n\n".join(parts) + "\n"

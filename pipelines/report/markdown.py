@@ -17,6 +17,8 @@ from cliad.pipelines.report.notes import notes_of
 from cliad.pipelines.report.study import Study
 from cliad.pipelines.report.tables import TABLE_LEGEND, Table, percent, tables
 
+# What begins a column, code, a link or picture, stress and a formula.
+MARKS = "|`[]*$"
 # Formats of one cell by its mark.
 MARKED_CELL = {"best": "**{}**", "tie": "≈ {}", "": "{}"}
 
@@ -35,12 +37,13 @@ def markdown(study: Study) -> str:
 
 
 def _escape(text: str) -> str:
-    """Text that no Markdown reader takes for a column, a tag or a new line."""
+    """Text that no Markdown reader takes for a column, a tag, a link, a formula or a new line."""
     # First of all, or it would double the backslashes of the next step.
     text = text.replace("\\", "\\\\")
-    text = text.replace("|", "\\|")
-    text = text.replace("<", "&lt;")
-    return text.replace("\n", " ")
+    for mark in MARKS:
+        text = text.replace(mark, f"\\{mark}")
+    text = text.replace("&", "&amp;").replace("<", "&lt;")
+    return " ".join(text.splitlines())
 
 
 def _table(title: str, heads: Sequence[str], lines: Sequence[Sequence[str]], *, n_name: int) -> str:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 
 from cliad.adapters import HEADS
+from cliad.adapters.core.head import Head
+
+FAR = 10.0  # decades: farther from a default than any value that is tried
+DECADE = 10
+MANY_SHOTS = 16  # where recipes that depend on the number of shots end
 
 
 @dataclass(frozen=True)
@@ -31,13 +38,14 @@ class Method:
         return dict(self.setting)
 
     @property
-    def distance(self) -> int:
-        """How many hyper-parameters are not the head's own default."""
-        default = None
-        if self.head in HEADS:
-            # An instance, as a preset fills in what is not given.
-            default = HEADS[self.head]()
-        return sum(getattr(default, name, None) != value for name, value in self.setting)
+    def distance(self) -> float:
+        """How far the setting is from the head's own defaults, in values: 0 is all of them.
+
+        Each hyper-parameter counts on its own scale, see `distance_on_scale`.
+        """
+        if self.head not in HEADS:
+            return float(len(self.setting))
+        return sum(distance_on_scale(self.head, name, value) for name, value in self.setting)
 
     def sort_key(self) -> tuple:
         """The order of lines: heads as in HEADS, unknown ones last, then by setting."""
@@ -47,6 +55,66 @@ class Method:
             order = list(HEADS).index(self.head)
         sizes = [(name, size_of(value)) for name, value in self.setting]
         return order, self.head, sizes, self.selected_on
+
+
+@functools.lru_cache(maxsize=None, typed=True)  # typed: to Python, 1 and True are one key
+def distance_on_scale(head: str, name: str, value: object) -> float:
+    """How far a value is from the head's default: in decades, or in shares of the scale's length.
+
+    1 for a word that is not the default, such as another branch; FAR where it cannot be said.
+    """
+    rules = {spec.name: spec.metadata for spec in fields(HEADS[head])}
+    if name not in rules:
+        return FAR
+    # An instance, as a preset fills in what is not given.
+    untouched = HEADS[head]()
+    default = _in_numbers(untouched, name)
+    if value in (default, getattr(untouched, name)):
+        return 0.0
+    # Sizes alone can be subtracted; the same kind of size: a number and a share D/4 cannot.
+    kind, size, _ = size_of(value)
+    default_kind, default_size, _ = size_of(default)
+    words = 2
+    if kind == words or default_kind == words or isinstance(value, bool):
+        return 1.0
+    if kind != default_kind:
+        return 1.0
+    length = _linear_length(rules[name], HEADS[head].space.get(name, ()))
+    if length is not None:
+        return abs(size - default_size) / length
+    # No number of decades leads to 0.
+    if size == 0 or default_size == 0 or (size < 0) != (default_size < 0):
+        return FAR
+    return abs(math.log10(abs(size)) - math.log10(abs(default_size)))
+
+
+def _in_numbers(untouched: Head, name: str) -> object:
+    """The value that a head has where nothing is typed."""
+    default = getattr(untouched, name)
+    # None or 0 passes stand for a number that depends on the shots: here, that of many.
+    if name == "epochs" and not default:
+        plan = untouched.plan(MANY_SHOTS, MANY_SHOTS)
+        return plan.steps // plan.per_epoch
+    return default
+
+
+def _linear_length(rule: Mapping, candidates: Sequence) -> float | None:
+    """The length of a scale on which differences count; None for one on which ratios do.
+
+    Shares from 0 to 1 are linear. Of other ranges, the candidates of the head's own search tell:
+    where they lead over more than a decade, or where there is no upper end (rates, penalties,
+    counts), ratios count.
+    """
+    low = rule["low"]
+    high = rule["high"]
+    if low is None or high is None:
+        return None
+    if high - low <= 1:
+        return float(high - low)
+    sizes = [value for value in candidates if value > 0]
+    if not sizes or max(sizes) > DECADE * min(sizes):
+        return None
+    return float(max(sizes) - min(0.0, *candidates))
 
 
 ZERO_SHOT = Method("zero-shot", "fixed", ())
@@ -66,7 +134,9 @@ def show(value: object) -> str:
     """A hyper-parameter's value as text; numbers without needless digits."""
     # True and False are ints, too.
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f"{value:g}"
+        short = f"{value:g}"
+        # Six digits are not all that a value may have.
+        return short if float(short) == value else str(value)
     return str(value)
 
 
@@ -84,10 +154,15 @@ def size_of(value: object) -> tuple[int, float, str]:
         return 0, float(value), ""
     text = str(value)
     width, _, divisor = text.partition("/")
-    if width == "D" and (not divisor or divisor.isdigit()):
+    if width == "D" and (not divisor or _is_digits(divisor)):
         # The larger the divisor, the smaller the share.
         return 1, -float(divisor or 1), ""
     # A number that was typed as text.
-    if text.isdigit():
+    if _is_digits(text):
         return 0, float(text), ""
     return 2, 0.0, text
+
+
+def _is_digits(text: str) -> bool:
+    # Beside 0 to 9, Python counts figures such as ² as digits, and cannot read them as a number.
+    return text.isascii() and text.isdigit()

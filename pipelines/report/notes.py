@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from cliad.pipelines.report.study import Study, values_of
+from collections.abc import Iterator
+
+from cliad.pipelines.report.methods import ZERO_SHOT, Method, show_shots
+from cliad.pipelines.report.study import Block, Study, values_of
 
 # Words of which each value makes blocks of its own, and how they are called in a sentence.
 WORDS = {"protocol": "protocols", "encoder": "encoders", "prompts": "prompt sets"}
+MOST_NAMES = 4  # of settings in one note
 
 
 def notes_of(study: Study) -> list[str]:
@@ -39,8 +43,78 @@ def notes_of(study: Study) -> list[str]:
             "Where a head stands with several settings, the best of them on test is chosen with"
             " knowledge of the test set: a comparison, not a result."
         )
+        notes += _stand_ins(study)
+    notes += _zero_shot_settings(study)
+    notes += _below_zero_shot(study)
     notes.append(_seed_counts(study))
     return notes
+
+
+def _stand_ins(study: Study) -> list[str]:
+    """Which setting stands for a head that has several, a note for each block that differs."""
+    notes: dict[str, list[str]] = {}
+    for block in study.blocks:
+        labels = [_named(method) for method in study.leading(block) if method.setting]
+        if labels:
+            notes.setdefault("; ".join(labels), []).append(str(block))
+    texts = []
+    for names, blocks in notes.items():
+        where = f" ({'; '.join(blocks)})" if len(notes) > 1 else ""
+        texts.append(
+            "In curves and comparisons, the setting nearest to its defaults in value stands for a"
+            f" head{where}: {names}."
+        )
+    return texts
+
+
+def _named(method: Method) -> str:
+    if method.selected_on == "fixed":
+        return method.label
+    return f"{method.label} (selected on {method.selected_on})"
+
+
+def _zero_shot_settings(study: Study) -> list[str]:
+    """A note on settings that are zero-shot under the name of another head."""
+    labels = [_named(method) for method in sorted(study.zero_shot_settings, key=Method.sort_key)]
+    if not labels:
+        return []
+    shown = "; ".join(labels[:MOST_NAMES])
+    if len(labels) > MOST_NAMES:
+        shown += f"; and {len(labels) - MOST_NAMES} more"
+    return [f"Zero-shot under another name, which stands for no head: {shown}."]
+
+
+def _below_zero_shot(study: Study) -> list[str]:
+    """A note for each head that does worse than without training, with how often and where most."""
+    notes = []
+    for block in study.blocks:
+        for method in study.leading(block):
+            losses = list(_losses(study, block, method))
+            below = [loss for loss in losses if loss[0] < 0]
+            if not below:
+                continue
+            loss, where = min(below)
+            text = (
+                f"{_named(method)} is below zero-shot in {len(below)} of {len(losses)} cells,"
+                f" most on {where} ({100 * loss:+.1f} points)."
+            )
+            if len(study.blocks) > 1:
+                text = f"{block}: {text}"
+            notes.append(text)
+    return notes
+
+
+def _losses(study: Study, block: Block, method: Method) -> Iterator[tuple[float, str]]:
+    """How much better than zero-shot a method is in each cell, and the cell's name."""
+    if method.head == ZERO_SHOT.head:
+        return
+    for dataset in study.datasets(block):
+        zero_shot = study.zero_shot(block, dataset)
+        for shots in study.shots(block):
+            cell = study.cell(block, dataset, method, shots)
+            if cell is not None and zero_shot is not None:
+                # Rounded, as a mean of equal accuracies may differ from them in the last bit.
+                yield round(cell.mean - zero_shot, 9), f"{dataset} at {show_shots(shots)}"
 
 
 def _count_diverged(study: Study) -> int:

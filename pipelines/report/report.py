@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-from cliad.cache.files import replace_text
-from cliad.errors import CliadError, unknown
+from cliad.cache.files import check_place, replace_text
+from cliad.errors import CliadError, printable, unknown
 from cliad.pipelines.experiments.results_file import read_rows
 from cliad.pipelines.report.clean_rows import WORDS, study_of
 from cliad.pipelines.report.csv_cells import as_csv
@@ -45,20 +48,36 @@ def report(
     """
     if form not in FORMATS:
         raise ReportError(unknown("format", form, FORMATS))
-    # Hours of training may stand in that file.
-    if out is not None and out.resolve() in map(Path.resolve, results):
-        raise ReportError(
-            f"{out} holds the results that the report is of; give another file with --out FILE"
-        )
+    if out is not None:
+        _check_out(out, results)
     text = FORMATS[form](read_study(results, log))
     if out is not None:
         try:
             replace_text(out, text)
         except OSError as error:
-            raise ReportError(
-                f"cannot write {out}: {error.strerror}; give another file with --out FILE"
-            ) from None
+            raise _cannot_write(out, error) from None
     return text
+
+
+def _check_out(out: Path, results: Sequence[Path]) -> None:
+    """ReportError where the report cannot be written to `out`, or must not."""
+    try:
+        check_place(out)
+        if out.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        # Hours of training may stand in that file. It may have several names.
+        is_results = any(path.exists() and out.exists() and out.samefile(path) for path in results)
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+    if is_results:
+        raise ReportError(
+            f"{out} holds the results that the report is of; give another file with --out FILE"
+        )
+
+
+def _cannot_write(out: Path, error: OSError) -> ReportError:
+    reason = error.strerror or error
+    return ReportError(f"cannot write {out}: {reason}; give another file with --out FILE")
 
 
 def read_study(results: Sequence[Path], log: Callable[[str], None]) -> Study:
@@ -76,71 +95,33 @@ def read_study(results: Sequence[Path], log: Callable[[str], None]) -> Study:
                 f"{path}: the last line is incomplete (a grid is running, or was killed);"
                 " it is left out"
             )
-        for number, row in enumerate(stored.rows, 1):
-            _check_row(row, f"{path} row {number}")
-        rows += stored.rows
+        for row, line in zip(stored.rows, stored.lines, strict=True):
+            _check_words(row, f"{path} line {line}")
+        rows += map(_printable, stored.rows)
     if not rows:
         names = ", ".join(map(str, results))
         raise ReportError(f"{names} has no rows; `cliad grid --out {results[0]}` makes some")
     return study_of(rows)
 
 
-def _check_row(row: dict, where: str) -> None:
-    """ReportError unless the row has all that a report needs, of the right types."""
+def _check_words(row: dict, where: str) -> None:
+    """ReportError unless the row has all fields that a report needs."""
     lacking = [word for word in WORDS if word not in row]
     if lacking:
         raise ReportError(
             f"{where} lacks {', '.join(lacking)}: it was not written by this version of cliad;"
             " delete the line"
         )
-    for word, is_valid in VALID.items():
-        value = row.get(word)
-        if not is_valid(value):
-            text = str(value)[:40]  # a message is one short line
-            raise ReportError(f"{where}: invalid {word} '{text}'; fix or delete the line")
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def _printable(row: dict) -> dict:
+    """The row with names that a terminal and a page can show: control characters are escapes."""
+    return {_shown(name): _shown(value) for name, value in row.items()}
 
 
-def _is_whole_number(value: object) -> bool:
-    return isinstance(value, int)
-
-
-def _is_accuracy(value: object) -> bool:
-    """A fraction, or None for a run that diverged."""
-    if value is None:
-        return True
-    # NaN, which Python's JSON may hold, is not within any bounds.
-    return isinstance(value, (int, float)) and 0 <= value <= 1
-
-
-def _is_setting(value: object) -> bool:
-    """A table of hyper-parameters; each is one value."""
-    if not isinstance(value, dict):
-        return False
-    # Values become keys of dictionaries, which lists and tables cannot be.
-    return not any(isinstance(entry, (list, dict)) for entry in value.values())
-
-
-def _is_setting_or_none(value: object) -> bool:
-    return value is None or _is_setting(value)
-
-
-# What a row's words may hold; in the order in which they are checked.
-VALID: dict[str, Callable[[object], bool]] = {
-    "dataset": _is_text,
-    "encoder": _is_text,
-    "prompts": _is_text,
-    "head": _is_text,
-    "protocol": _is_text,
-    "selected_on": _is_text,
-    "fingerprint": _is_text,
-    "shots": _is_whole_number,
-    "seed": _is_whole_number,
-    "top1": _is_accuracy,
-    "zero_shot_top1": _is_accuracy,
-    "hyper": _is_setting,
-    "found": _is_setting_or_none,
-}
+def _shown(value: Any) -> Any:
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return _printable(value)
+    return value

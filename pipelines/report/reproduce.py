@@ -76,10 +76,9 @@ def _command(rows: Sequence[dict], given: Iterable[str]) -> list[str]:
     first = rows[0]
     parts = ["cliad", "grid", "--head", first["head"], "--protocol", first["protocol"]]
     parts += ["--select", first["selected_on"]]
+    parts += ["--dataset", _listed(rows, "trained_on")]
     if block_of(first).source:
-        parts += ["--dataset", _listed(rows, "source"), "--test", _listed(rows, "test_dataset")]
-    else:
-        parts += ["--dataset", _listed(rows, "dataset")]
+        parts += ["--test", _listed(rows, "test_dataset")]
     for option, word in OPTIONS.items():
         parts += [f"--{option}", _listed(rows, word)]
     for name in given:
@@ -93,10 +92,5 @@ def _command(rows: Sequence[dict], given: Iterable[str]) -> list[str]:
 
 
 def _listed(rows: Iterable[dict], word: str) -> str:
-    """All values of a word; a data set without the fingerprint that tells its caches apart."""
-    names = []
-    for value in values_of(rows, word):
-        # The fingerprint stands behind the name: "pets (1a2b)".
-        name, _, _ = str(value).partition(" (")
-        names.append(name)
-    return ",".join(names)
+    """All values of a word."""
+    return ",".join(map(str, values_of(rows, word)))

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from cliad.pipelines.report.methods import Method, setting_of
 from cliad.pipelines.report.statistics import Summary, summarise
+from cliad.pipelines.report.zero_shot_settings import equals_zero_shot
 
 
 @dataclass(frozen=True, order=True)
@@ -110,9 +111,27 @@ class Study:
         """The numbers of shots of a block, sorted."""
         return sorted({key.shots for key in self.cells if key.block == block})
 
+    @cached_property
+    def zero_shot_settings(self) -> set[Method]:
+        """The methods that are zero-shot under the name of another head, such as one of alpha 0."""
+        settings: dict[Method, dict[str, object]] = {}
+        for row in self.rows:
+            # Rows of one method differ in no hyper-parameter that was set.
+            settings.setdefault(self.method(row), setting_of(row))
+        return {
+            method for method, setting in settings.items() if equals_zero_shot(method.head, setting)
+        }
+
+    def own_methods(self, block: Block) -> list[Method]:
+        """The methods of a block without those that are zero-shot under another name."""
+        return [method for method in self.methods(block) if method not in self.zero_shot_settings]
+
     def leading(self, block: Block) -> list[Method]:
-        """One method for each head and way of selecting: the one nearest to the head's defaults."""
-        return first_of_each_head(sorted(self.methods(block), key=lambda m: m.distance))
+        """One method for each head and way of selecting: the one nearest to the head's defaults.
+
+        A setting that is zero-shot under another name never stands for a head.
+        """
+        return first_of_each_head(sorted(self.own_methods(block), key=lambda m: m.distance))
 
     def rows_of(self, block: Block, method: Method, shots: int) -> list[dict]:
         """The rows of a method over all data sets of a block."""

@@ -59,7 +59,7 @@ def _best_methods(study: Study, block: Block) -> str:
 
 def _best_method(study: Study, block: Block, dataset: str, shots: int) -> str:
     """The accuracy and the name of the best method."""
-    methods = study.methods(block)
+    methods = study.own_methods(block)
     # All settings take part, so a note warns that the best is chosen on test.
     cells = [study.cell(block, dataset, method, shots) for method in methods]
     position = best_of(cells)

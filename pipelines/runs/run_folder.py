@@ -27,7 +27,7 @@ from torch import Tensor
 
 from cliad.adapters.core.classifier import Classifier
 from cliad.cache.file.read import FeatureCache
-from cliad.cache.files import replacing, sha256_of
+from cliad.cache.files import check_place, replacing, sha256_of
 from cliad.cache.folder import slug
 from cliad.errors import CliadError
 from cliad.pipelines.experiments.score import Result
@@ -97,18 +97,36 @@ def save(result: Result, cache: FeatureCache, out: Path, command: str = "") -> P
         RunFolderError: the place cannot be written, or holds something else.
     """
     out = Path(out)
-    # What is there may be a user's own folder: it is never replaced.
-    if not _may_replace(out):
-        raise RunFolderError(f"{out} exists and is not a run folder; give another --out DIR")
+    check_out(out)
     try:
         with replacing(out) as new:
             new.mkdir()
             _write(result, cache, new, out.name, command)
     except OSError as error:
-        raise RunFolderError(
-            f"cannot write {out}: {error.strerror or error}; give another folder with --out DIR"
-        ) from None
+        raise _cannot_write(out, error) from None
     return out
+
+
+def check_out(out: Path) -> None:
+    """Check, before anything is trained, that a run folder can be written to `out`.
+
+    Raises:
+        RunFolderError: the place cannot be written, or holds something else.
+    """
+    try:
+        check_place(out)
+        may_replace = _may_replace(out)
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+    # What is there may be a user's own folder: it is never replaced.
+    if not may_replace:
+        raise RunFolderError(f"{out} exists and is not a run folder; give another --out DIR")
+
+
+def _cannot_write(out: Path, error: OSError) -> RunFolderError:
+    return RunFolderError(
+        f"cannot write {out}: {error.strerror or error}; give another folder with --out DIR"
+    )
 
 
 def _may_replace(out: Path) -> bool:
