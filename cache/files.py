@@ -30,7 +30,19 @@ def replacing(path: Path) -> Iterator[Path]:
     # "." and "/" have no name of their own, so nothing can be written beside them.
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    missing = missing_folders(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _renamed(path) as new:
+            yield new
+    except BaseException:
+        remove_empty(missing)
+        raise
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """`replacing`, in a folder that is there."""
     _remove_leftovers(path)
     # In the same folder, as a rename does not lead from one disk to another.
     new = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.new")
@@ -39,6 +51,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield new
         # Before the rename: after a power cut, the name must not stand for an empty file.
         _sync(new)
+        if new.is_file():
+            _set_mode(new)
         # A rename replaces a file, but no folder that holds something. Where a file was written,
         # the rename fails and the folder stays: it is not what the user meant to lose.
         if path.is_dir() and new.is_dir():
@@ -47,6 +61,34 @@ def replacing(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
     finally:
         _remove(new)
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Those of a folder and the folders above it that are not there, the lowest first."""
+    missing = []
+    for candidate in (folder, *folder.parents):
+        if os.path.lexists(candidate):
+            break
+        missing.append(candidate)
+    return missing
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove folders that were made for nothing; others may have put something there since."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+def _set_mode(file: Path) -> None:
+    """Let others read a file as the umask says: some libraries write files for the owner alone."""
+    if os.name != "posix":
+        return
+    umask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
 
 
 def replace_text(path: Path, text: str) -> None:
