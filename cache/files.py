@@ -10,7 +10,7 @@ import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -75,11 +75,9 @@ def missing_folders(folder: Path) -> list[Path]:
 
 def remove_empty(folders: list[Path]) -> None:
     """Remove folders that were made for nothing; others may have put something there since."""
-    for folder in folders:
-        try:
+    with suppress(OSError):
+        for folder in folders:
             folder.rmdir()
-        except OSError:
-            return
 
 
 def _set_mode(file: Path) -> None:

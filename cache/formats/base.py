@@ -158,14 +158,14 @@ def strings(where: str, values: np.ndarray) -> list[str]:
         )
     if values.dtype.kind == "U":
         return storable(where, _texts(where, values))
-    texts = []
-    for number, value in enumerate(values.tolist()):
-        try:
-            texts.append(value.decode())
-        except UnicodeDecodeError:
-            raise CacheError(
-                f"{where}: entry {number} is {value[:40]!r}, which is not UTF-8; save it as text"
-            ) from None
+    texts: list[str] = []
+    try:
+        texts.extend(value.decode() for value in values.tolist())
+    except UnicodeDecodeError as error:
+        raise CacheError(
+            f"{where}: entry {len(texts)} is {error.object[:40]!r}, which is not UTF-8;"
+            " save it as text"
+        ) from None
     return storable(where, texts)
 
 

@@ -241,7 +241,7 @@ def _check_lengths(
 
 def _check_text_lengths(given: np.ndarray, text: np.ndarray, dtype: str) -> None:
     """The same of text (n_template, n_class, dim); zeros say that a class lacks a sentence."""
-    present = given.any(axis=2)  # (n_template, n_class)
+    present = np.asarray(given.any(axis=2))  # (n_template, n_class)
     without = np.flatnonzero(~present.any(axis=0))
     if len(without):
         raise CacheError(

@@ -47,12 +47,16 @@ def _read_pt(source: Path, log: Log) -> ImportedFeatures:
     return features_of(source, load_pt(source))
 
 
+def _read_clip_retrieval(source: Path, log: Log) -> ImportedFeatures:
+    return read_clip_retrieval(source, log=log)
+
+
 READERS: dict[str, Callable[[Path, Log], ImportedFeatures]] = {
     "tip-adapter": read_tip_adapter,
     "npz": _read_npz,
     "safetensors": _read_safetensors,
     "pt": _read_pt,
-    "clip-retrieval": lambda source, log: read_clip_retrieval(source, log=log),
+    "clip-retrieval": _read_clip_retrieval,
 }
 
 
@@ -79,10 +83,10 @@ def import_features(
     Args:
         kind: one of READERS; source: the folder or file of that kind.
         dataset, encoder: the names that the cache goes by.
-        text: npz, safetensors or pt file with class text features; with `class_index` the cache holds these classes only,
-            relabelled 0, 1, 2, ...
+        text: npz, safetensors or pt file with class text features; with `class_index` the cache
+            holds these classes only, relabelled 0, 1, 2, ...
         classnames: a file with one name a line; by default the names of `split_file`, else the
-            source's own, else "class 0", ..., for labels without gaps
+            source's own, else "class 0", ..., for labels without gaps.
         split_file: split_zhou_X.json in whose order val and test stand (all splits for npz): paths
             and class names.
         labels: clip-retrieval only: the column with the classes, or "folder".

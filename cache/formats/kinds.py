@@ -1,4 +1,4 @@
-"""What a file of features is, by its first bytes: people give the right file to the wrong reader."""
+"""What a file is, by its first bytes: people give the right file to the wrong reader."""
 
 from __future__ import annotations
 
@@ -49,18 +49,19 @@ def kind_of(stream: BinaryIO) -> str | None:
         if head.startswith(beginning):
             return kind
     if head.startswith(b"PK"):
-        return TORCH if _is_torch_zip(stream) else NPZ
+        return _kind_of_zip(stream)
     if head[2:].startswith(_OLD_TORCH) or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"):
         return TORCH
     return SAFETENSORS if head[8:9] == b"{" else None
 
 
-def _is_torch_zip(stream: BinaryIO) -> bool:
+def _kind_of_zip(stream: BinaryIO) -> str | None:
     try:
         with zipfile.ZipFile(stream) as archive:
-            return any(name.endswith("/data.pkl") for name in archive.namelist())
+            is_torch = any(name.endswith("/data.pkl") for name in archive.namelist())
+            return TORCH if is_torch else NPZ
     except Exception:  # a damaged file: the reader that it was given to says what is wrong
-        return False
+        return None
     finally:
         stream.seek(0)
 

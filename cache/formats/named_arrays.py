@@ -176,7 +176,7 @@ def _check_status(where: str, status: np.ndarray) -> None:
 
 
 def _classes(file: Path, arrays: Arrays, dim: int | None = None) -> Classes:
-    """What the arrays say about the classes; `dim` is the width of the features, if there are any."""
+    """What the arrays say about the classes; dim: the width of the features, if there are any."""
     text = _text(file, arrays)
     lists: dict[str, list[str]] = {}
     for name in ("classnames", "templates", "prompts"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -34,22 +35,26 @@ def load_npz(file: Path) -> Arrays:
         CacheError: not such a file, an array is of no type that is read, or sizes that differ.
     """
     with open_kind(file, NPZ, HINT) as stream, reading(file, NPZ, HINT):
-        with zipfile.ZipFile(stream) as archive:
-            members = archive.infolist()
-            check_inflated(file, stream, sum(member.file_size for member in members))
-            _check_members(file, members)
-            # All headers come before the first array, so that nothing is inflated in vain.
-            for member in members:
-                with archive.open(member) as packed:
-                    read_header(packed, f"{file}: {_name(member)}", member.file_size)
-            arrays: Arrays = {}
-            for member in members:
-                with archive.open(member) as packed:
-                    # Without pickles, so that no code of the file can run.
-                    arrays[_name(member)] = np.lib.format.read_array(packed, allow_pickle=False)
-                    # The end of the member is where its checksum is compared.
-                    packed.read(1)
-    return arrays
+        return _read_members(file, stream)
+
+
+def _read_members(file: Path, stream: BinaryIO) -> Arrays:
+    with zipfile.ZipFile(stream) as archive:
+        members = archive.infolist()
+        check_inflated(file, stream, sum(member.file_size for member in members))
+        _check_members(file, members)
+        # All headers come before the first array, so that nothing is inflated in vain.
+        for member in members:
+            with archive.open(member) as packed:
+                read_header(packed, f"{file}: {_name(member)}", member.file_size)
+        arrays: Arrays = {}
+        for member in members:
+            with archive.open(member) as packed:
+                # Without pickles, so that no code of the file can run.
+                arrays[_name(member)] = np.lib.format.read_array(packed, allow_pickle=False)
+                # The end of the member is where its checksum is compared.
+                packed.read(1)
+        return arrays
 
 
 def _name(member: zipfile.ZipInfo) -> str:

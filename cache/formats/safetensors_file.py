@@ -87,8 +87,8 @@ def load_safetensors(file: Path, log: Log) -> Arrays:
 def _range(file: Path, name: str, entry: Any, n_byte: int) -> tuple[int, int]:
     """Where the bytes of an array are, if its entry in the header is consistent."""
     fits = isinstance(entry, dict) and set(entry) == {"dtype", "shape", "data_offsets"}
-    shape = entry["shape"] if fits else None
-    offsets = entry["data_offsets"] if fits else None
+    shape: Any = entry["shape"] if fits else None
+    offsets: Any = entry["data_offsets"] if fits else None
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
         raise CacheError(f"{file}: the header has no dtype, shape and place of {name[:60]}; {HINT}")
     if entry["dtype"] not in TYPES:
@@ -134,9 +134,7 @@ def _leave_out(file: Path, arrays: Arrays, log: Log) -> None:
     for name in further:
         del arrays[name]
     if further:
-        log(
-            f"{file}: {len(further)} arrays are not imported, features alone are: {listing(further)}"
-        )
+        log(f"{file}: {len(further)} arrays beside features are left out: {listing(further)}")
 
 
 def _string_arrays(file: Path, strings: Any, log: Log) -> Arrays:
