@@ -30,6 +30,9 @@ def replacing(path: Path) -> Iterator[Path]:
     # "." and "/" have no name of their own, so nothing can be written beside them.
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    # A rename would take the place of /dev/null for the whole machine.
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise FileExistsError(errno.EEXIST, "it is a pipe or a device", str(path))
     missing = missing_folders(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

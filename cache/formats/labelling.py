@@ -208,9 +208,8 @@ def _matched(
             f" {wanted[0]!r}"
         )
         new_label = np.arange(len(own))
-    elif len(wanted) == len(own):
+    elif len(wanted) == len(own) and _share_places(own, wanted):
         # Other spellings of some names are fine where the order is that of the labels.
-        _check_order(own, wanted, None)
         log(
             f"{len(lacking)} labels are taken for the class names at their place in sorted order:"
             f" {listing(lacking)}"
@@ -226,6 +225,12 @@ def _matched(
         splits[name] = replace(rows, y=new_label[rows.y])
     n_class = 1 + int(new_label.max())
     return replace(features, splits=splits, n_class=n_class)
+
+
+def _share_places(own: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether all names that two lists of equal length share stand at the same place in both."""
+    in_wanted = set(wanted)
+    return all(a == b or a not in in_wanted for a, b in zip(own, wanted, strict=True))
 
 
 def _given_names(classes: Classes, names: Sequence[str]) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from cliad.cache.documents import parse_json
-from cliad.cache.file.layout import CacheError, covered_rows_array, is_view_array
+from cliad.cache.file.layout import CacheError, as_bytes, covered_rows_array, is_view_array
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.formats.base import reading, storable
 from cliad.cache.formats.kinds import SAFETENSORS, open_kind
@@ -162,14 +162,7 @@ def _string_arrays(file: Path, strings: Any, log: Log) -> Arrays:
 
 
 def write_safetensors(cache: FeatureCache, new: Path) -> None:
-    """Write a cache as such a file.
-
-    Raises:
-        CacheError: an array is of a type that the format does not know.
-    """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
-
+    """Write a cache as such a file; `load_safetensors` gives the same arrays back."""
     arrays: Arrays = {}
     strings = {
         "dataset": cache.dataset,
@@ -188,14 +181,34 @@ def write_safetensors(cache: FeatureCache, new: Path) -> None:
         paths = known_paths(cache, split)
         if paths:
             strings[f"{split}_paths"] = json.dumps(paths, ensure_ascii=False)
-    # The format has no strides: it would write the bytes of a transposed array in the wrong order.
-    contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-    try:
-        save_file(contiguous, new, metadata=strings)
-    except SafetensorError as error:
-        raise CacheError(
-            f"{cache.path.name} cannot be a safetensors file ({error}); use --format npz"
-        ) from None
+    _save(new, arrays, strings)
+
+
+def _save(new: Path, arrays: Arrays, strings: Mapping[str, str]) -> None:
+    """Write arrays and strings under exactly this name.
+
+    Not by the library, which writes a file of another name beside it, for the owner's eyes alone,
+    and leaves it there when it is killed.
+    """
+    type_of = {np.dtype(ours): theirs for theirs, ours in TYPES.items() if theirs != "BF16"}
+    header: dict[str, Any] = {"__metadata__": dict(strings)}
+    stop = 0
+    # The widest first, so that each array starts at a multiple of its own width.
+    names = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
+    for name in names:
+        values = arrays[name]
+        start, stop = stop, stop + values.nbytes
+        dtype = type_of[values.dtype.newbyteorder("<")]
+        header[name] = {"dtype": dtype, "shape": values.shape, "data_offsets": [start, stop]}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(new, "wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            values = arrays[name]
+            little = values.dtype.newbyteorder("<")
+            # The format has no strides, so every array is written in the order of its rows.
+            stream.write(as_bytes(np.ascontiguousarray(values, little).reshape(-1)))
 
 
 def _further_arrays(cache: FeatureCache, split: str) -> Arrays:
