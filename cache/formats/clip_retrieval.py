@@ -209,6 +209,9 @@ def _read_metadata(path: Path, labels: str | None, x: np.ndarray, log: Log) -> _
         log(f"{path}: labels are from {_source_words(label_column)} (--labels chooses another)")
     # A value may be null in parquet.
     paths = [value or "" for value in table.get("image_path", [""] * n_row)]
+    odd = [value for value in paths if not isinstance(value, str)]
+    if odd:
+        raise CacheError(f"{path}: column 'image_path' holds {odd[0]!r}, which is no path")
     if label_column == "folder":
         label_values: list[object] = [_folder_of(image) for image in paths]
     else:

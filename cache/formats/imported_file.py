@@ -35,7 +35,7 @@ IMPORTED_UNIT_TOLERANCE = 2e-3
 # Lengths of rows that single precision can square, add up and divide by.
 SHORTEST = 1e-6
 LONGEST = 1e12
-# What rounding to the file's type may change of a row's length.
+# How far rounding to the file's type may move a row, as a part of its length.
 ROUNDING = 0.02
 LARGEST_RECIPE = 64_000  # bytes; HDF5 has no longer attributes
 
@@ -154,7 +154,7 @@ def _digest_split(split: str, rows: ImportedSplit, dtype: str, digest: _Digest) 
         # (n_done,), in single precision: a sum of squares may be too large for half
         with np.errstate(over="ignore"):
             lengths = np.linalg.norm(x[done].astype(np.float32), axis=1)
-        _check_lengths(f"{split}: row", given, lengths, numbers, dtype)
+        _check_lengths(f"{split}: row", given, x[done], numbers, dtype)
         if not (abs(lengths - 1) < IMPORTED_UNIT_TOLERANCE).all():
             unit_rows = False
         # The digest is over what the file will hold, so the same features in another precision are
@@ -206,20 +206,23 @@ def _check_values(
 
 
 def _check_lengths(
-    what: str, given: np.ndarray, lengths: np.ndarray, numbers: np.ndarray, dtype: str
+    what: str, given: np.ndarray, stored: np.ndarray, numbers: np.ndarray, dtype: str
 ) -> None:
     """CacheError where rows are too short or too long to compute with, or were lost by rounding.
 
     Args:
-        given: rows (n, dim) as the source has them; lengths (n,): of these as they are stored.
+        given, stored: rows (n, dim) as the source has them and as the file will.
         numbers: (n,) what messages call the rows.
     """
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(stored.astype(np.float32), axis=1)
     wrong = np.flatnonzero(~((lengths >= SHORTEST) & (lengths <= LONGEST)))
     if not len(wrong):
         # Half precision loses digits below 6e-5; other rows need no second look.
         short = np.flatnonzero(lengths < 1e-2) if dtype == "float16" else wrong
-        exact = np.linalg.norm(given[short].astype(np.float64), axis=1)
-        wrong = short[abs(lengths[short] - exact) > ROUNDING * exact]
+        exact = given[short].astype(np.float64)
+        moved = np.linalg.norm(stored[short] - exact, axis=1)
+        wrong = short[moved > ROUNDING * np.linalg.norm(exact, axis=1)]
     if not len(wrong):
         return
     row = given[wrong[0]].astype(np.float64)
@@ -249,11 +252,9 @@ def _check_text_lengths(given: np.ndarray, text: np.ndarray, dtype: str) -> None
             " classes); make its text features again"
         )
     for number, chosen in enumerate(present):
-        with np.errstate(over="ignore"):
-            lengths = np.linalg.norm(text[number].astype(np.float32), axis=1)
         rows = np.flatnonzero(chosen)
         what = f"text: template {number}, class"
-        _check_lengths(what, given[number][rows], lengths[rows], rows, dtype)
+        _check_lengths(what, given[number][rows], text[number][rows], rows, dtype)
 
 
 def write_import(
