@@ -13,6 +13,7 @@ import numpy as np
 from cliad.cache.file.layout import DONE, CacheError
 
 MAX_CLASS = 1_000_000  # a label beyond it is an id or an accident, not a class number
+LARGEST_WIDTH = 65_536  # columns; no encoder's feature has a tenth of it
 LARGEST_PADDING = 2**28
 LONGEST_STRING = 10_000  # letters; every string of a list takes the place of the longest
 
@@ -105,6 +106,10 @@ def checked_split(
         raise CacheError(
             f"{where}: features must be floats of shape (n, dim), neither of them 0;"
             f" found {x.dtype} {x.shape}"
+        )
+    if x.shape[1] > LARGEST_WIDTH:
+        raise CacheError(
+            f"{where}: features have {x.shape[1]:,} columns; expected at most {LARGEST_WIDTH:,}"
         )
     _check_labels(where, x, y)
     # The file has no other integers; values of these fit.

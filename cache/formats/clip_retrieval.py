@@ -49,9 +49,11 @@ if TYPE_CHECKING:
 LABEL_COLUMNS = ("label", "class", "classname", "caption")
 NO_PYARROW = "{} parquet needs pyarrow, which is not installed; run: pip install 'cliad[interop]'"
 CHUNK = 65536  # rows that are written at once
-# Text that stands in many rows takes more memory than disk; of so many bytes nobody minds.
+# Text that stands in many rows takes more memory than disk: so many times as much, or so many
+# bytes a row, are nothing unusual, and of so many bytes in all nobody minds.
 LARGEST_FACTOR = 50
-LEAST_COLUMN = 2**26
+LARGEST_ROW = 1000
+LEAST_COLUMN = 2**24
 
 # ------------------------------------------------------------------------------------ reading
 
@@ -106,7 +108,8 @@ def read_clip_retrieval(
         start = stop
     n_class = max(1 + int(numbers.y.max()), len(numbers.names or ()))
     text_file = folder / "text.npz"
-    if text_file.is_file():
+    # Also where it is a pipe, which is then refused.
+    if os.path.lexists(text_file):
         classes = classes_of(text_file, load_npz(text_file), need_text=False, log=log)
         if classes.text is not None:
             check_text_width(str(text_file), classes.text, parts[0].x.shape[1])
@@ -205,7 +208,9 @@ def _read_metadata(path: Path, labels: str | None, x: np.ndarray, log: Log) -> _
         # Other columns, such as urls and exif, can be large and are not read.
         wanted = {source, "image_path", "split", "status"} & set(columns)
         table = _columns_of(path, file, sorted(wanted))
-    if labels is None and path.stem.endswith("_0"):
+    candidates = {"image_path", *LABEL_COLUMNS} & set(columns)
+    # Where there is a choice; once is enough.
+    if labels is None and len(candidates) > 1 and path.stem.endswith("_0"):
         log(f"{path}: labels are from {_source_words(label_column)} (--labels chooses another)")
     # A value may be null in parquet.
     paths = [value or "" for value in table.get("image_path", [""] * n_row)]
@@ -260,7 +265,7 @@ def _columns_of(path: Path, file: ParquetFile, names: Sequence[str]) -> dict[str
 def _check_column_sizes(path: Path, file: ParquetFile) -> None:
     """CacheError where the columns would take far more memory than the file."""
     on_disk = path.stat().st_size
-    allowed = max(LEAST_COLUMN, LARGEST_FACTOR * on_disk)
+    allowed = max(LEAST_COLUMN, LARGEST_FACTOR * on_disk, LARGEST_ROW * file.metadata.num_rows)
     total = 0
     for group in range(file.metadata.num_row_groups):
         # Not of each column: PyArrow ends the whole process where a column's facts are damaged.

@@ -102,9 +102,11 @@ def import_features(
             written.
     """
     _check_options(dataset, encoder, prompts, dtype)
-    features = _read(kind, Path(source), labels, log)
+    # What was left out is of interest where there is a cache without it: an error stands alone.
+    notes: list[str] = []
+    features = _read(kind, Path(source), labels, notes.append)
     if text is not None:
-        features = with_text(features, _text_classes(Path(text), log), str(text))
+        features = with_text(features, _text_classes(Path(text), notes.append), str(text))
     names = None
     if split_file is not None:
         # Tip-Adapter's train split is the support, whose rows are views of images not recorded.
@@ -112,14 +114,16 @@ def import_features(
         features, names = with_split_file(features, Path(split_file), without_paths)
     if classnames is not None:
         names = storable(str(classnames), read_classnames(Path(classnames)))
-    labelled = label_classes(features, names, log)
-    note_untrained(labelled, log)
+    labelled = label_classes(features, names, notes.append)
+    note_untrained(labelled, notes.append)
     # All checks come before `write_import`, so that nothing is written where one fails.
     scale = multiplier(features.classes, logit_scale, logit_scale_is)
     header = make_header(kind, labelled, dataset=dataset, encoder=encoder, dtype=dtype)
     text_set = make_text_set(
         kind, labelled, name=prompts, encoder=encoder, logit_scale=scale, dtype=dtype
     )
+    for note in notes:
+        log(note)
     path = cache_path(Path(cache_folder), dataset, encoder, header.image_id)
     return write_import(path, header, labelled.splits, text_set, force=force, log=log)
 
