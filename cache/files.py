@@ -46,11 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
 @contextmanager
 def _renamed(path: Path) -> Iterator[Path]:
     """`replacing`, in a folder that is there."""
-    _remove_leftovers(path)
-    # In the same folder, as a rename does not lead from one disk to another.
-    new = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.new")
-    _remove(new)  # of an earlier process with this number
-    try:
+    with beside(path) as new:
         yield new
         # Before the rename: after a power cut, the name must not stand for an empty file.
         _sync(new)
@@ -62,6 +58,20 @@ def _renamed(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(new, path)
         sync_folder(path.parent)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """The name of a file or folder that may be made in the folder of `path`, gone after the block.
+
+    What a killed process left under such a name is removed.
+    """
+    _remove_leftovers(path)
+    # In the same folder, as a rename does not lead from one disk to another.
+    new = path.with_name(f".{path.name}.{_host()}-{os.getpid()}.new")
+    _remove(new)  # of an earlier process with this number
+    try:
+        yield new
     finally:
         _remove(new)
 
