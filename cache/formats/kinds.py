@@ -50,9 +50,14 @@ def kind_of(stream: BinaryIO) -> str | None:
             return kind
     if head.startswith(b"PK"):
         return _kind_of_zip(stream)
-    if head[2:].startswith(_OLD_TORCH) or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"):
+    if is_old_torch(head) or (head[:1] == b"\x80" and head[1:2] in b"\2\3\4\5"):
         return TORCH
     return SAFETENSORS if head[8:9] == b"{" else None
+
+
+def is_old_torch(head: bytes) -> bool:
+    """Whether a file that begins so is one of torch.save before version 1.6, which is no zip."""
+    return head[2:].startswith(_OLD_TORCH)
 
 
 def _kind_of_zip(stream: BinaryIO) -> str | None:

@@ -6,7 +6,7 @@ No code of a file is ever run. Strings are lists of str beside the tensors.
 from __future__ import annotations
 
 import math
-import os
+import mmap
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 
 from cliad.cache.file.layout import CacheError
 from cliad.cache.formats.base import reading
-from cliad.cache.formats.kinds import TORCH, check_inflated, open_kind
+from cliad.cache.formats.kinds import TORCH, check_inflated, is_old_torch, open_kind
 from cliad.cache.formats.named_arrays import ALIASES, KNOWN, Arrays, listing
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def load_torch(file: Path, hint: str) -> Any:
     with open_kind(file, TORCH, hint) as stream:
         what = "a file of tensors without code"
         with reading(file, what, hint):
-            _check_zip(file, stream)
+            _check_contents(file, stream)
             try:
                 content = torch.load(stream, map_location="cpu", weights_only=True)
             except Exception as error:
@@ -75,18 +75,24 @@ def load_torch(file: Path, hint: str) -> Any:
     return content
 
 
-def _check_zip(file: Path, stream: BinaryIO) -> None:
-    """CacheError where the zip that torch.save writes is packed, which torch.save never does."""
-    # Older files are no zip but pickles, whose tensors stand unpacked.
-    is_zip = stream.read(2) == b"PK"
+def _check_contents(file: Path, stream: BinaryIO) -> None:
+    """CacheError for what torch.save never writes and what reading would cost much time and room.
+
+    That is a packed zip, a pickle of others, and `bytearray`, the one name that the reader lets
+    a file call and that takes as much memory as the file says.
+    """
+    if is_old_torch(stream.read(16)):
+        is_torch = True
+    else:
+        stream.seek(0)
+        with zipfile.ZipFile(stream) as archive:
+            methods = {member.compress_type for member in archive.infolist()}
+        is_torch = methods <= {zipfile.ZIP_STORED}
     stream.seek(0)
-    if not is_zip:
-        return
-    with zipfile.ZipFile(stream) as archive:
-        declared = sum(member.file_size for member in archive.infolist())
-    stream.seek(0)
-    if declared > os.fstat(stream.fileno()).st_size:
-        raise CacheError(f"{file} is packed as torch.save never does; save it again")
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        is_torch = is_torch and content.find(b"bytearray") < 0
+    if not is_torch:
+        raise CacheError(f"{file} is packed or holds what torch.save does not write; save it again")
 
 
 def _declared(content: Any) -> int:

@@ -343,3 +343,12 @@ def test_damaged_files_are_one_line_and_leave_nothing(tmp_path, kind):
             n_refused += 1
             assert "\n" not in str(error)
     assert n_refused > 20
+
+
+def test_a_pickle_that_asks_for_memory_is_not_read(tmp_path):
+    """The one call that torch's own reader allows, here for 2 GB."""
+    (tmp_path / "in.pt").write_bytes(b"\x80\x02c__builtin__\nbytearray\nJ\xff\xff\xff\x7f\x85R.")
+    refused("pt", tmp_path / "in.pt", tmp_path, "in.pt")
+    with zipfile.ZipFile(tmp_path / "in.pt", "w") as archive:
+        archive.writestr("in/data.pkl", (b"\x80\x02c__builtin__\nbytearray\nJ\0\0\0\x7f\x85R."))
+    refused("pt", tmp_path / "in.pt", tmp_path, "holds what torch.save does not write")
