@@ -89,6 +89,10 @@ def read_text(
     content = read_bytes(file, error, hint, largest)
     if content.startswith(UTF_16):
         raise error(_line(f"{file} is UTF-16 text; save it as UTF-8", hint))
+    if b"\0" in content:
+        raise error(
+            _line(f"{file} holds zero bytes, as UTF-16 text does; save it as UTF-8 text", hint)
+        )
     try:
         # utf-8-sig: some editors begin a file with a byte order mark, which is not part of it.
         return content.decode("utf-8-sig")

@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -31,23 +31,73 @@ def replacing(path: Path) -> Iterator[Path]:
         OSError: the disk is full, or `path` cannot be written.
     """
     _check_name(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
-    # In the same folder, as a rename does not lead from one disk to another.
-    new = path.with_name(_name_beside(path))
-    _remove(new)  # of an earlier process with this number
+    missing = missing_folders(path.parent)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _renamed(path) as new:
+            yield new
+    except BaseException:
+        remove_empty(missing)
+        raise
+
+
+@contextmanager
+def _renamed(path: Path) -> Iterator[Path]:
+    """`replacing`, in a folder that is there."""
+    with beside(path) as new:
         yield new
         # Before the rename: after a power cut, the name must not stand for an empty file.
         _sync(new)
+        if new.is_file():
+            _set_mode(new)
         # A rename replaces a file, but no folder that holds something. Where a file was written,
         # the rename fails and the folder stays: it is not what the user meant to lose.
         if path.is_dir() and new.is_dir():
             shutil.rmtree(path)
         os.replace(new, path)
         sync_folder(path.parent)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """The name of a file or folder that may be made in the folder of `path`, gone after the block.
+
+    What a killed process left under such a name is removed.
+    """
+    _remove_leftovers(path)
+    # In the same folder, as a rename does not lead from one disk to another.
+    new = path.with_name(_name_beside(path))
+    _remove(new)  # of an earlier process with this number
+    try:
+        yield new
     finally:
         _remove(new)
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """Those of a folder and the folders above it that are not there, the lowest first."""
+    missing = []
+    for candidate in (folder, *folder.parents):
+        if os.path.lexists(candidate):
+            break
+        missing.append(candidate)
+    return missing
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove folders that were made for nothing; others may have put something there since."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def _set_mode(file: Path) -> None:
+    """Let others read a file as the umask says: some libraries write files for the owner alone."""
+    if os.name != "posix":
+        return
+    umask = os.umask(0o077)  # it can only be read by setting it
+    os.umask(umask)
+    file.chmod(0o666 & ~umask)
 
 
 def check_place(path: Path) -> None:

@@ -160,7 +160,7 @@ ExtractForceOption = Annotated[bool, Option("--force", help="Extract anew what i
 # --------------------------------------------------------------- import
 
 ImportKindArgument = Annotated[
-    str, Argument(metavar="KIND", help="tip-adapter, npz or clip-retrieval.")
+    str, Argument(metavar="KIND", help="npz, safetensors, pt, tip-adapter or clip-retrieval.")
 ]
 ImportSourceArgument = Annotated[
     Path, Argument(metavar="PATH", help="The folder or file with the features.")
@@ -174,7 +174,7 @@ ImportTextOption = Annotated[
     Path | None,
     Option(
         metavar="FILE",
-        help="Class text features, an npz file; with class_index only these classes are kept.",
+        help="Class text features: npz, safetensors or .pt; class_index keeps these classes only.",
     ),
 ]
 ImportClassnamesOption = Annotated[

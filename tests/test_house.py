@@ -36,6 +36,7 @@ ROOMS = {
         "cache/files.py",
         "cache/folder.py",
         "cache/datasets",
+        "cache/documents.py",
         "cache/classnames.py",
     },
     "cache/extract": {

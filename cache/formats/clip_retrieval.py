@@ -13,32 +13,47 @@ words is that of img2dataset ("success") and is not read.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
 from cliad.cache.datasets.base import SPLIT_NAMES, SPLITS
+from cliad.cache.documents import open_regular
 from cliad.cache.file.layout import DONE, UNREADABLE, CacheError
 from cliad.cache.file.read import FeatureCache, Split
 from cliad.cache.formats.base import (
+    MAX_CLASS,
     Classes,
     ImportedFeatures,
     ImportedSplit,
+    check_text_width,
     check_widths,
     checked_split,
     reading,
     storable,
 )
-from cliad.cache.formats.npz import class_arrays, read_classes, save_arrays
+from cliad.cache.formats.labels import read_labels, sorted_names
+from cliad.cache.formats.named_arrays import Log, class_arrays, classes_of, listing
+from cliad.cache.formats.npy import read_header
+from cliad.cache.formats.npz import load_npz, save_arrays
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
 
 # In this order; caption comes last, as it is often free text.
 LABEL_COLUMNS = ("label", "class", "classname", "caption")
 NO_PYARROW = "{} parquet needs pyarrow, which is not installed; run: pip install 'cliad[interop]'"
 CHUNK = 65536  # rows that are written at once
+# Text that stands in many rows takes more memory than disk: so many times as much, or so many
+# bytes a row, are nothing unusual, and of so many bytes in all nobody minds.
+LARGEST_FACTOR = 50
+LARGEST_ROW = 1000
+LEAST_COLUMN = 2**24
 
 # ------------------------------------------------------------------------------------ reading
 
@@ -68,16 +83,19 @@ class _Part:
     metadata: _Metadata
 
 
-def read_clip_retrieval(folder: Path, labels: str | None = None) -> ImportedFeatures:
+def read_clip_retrieval(
+    folder: Path, labels: str | None = None, log: Log = lambda message: None
+) -> ImportedFeatures:
     """Read such a folder.
 
     Args:
         labels: the column with the classes, or "folder"; None: the first that is known.
+        log: gets a line about the column that the labels are from, and what is not read.
 
     Raises:
         CacheError: missing or unequal shards, labels that are not classes, no pyarrow.
     """
-    parts = _read_parts(folder, labels)
+    parts = _read_parts(folder, labels, log)
     all_labels: list[object] = []
     for part in parts:
         all_labels += part.metadata.labels
@@ -90,39 +108,42 @@ def read_clip_retrieval(folder: Path, labels: str | None = None) -> ImportedFeat
         start = stop
     n_class = max(1 + int(numbers.y.max()), len(numbers.names or ()))
     text_file = folder / "text.npz"
-    if text_file.is_file():
-        classes = read_classes(text_file, need_text=False)
+    # Also where it is a pipe, which is then refused.
+    if os.path.lexists(text_file):
+        classes = classes_of(text_file, load_npz(text_file), need_text=False, log=log)
+        if classes.text is not None:
+            check_text_width(str(text_file), classes.text, parts[0].x.shape[1])
     else:
-        classes = Classes(classnames=numbers.names)
-    return ImportedFeatures(splits, n_class, classes)
+        classes = Classes()
+    return ImportedFeatures(splits, n_class, classes, numbers.names or ())
 
 
-def _read_parts(folder: Path, labels: str | None) -> list[_Part]:
+def _read_parts(folder: Path, labels: str | None, log: Log) -> list[_Part]:
     """The folders below train/, val/ and test/, or the folder itself where there are none."""
     parts = []
     for split in SPLITS:
         if (folder / split / "img_emb").is_dir():
-            part = _read_part(folder / split, labels)
+            part = _read_part(folder / split, labels, log)
             part.metadata.splits = [split] * len(part.metadata.splits)
             parts.append(part)
-    return parts or [_read_part(folder, labels)]
+    if not parts:
+        return [_read_part(folder, labels, log)]
+    if (folder / "img_emb").is_dir():
+        log(f"{folder}/img_emb is not read; the folders {', '.join(SPLITS)} are")
+    widths = {part.metadata.splits[0]: part.x.shape[1] for part in parts}
+    check_widths(str(folder), widths, "all splits must come from one encoder")
+    return parts
 
 
-def _read_part(folder: Path, labels: str | None) -> _Part:
+def _read_part(folder: Path, labels: str | None, log: Log) -> _Part:
     """All shards of a folder, joined."""
     shards = []
     widths = {}
     metadata = _Metadata()
     for path in _shard_files(folder):
-        with reading(path, "an npy file", "write it again"):
-            x = np.load(path, mmap_mode="r", allow_pickle=False)
+        x = _mapped(path)
         name = path.name.replace("img_emb", "metadata").replace(".npy", ".parquet")
-        rows = _read_metadata(folder / "metadata" / name, labels)
-        if x.ndim != 2 or len(x) != len(rows.labels):
-            raise CacheError(
-                f"{path} is {x.shape} but its metadata has {len(rows.labels)} rows;"
-                " expected one row for each embedding"
-            )
+        rows = _read_metadata(folder / "metadata" / name, labels, x, log)
         shards.append(x)
         widths[path.name] = x.shape[1]
         metadata.extend(rows)
@@ -147,16 +168,36 @@ def _shard_files(folder: Path) -> list[Path]:
     return [path for _, path in sorted(by_number)]
 
 
-def _read_metadata(path: Path, labels: str | None) -> _Metadata:
+def _mapped(path: Path) -> np.ndarray:
+    """A shard (n, dim) of floats, of which no row is read yet."""
+    hint = "write it again"
+    with open_regular(path, CacheError, hint) as stream, reading(path, "an npy file", hint):
+        header = read_header(stream, str(path), os.fstat(stream.fileno()).st_size)
+        if len(header.shape) != 2 or header.dtype.kind != "f" or not header.n_byte:
+            raise CacheError(
+                f"{path}: features must be floats of shape (n, dim), neither of them 0;"
+                f" found {header.dtype} {header.shape}"
+            )
+        order: Literal["F", "C"] = "F" if header.fortran_order else "C"
+        return np.memmap(stream, header.dtype, "r", header.start, header.shape, order)
+
+
+def _read_metadata(path: Path, labels: str | None, x: np.ndarray, log: Log) -> _Metadata:
+    """The metadata of the shard x (n, dim), whose number of rows it must have."""
     try:
         from pyarrow import parquet
     except ImportError:
         raise CacheError(NO_PYARROW.format("reading")) from None
     hint = "each img_emb_<i>.npy needs its metadata/metadata_<i>.parquet"
-    with reading(path, "a parquet file", hint), open(path, "rb") as stream:
+    with open_regular(path, CacheError, hint) as stream, reading(path, "a parquet file", hint):
         file = parquet.ParquetFile(stream)
         columns = file.schema_arrow.names
         n_row = file.metadata.num_rows
+        if len(x) != n_row:
+            raise CacheError(
+                f"the shard of {path} is {x.shape} but its metadata has {n_row:,} rows;"
+                " expected one row for each embedding"
+            )
         label_column = labels or _first_label_column(columns)
         source = "image_path" if label_column == "folder" else label_column
         if source not in columns:
@@ -166,9 +207,16 @@ def _read_metadata(path: Path, labels: str | None) -> _Metadata:
             )
         # Other columns, such as urls and exif, can be large and are not read.
         wanted = {source, "image_path", "split", "status"} & set(columns)
-        table = file.read(columns=sorted(wanted)).to_pydict()
+        table = _columns_of(path, file, sorted(wanted))
+    candidates = {"image_path", *LABEL_COLUMNS} & set(columns)
+    # Where there is a choice; once is enough.
+    if labels is None and len(candidates) > 1 and path.stem.endswith("_0"):
+        log(f"{path}: labels are from {_source_words(label_column)} (--labels chooses another)")
     # A value may be null in parquet.
     paths = [value or "" for value in table.get("image_path", [""] * n_row)]
+    odd = [value for value in paths if not isinstance(value, str)]
+    if odd:
+        raise CacheError(f"{path}: column 'image_path' holds {odd[0]!r}, which is no path")
     if label_column == "folder":
         label_values: list[object] = [_folder_of(image) for image in paths]
     else:
@@ -177,8 +225,69 @@ def _read_metadata(path: Path, labels: str | None) -> _Metadata:
         labels=label_values,
         splits=[_split_name(path, value) for value in table.get("split", ["train"] * n_row)],
         paths=storable(f"{path}: image_path", paths),
-        status=_status(path, table.get("status", []), n_row),
+        status=_status(path, table.get("status", []), n_row, log),
     )
+
+
+def _source_words(label_column: str) -> str:
+    return "the folders of the images" if label_column == "folder" else f"column '{label_column}'"
+
+
+def _columns_of(path: Path, file: ParquetFile, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Columns of a parquet file as lists, if they are of text or numbers and of credible sizes."""
+    import pyarrow
+
+    schema = file.schema_arrow
+    strings = []
+    for name in names:
+        if schema.names.count(name) > 1:
+            raise CacheError(f"{path} has two columns '{name}'; rename one of them")
+        kind = schema.field(name).type
+        if pyarrow.types.is_dictionary(kind):
+            kind = kind.value_type
+        if pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind):
+            strings.append(name)
+        elif not (pyarrow.types.is_primitive(kind) or pyarrow.types.is_null(kind)):
+            raise CacheError(
+                f"{path}: column '{name}' is of type {str(kind)[:60]};"
+                " expected integers or text, choose the classes with --labels COLUMN"
+            )
+    _check_column_sizes(path, file)
+    # As dictionaries: a text that stands in a million rows is read once.
+    with open(path, "rb") as stream:
+        table = type(file)(stream, read_dictionary=strings).read(columns=list(names))
+    columns = {}
+    for name in names:
+        columns[name] = _values(table.column(name))
+    return columns
+
+
+def _check_column_sizes(path: Path, file: ParquetFile) -> None:
+    """CacheError where the columns would take far more memory than the file."""
+    on_disk = path.stat().st_size
+    allowed = max(LEAST_COLUMN, LARGEST_FACTOR * on_disk, LARGEST_ROW * file.metadata.num_rows)
+    total = 0
+    for group in range(file.metadata.num_row_groups):
+        # Not of each column: PyArrow ends the whole process where a column's facts are damaged.
+        total += file.metadata.row_group(group).total_byte_size
+    if not 0 <= total <= allowed:
+        raise CacheError(
+            f"{path} has {on_disk:,} bytes, but its columns would take {total:,}; write it again"
+        )
+
+
+def _values(column: Any) -> list[Any]:
+    """The values of a column as Python has them; equal texts are one object."""
+    import pyarrow
+
+    values: list[Any] = []
+    for chunk in column.chunks:
+        if pyarrow.types.is_dictionary(chunk.type):
+            texts = chunk.dictionary.to_pylist()
+            values += [None if i is None else texts[i] for i in chunk.indices.to_pylist()]
+        else:
+            values += chunk.to_pylist()
+    return values
 
 
 def _first_label_column(columns: Iterable[str]) -> str:
@@ -200,11 +309,15 @@ def _split_name(path: Path, value: object) -> str:
     return split
 
 
-def _status(path: Path, values: Sequence[object], n_row: int) -> list[int]:
+def _status(path: Path, values: Sequence[object], n_row: int, log: Log) -> list[int]:
     """The status of each row, as in the cache file; all are done where the column is not ours."""
     if all(isinstance(value, str) for value in values):
+        if values:
+            words = {str(value) for value in values}
+            log(f"{path}: column 'status' holds words and is not read: {listing(words)}")
         return [DONE] * n_row
-    status = [value for value in values if isinstance(value, int)]
+    # Exact types: isinstance would take True for 1.
+    status = [value for value in values if type(value) is int]
     if len(status) < n_row or not set(status) <= {DONE, UNREADABLE}:
         raise CacheError(
             f"{path}: column 'status' must hold {DONE} (done) or {UNREADABLE} (unreadable)"
@@ -224,14 +337,24 @@ def _class_numbers(folder: Path, values: Sequence[object], labels: str | None) -
     # Exact types: isinstance would take True for a class number.
     kinds = {type(value) for value in values}
     if kinds == {int}:
+        # Here, as an integer may be too large for an array of them.
+        wrong = [value for value in values if not 0 <= int(str(value)) < MAX_CLASS]
+        if wrong:
+            raise CacheError(
+                f"{folder}: label {wrong[0]} found; labels must be class numbers from 0 on"
+            )
         return _ClassNumbers(np.array(values), None)
+    if kinds == {float}:
+        return _ClassNumbers(
+            read_labels(f"{folder}: labels", np.array(values), len(values)).y, None
+        )
     if kinds != {str} or "" in values:
         raise CacheError(
             f"{folder}: labels are not all integers or all non-empty strings;"
             f" found {sorted(kind.__name__ for kind in kinds)}"
         )
     texts = [str(value) for value in values]
-    names = sorted(set(texts))
+    names = sorted_names(set(texts))
     # Classes have several images each; captions are as many as images.
     if labels is None and 2 * len(names) > len(texts):
         raise CacheError(

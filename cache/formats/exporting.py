@@ -1,13 +1,14 @@
 """`cliad export` of a cache: its features for other tools.
 
-npz          the arrays of `cliad.cache.formats.npz`; `cliad import npz` reads it back
-safetensors  the same names without pickle, see `cliad.cache.formats.safetensors_file`
+npz          the arrays of `cliad.cache.formats.named_arrays`; `cliad import npz` reads it back
+safetensors  the same names without pickle; `cliad import safetensors` reads it back
 npy+parquet  the folder of `cliad.cache.formats.clip_retrieval`; `cliad import clip-retrieval`
              reads it back
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,14 +49,16 @@ def export_cache(
     cache = open_cache(path, prompts)
     out = Path(out)
     _check_finished(cache)
-    _check_target(cache, out, format, force)
     try:
+        _check_target(cache, out, format, force)
         with replacing(out) as new:
             FORMATS[format](cache, new)
-    except OSError as error:
-        raise CacheError(
-            f"cannot write {out}: {error.strerror or error}; give another --out PATH"
-        ) from None
+    # ValueError: a name that no file can have. Every CacheError is one, too.
+    except (OSError, ValueError) as error:
+        if isinstance(error, CacheError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise CacheError(f"cannot write {out}: {reason}; give another --out PATH") from None
     if out.is_dir():
         return sorted(file for file in out.rglob("*") if file.is_file())
     return [out]
@@ -74,10 +77,14 @@ def _check_finished(cache: FeatureCache) -> None:
 def _check_target(cache: FeatureCache, out: Path, format: str, force: bool) -> None:
     """CacheError where `out` may not be replaced by an export of this format."""
     # Even with --force: the cache is mapped while it is exported.
-    if out.resolve() == cache.path.resolve():
+    if os.path.realpath(out) == os.path.realpath(cache.path):
         raise CacheError(f"{out} is the cache itself; give another --out PATH")
+    if not out.name:
+        raise CacheError(f"--out {str(out)!r} is no name of a new file; give another --out PATH")
     if not out.exists():
         return
+    if not out.is_dir() and not out.is_file():
+        raise CacheError(f"{out} is a pipe or a device; give another --out PATH")
     is_folder = out.is_dir()
     # An empty folder was made for the export; nothing in it can be lost.
     is_empty_folder = is_folder and not any(out.iterdir())

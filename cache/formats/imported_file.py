@@ -16,19 +16,28 @@ from cliad.cache.file.layout import (
     Header,
     SplitLayout,
     TextSet,
+    canonical_json,
     file_list_hash,
+    part_of,
     recipe_id,
 )
 from cliad.cache.file.read import open_cache
 from cliad.cache.file.write import Writer, add_text, create, lock_cache
+from cliad.cache.files import missing_folders, remove_empty
 from cliad.cache.folder import slug
-from cliad.cache.formats.base import ImportedSplit
+from cliad.cache.formats.base import ImportedSplit, check_text_width
 from cliad.cache.formats.labelling import LabelledFeatures
 
 BATCH = 4096  # rows
 # How far from 1 the lengths of unit rows may be: half precision moves them by up to 5e-4. The check
 # of a cache file allows more (`file.check.UNIT_TOLERANCE`), so that no import is found wrong.
 IMPORTED_UNIT_TOLERANCE = 2e-3
+# Lengths of rows that single precision can square, add up and divide by.
+SHORTEST = 1e-6
+LONGEST = 1e12
+# How far rounding to the file's type may move a row, as a part of its length.
+ROUNDING = 0.02
+LARGEST_RECIPE = 64_000  # bytes; HDF5 has no longer attributes
 
 
 class _Digest(Protocol):
@@ -81,7 +90,8 @@ def make_text_set(
     """The prompt set `name` of the cache: class names, and text features where there are any.
 
     Raises:
-        CacheError: text features of another width than the images', not finite or too large.
+        CacheError: text features of another width than the images', not finite or too large, or
+            more class names than an attribute of the file can hold.
     """
     recipe: dict[str, Any] = {
         "import": kind,
@@ -92,16 +102,23 @@ def make_text_set(
     }
     text = features.text
     if text is not None:
-        _check_text_width(features, text)
+        check_text_width("text", text, next(iter(features.splits.values())).x.shape[1])
         given = text
         text = _stored(given, dtype)
         _check_values("text: template", given, text, np.arange(len(text)), dtype)
+        _check_text_lengths(given, text, dtype)
         default_templates = [f"imported {number}" for number in range(len(text))]
         # An import cannot tell which templates made the text, unless it is said.
         recipe["templates"] = list(features.templates or default_templates)
         recipe["content"] = hashlib.sha256(text.tobytes()).hexdigest()
         if features.prompts:
             recipe["prompts"] = features.prompts
+    n_byte = len(canonical_json(recipe).encode())
+    if n_byte > LARGEST_RECIPE:
+        raise CacheError(
+            f"{len(features.classnames):,} class names, templates and prompts take {n_byte:,} bytes"
+            f" together, more than the {LARGEST_RECIPE:,} that a cache holds; shorten the names"
+        )
     return TextSet(
         name=name,
         features=text,
@@ -111,16 +128,6 @@ def make_text_set(
         encoder_id=_encoder_id(encoder),
         logit_scale=logit_scale,
     )
-
-
-def _check_text_width(features: LabelledFeatures, text: np.ndarray) -> None:
-    any_split = next(iter(features.splits.values()))
-    dim = any_split.x.shape[1]
-    if text.shape[2] != dim:
-        raise CacheError(
-            f"text features have {text.shape[2]} columns, the image features {dim};"
-            " they come from two encoders"
-        )
 
 
 def _encoder_id(encoder: str) -> str:
@@ -145,7 +152,9 @@ def _digest_split(split: str, rows: ImportedSplit, dtype: str, digest: _Digest) 
         numbers = start + np.flatnonzero(done)
         _check_values(f"{split}: row", given, x[done], numbers, dtype)
         # (n_done,), in single precision: a sum of squares may be too large for half
-        lengths = np.linalg.norm(x[done].astype(np.float32), axis=1)
+        with np.errstate(over="ignore"):
+            lengths = np.linalg.norm(x[done].astype(np.float32), axis=1)
+        _check_lengths(f"{split}: row", given, x[done], numbers, dtype)
         if not (abs(lengths - 1) < IMPORTED_UNIT_TOLERANCE).all():
             unit_rows = False
         # The digest is over what the file will hold, so the same features in another precision are
@@ -196,6 +205,58 @@ def _check_values(
     )
 
 
+def _check_lengths(
+    what: str, given: np.ndarray, stored: np.ndarray, numbers: np.ndarray, dtype: str
+) -> None:
+    """CacheError where rows are too short or too long to compute with, or were lost by rounding.
+
+    Args:
+        given, stored: rows (n, dim) as the source has them and as the file will.
+        numbers: (n,) what messages call the rows.
+    """
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(stored.astype(np.float32), axis=1)
+    wrong = np.flatnonzero(~((lengths >= SHORTEST) & (lengths <= LONGEST)))
+    if not len(wrong):
+        # Half precision loses digits below 6e-5; other rows need no second look.
+        short = np.flatnonzero(lengths < 1e-2) if dtype == "float16" else wrong
+        exact = given[short].astype(np.float64)
+        moved = np.linalg.norm(stored[short] - exact, axis=1)
+        wrong = short[moved > ROUNDING * np.linalg.norm(exact, axis=1)]
+    if not len(wrong):
+        return
+    row = given[wrong[0]].astype(np.float64)
+    length = float(np.linalg.norm(row))
+    where = f"{what} {numbers[wrong[0]]}"
+    if not row.any():
+        raise CacheError(
+            f"{where} is all zeros ({len(wrong)} such rows here); leave such rows out, or give"
+            " unreadable images the status 2"
+        )
+    way_out = "scale the features so that rows have lengths near 1"
+    if dtype == "float16" and SHORTEST <= length < 1:
+        way_out = "give --dtype float32, or scale the features up"
+    raise CacheError(
+        f"{where} has length {length:.3g} ({len(wrong)} such rows here), with which {dtype} cannot"
+        f" compute; {way_out}"
+    )
+
+
+def _check_text_lengths(given: np.ndarray, text: np.ndarray, dtype: str) -> None:
+    """The same of text (n_template, n_class, dim); zeros say that a class lacks a sentence."""
+    present = np.asarray(given.any(axis=2))  # (n_template, n_class)
+    without = np.flatnonzero(~present.any(axis=0))
+    if len(without):
+        raise CacheError(
+            f"text: class {without[0]} is all zeros in every template ({len(without)} such"
+            " classes); make its text features again"
+        )
+    for number, chosen in enumerate(present):
+        rows = np.flatnonzero(chosen)
+        what = f"text: template {number}, class"
+        _check_lengths(what, given[number][rows], text[number][rows], rows, dtype)
+
+
 def write_import(
     path: Path,
     header: Header,
@@ -213,16 +274,27 @@ def write_import(
     layouts = {}
     for name, rows in splits.items():
         layouts[name] = SplitLayout(rows.paths, rows.y, {"features": rows.x.shape[1:]})
-    with lock_cache(path, log):
-        if path.exists() and not force:
-            return _with_text(path, text)
-        # A killed import starts anew: reading took longer than writing will.
-        create(path, header, layouts, [text])
-        with Writer(path) as writer:
-            for name, start, stop in writer.todo():
-                batch = {"features": stored_batch(splits[name], start, header.dtype)}
-                writer.write(name, start, batch, splits[name].status[start:stop])
-            return writer.finish()
+    missing = missing_folders(path.parent)
+    try:
+        with lock_cache(path, log):
+            if path.exists() and not force:
+                return _with_text(path, text)
+            try:
+                # A killed import starts anew: reading took longer than writing will.
+                create(path, header, layouts, [text])
+                with Writer(path) as writer:
+                    for name, start, stop in writer.todo():
+                        batch = {"features": stored_batch(splits[name], start, header.dtype)}
+                        writer.write(name, start, batch, splits[name].status[start:stop])
+                    return writer.finish()
+            except BaseException:
+                part_of(path).unlink(missing_ok=True)
+                # Those who wait for a lock that was removed make a new one.
+                path.with_name(path.name + ".lock").unlink(missing_ok=True)
+                raise
+    except BaseException:
+        remove_empty(missing)
+        raise
 
 
 def _with_text(path: Path, text: TextSet) -> Path:

@@ -22,12 +22,18 @@ from cliad.cache.formats.base import (
     ImportedSplit,
     check_widths,
     checked_split,
-    reading,
 )
+from cliad.cache.formats.labels import Labels, read_labels
+from cliad.cache.formats.named_arrays import Log
+from cliad.cache.formats.torch_file import load_torch, tensor_array
+
+HINT = "it should be a tensor saved by torch.save; fetch or save it again"
 
 
-def read_tip_adapter(folder: Path) -> ImportedFeatures:
+def read_tip_adapter(folder: Path, log: Log = lambda message: None) -> ImportedFeatures:
     """Train from the largest keys file, val and test where they are.
+
+    Smaller support sets are left out; `log` gets a line that names them.
 
     Raises:
         CacheError: no keys files, or files that do not fit together.
@@ -36,7 +42,15 @@ def read_tip_adapter(folder: Path) -> ImportedFeatures:
     keys, features = _load_features(folder, present)
     # One support set becomes train; smaller ones are left out.
     largest = max(keys, key=lambda name: len(keys[name]))
+    smaller = sorted(set(keys) - {largest})
+    if smaller:
+        log(f"{folder}: train is {largest}; smaller sets are not imported: {', '.join(smaller)}")
     labels = _labels_of_values(folder, largest.replace("keys", "values"))
+    if len(labels.y) == keys[largest].shape[1] != len(keys[largest]):
+        raise CacheError(
+            f"{folder}: {largest} is {keys[largest].T.shape} and seems to be transposed;"
+            " Tip-Adapter stores an image as a column (dim, n), save its .T"
+        )
     splits = {"train": checked_split(f"{folder}: {largest}", keys[largest], labels.y)}
     for split in ("val", "test"):
         if {f"{split}_f.pt", f"{split}_l.pt"} & present:
@@ -81,28 +95,18 @@ def _read_split(folder: Path, split: str, features: Mapping[str, np.ndarray]) ->
         raise CacheError(
             f"{folder} has {split}_l.pt but no {split}_f.pt; a split needs features and labels"
         )
-    return checked_split(f"{folder}: {split}", x, _load(folder / f"{split}_l.pt"))
+    labels = read_labels(f"{folder}: {split}_l.pt", _load(folder / f"{split}_l.pt"), len(x))
+    if labels.names is not None:
+        raise CacheError(f"{folder}: {split}_l.pt holds names; labels must be class numbers")
+    return checked_split(f"{folder}: {split}", x, labels.y)
 
 
-class _Labels(NamedTuple):
-    """Labels y (n,), and the number of classes."""
-
-    y: np.ndarray
-    n_class: int
-
-
-def _labels_of_values(folder: Path, name: str) -> _Labels:
+def _labels_of_values(folder: Path, name: str) -> Labels:
     """Labels out of one-hot rows (n, n_class)."""
     values = _load_matrix(folder / name)
-    # One value that is not 0, and that is 1.
-    one_hot = (values.max(axis=1) == 1) & (np.count_nonzero(values, axis=1) == 1)
-    wrong = np.flatnonzero(~one_hot)
-    if len(wrong):
-        raise CacheError(
-            f"{folder / name}: row {wrong[0]} is not one-hot ({len(wrong)} such rows);"
-            " labels cannot be told from it"
-        )
-    return _Labels(values.argmax(axis=1), values.shape[1])
+    if values.shape[1] == 1:
+        raise CacheError(f"{folder / name} has one column; it needs one for each class")
+    return read_labels(str(folder / name), values, len(values))
 
 
 def _load_matrix(path: Path) -> np.ndarray:
@@ -115,19 +119,13 @@ def _load_matrix(path: Path) -> np.ndarray:
 
 
 def _load(path: Path) -> np.ndarray:
-    """One tensor as an array; bfloat16, which NumPy does not have, as float32."""
+    """One tensor as an array."""
     import torch  # takes a second or two, and no other format needs it
 
-    hint = "it should be a tensor saved by torch.save; fetch or save it again"
-    with reading(path, "a tensor without code", hint):
-        # weights_only: no code of the file is run
-        tensor = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(tensor, torch.Tensor):
-            raise CacheError(
-                f"{path} holds a {type(tensor).__name__}, not a tensor;"
-                " save the tensor itself with torch.save"
-            )
-        tensor = tensor.detach()
-        if tensor.dtype == torch.bfloat16:
-            tensor = tensor.float()
-        return tensor.numpy()
+    tensor = load_torch(path, HINT)
+    if not isinstance(tensor, torch.Tensor):
+        raise CacheError(
+            f"{path} holds a {type(tensor).__name__}, not a tensor;"
+            " save the tensor itself with torch.save"
+        )
+    return tensor_array(str(path), tensor)

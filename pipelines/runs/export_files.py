@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,7 +51,8 @@ def write_safetensors(saved: SavedRun, path: Path) -> None:
     """The tensors of the run folder, with run.json in the metadata."""
     metadata = metadata_of(saved)
     metadata["run.json"] = json.dumps(saved.about)
-    save_file(tensors_of(saved.classifier), path, metadata=metadata)
+    # Not by save_file, which writes beside the path, and leaves that file there when killed.
+    path.write_bytes(save(tensors_of(saved.classifier), metadata=metadata))
 
 
 def write_npz(saved: SavedRun, path: Path) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from torch.nn import functional as F
 
 from cliad.adapters.core.classifier import hypers
 from cliad.adapters.core.episode import Tensors
-from cliad.cache.files import replacing
+from cliad.cache.files import beside, replacing
 from cliad.pipelines.runs.export_files import ExportError, metadata_of, takes_raw_rows
 from cliad.pipelines.runs.predict import SavedRun
 
@@ -161,8 +159,8 @@ def _write_two(
     and moved when they are good; the weights first, since the graph is of no use without them.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with beside(out) as folder:
+        folder.mkdir()
         program.save(str(folder / out.name), external_data=True)
         _compare(folder / out.name, graph, examples, name)
         written = []
@@ -170,8 +168,6 @@ def _write_two(
             os.replace(file, out.with_name(file.name))
             written.append(out.with_name(file.name))
         return sorted(written)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _compare(path: Path, graph: _Graph, examples: _Examples, name: str) -> None:

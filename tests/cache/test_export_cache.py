@@ -1,7 +1,10 @@
 """A cache for other tools: every format is read back and compared."""
 
 import json
+import os
+import resource
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,7 +55,10 @@ def same(a, b):
     "drop",
     [(), ("text",), ("val_x", "val_y"), ("train_x", "train_y", "train_status", "val_x", "val_y")],
 )
-@pytest.mark.parametrize("format, kind", [("npz", "npz"), ("npy+parquet", "clip-retrieval")])
+@pytest.mark.parametrize(
+    "format, kind",
+    [("npz", "npz"), ("safetensors", "safetensors"), ("npy+parquet", "clip-retrieval")],
+)
 def test_export_and_import_give_the_same_cache(tmp_path, format, kind, drop):
     if format == "npy+parquet":
         pytest.importorskip("pyarrow")
@@ -191,3 +197,46 @@ def test_an_unfinished_cache_is_not_exported(tmp_path):
         format="npz",
         out=tmp_path / "o",
     )
+
+
+def test_arrays_that_an_import_cannot_hold_are_counted(tmp_path):
+    path = write(tmp_path / "a.h5")
+    export_cache(path, format="safetensors", out=tmp_path / "out.safetensors")
+    lines = []
+    source = tmp_path / "out.safetensors"
+    again = import_features("safetensors", source, **named(tmp_path, log=lines.append))
+    assert np.array_equal(open_cache(again).split("train").y, open_cache(path).split("train").y)
+    assert any("train_views/aug, train_views/aug_rows" in line for line in lines)
+
+
+def test_an_exported_file_has_the_mode_of_any_other_file(tmp_path):
+    path = rich(tmp_path)
+    export_cache(path, format="safetensors", out=tmp_path / "out.safetensors")
+    (tmp_path / "plain").touch()
+    modes = [(tmp_path / name).stat().st_mode for name in ("out.safetensors", "plain")]
+    assert modes[0] == modes[1]
+
+
+@pytest.mark.parametrize("format", ["npz", "safetensors"])
+def test_an_export_to_no_place_for_a_file_leaves_nothing(tmp_path, format):
+    path = rich(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    pipe = tmp_path / "pipe"
+    left_alone(tmp_path, "a pipe or a device", path, format=format, out=pipe, force=True)
+    left_alone(tmp_path, "no name of a new file", path, format=format, out=Path(""))
+    too_long = tmp_path / "new" / ("a" * 300)
+    left_alone(tmp_path, "File name too long", path, format=format, out=too_long)
+
+
+def test_an_export_that_does_not_fit_leaves_nothing(tmp_path):
+    path = rich(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for format in ("npz", "safetensors"):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            with pytest.raises(CacheError, match=r"cannot write .*File too large"):
+                export_cache(path, format=format, out=tmp_path / "new" / "out")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert sorted(tmp_path.rglob("*")) == before

@@ -160,3 +160,17 @@ def test_a_lock_without_a_note_is_held_by_another_process(tmp_path):
             waiting.join(0.01)
     waiting.join(10)
     assert messages == ["results.jsonl is being written by another process; waiting for it"]
+
+
+def test_a_device_is_never_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="a pipe or a device"):
+        replace_text(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_folders_made_for_what_failed_are_removed(tmp_path):
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "there" / "a" / "b" / "c"):
+        raise ZeroDivisionError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "there"]

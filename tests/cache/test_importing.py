@@ -127,7 +127,7 @@ def nan_in(row):
         ({"val_f": nan_in(2)}, "val: row 2 holds NaN"),
         ({"val_l": None}, "no file .*val_l"),
         ({"test_f": None}, "test_l.pt but no test_f.pt"),
-        ({"val_l": torch.tensor([0.0, 1, 2, 2])}, "labels must be integers"),
+        ({"val_l": torch.tensor([0.5, 1, 2, 2])}, "labels must be integers; row 0 has 0.5"),
         ({"val_l": torch.tensor([0, 1, 2, -1])}, "label -1"),
         ({"val_l": torch.tensor([0, 1, 2])}, "4 rows of features but 3 labels"),
         ({"values_2shots": torch.ones(6, 3)}, "row 0 is not one-hot"),
@@ -141,7 +141,7 @@ def nan_in(row):
             "70000, too large for float16; give --dtype float32",
         ),
         ({"test_f": {"a": torch.ones(2)}}, "holds a dict, not a tensor"),
-        ({"test_f": torch.ones(6, 8).to_sparse()}, "cannot be read"),
+        ({"test_f": torch.ones(6, 8).to_sparse()}, "is a sparse_coo tensor; save its .to_dense"),
     ],
 )
 def test_a_folder_that_does_not_fit_together_is_one_line(tmp_path, changes, message):
@@ -169,7 +169,7 @@ def test_code_in_a_tensor_file_is_refused_and_not_run(tmp_path):
     ):
         folder = tip_folder(tmp_path)
         write(folder / "val_f.pt")
-        refused("tip-adapter", folder, tmp_path, "cannot be read as a tensor without code")
+        refused("tip-adapter", folder, tmp_path, "cannot be read as a file of tensors without code")
     assert not (tmp_path / "ran").exists()
 
 
@@ -219,7 +219,7 @@ def test_a_broken_split_file_is_one_line(tmp_path):
             "tip-adapter",
             folder,
             tmp_path,
-            "is not a split file",
+            "is not a split file|is not valid JSON",
             split_file=file,
             error=SplitFileError,
         )
@@ -403,13 +403,13 @@ def test_a_batch_without_a_readable_row_is_imported(tmp_path, n_unreadable):
         ({"drop": ("train_y",)}, "no train_y"),
         ({"drop": ("test_x",)}, "no test_x"),
         ({"drop": [f"{s}_{p}" for s in ("train", "val", "test") for p in "xy"]}, "has no features"),
-        ({"trian_x": unit(2)}, r"\['trian_x'\] that mean nothing"),
+        ({"trian_x": unit(2)}, "mean nothing here: trian_x"),
         ({"train_x": unit(6, dim=4)}, "widths differ"),
         ({"train_x": unit(6)[None]}, "found float32 "),
         ({"train_x": np.ones((6, DIM), int)}, "must be floats"),
         ({"train_x": np.ones((6, DIM), complex)}, "must be floats"),
         ({"train_x": np.ones((0, DIM)), "train_y": np.zeros(0, int)}, "neither of them 0"),
-        ({"train_y": np.zeros(6)}, "must be integers"),
+        ({"train_y": np.full(6, 0.5)}, "must be integers; row 0 has 0.5"),
         ({"train_y": np.zeros((6, 1), int)}, "must be integers"),
         ({"train_y": np.array([-1, 0, 0, 0, 0, 0])}, "label -1"),
         ({"train_y": np.array([10**12, 0, 0, 0, 0, 0])}, "label 1000000000000"),
@@ -418,7 +418,7 @@ def test_a_batch_without_a_readable_row_is_imported(tmp_path, n_unreadable):
         ({"train_status": np.zeros(6, int)}, "must hold 1"),
         (
             {"train_y": np.array([0, "b", None, 1, 1, 1], dtype=object)},
-            "cannot be read as an npz file",
+            "train_y holds Python objects",
         ),
         ({"classnames": np.array(["a", None, "c"], dtype=object)}, "np.array.names, dtype=str"),
         ({"classnames": np.arange(3)}, "must be strings"),
@@ -603,9 +603,9 @@ def test_the_largest_keys_file_is_the_one_with_most_rows(tmp_path):
 
 
 def test_labels_beyond_the_support_add_classes(tmp_path):
-    folder = tip_folder(tmp_path, test_l=torch.tensor([0, 0, 1, 1, 2, 4]))
+    folder = tip_folder(tmp_path, test_l=torch.tensor([0, 0, 1, 1, 2, 3]))
     cache = open_cache(import_features("tip-adapter", folder, **named(tmp_path)))
-    assert cache.classnames == [f"class {i}" for i in range(5)]
+    assert cache.classnames == [f"class {i}" for i in range(4)]
 
 
 def test_an_import_is_named_by_its_content(tmp_path):

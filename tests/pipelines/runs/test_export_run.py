@@ -1,6 +1,8 @@
 """A run for other programs: ONNX Runtime and plain numpy give the numbers that cliad gives."""
 
 import json
+import os
+import resource
 
 import numpy as np
 import onnx
@@ -137,3 +139,18 @@ def test_force_replaces_a_file(used, tmp_path):
         export_run(used.run, format="safetensors", out=tmp_path / "x")
     export_run(used.run, format="safetensors", out=tmp_path / "x", force=True)
     assert (tmp_path / "x").stat().st_size > 100
+
+
+@pytest.mark.parametrize("format", ["npz", "safetensors", "onnx"])
+def test_an_export_that_does_not_fit_or_has_no_place_leaves_nothing(used, tmp_path, format):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(ExportError, match="cannot write"):
+            export_run(used.probe, format=format, out=tmp_path / "new" / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ExportError, match="a pipe or a device"):
+        export_run(used.probe, format=format, out=tmp_path / "pipe", force=True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "pipe"]
