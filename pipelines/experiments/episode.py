@@ -169,7 +169,7 @@ class _SharedTensors:
         """
         for name, members in rows.by_split.items():
             _check_readable(cache, name, members)
-        parts = [cache.split(name).rows(members) for name, members in rows.by_split.items()]
+        parts = [_finite_rows(cache, name, members) for name, members in rows.by_split.items()]
         views = _views(cache, rows.train, device) if "views" in needs else None
         pre_projection = None
         if "pre_projection" in needs:
@@ -227,6 +227,23 @@ def _check_readable(cache: FeatureCache, split: str, rows: np.ndarray) -> None:
     )
 
 
+def _finite_rows(cache: FeatureCache, split: str, rows: np.ndarray) -> np.ndarray:
+    """Raw features (n, dim) of rows of a split.
+
+    Raises:
+        CacheError: one of them is not a number: the file was damaged after it was written.
+    """
+    x = cache.split(split).rows(rows)
+    bad = np.flatnonzero(~np.isfinite(x).all(axis=1))
+    if len(bad):
+        raise CacheError(
+            f"{cache.path}: the features of row {rows[bad[0]]} of {split} are not finite"
+            f" ({len(bad)} such rows); `cliad verify` finds what is damaged,"
+            " extract it again with --force"
+        )
+    return x
+
+
 def _column(
     cache: FeatureCache, rows: Mapping[str, np.ndarray], name: str, device: torch.device
 ) -> Tensor | None:
@@ -255,7 +272,8 @@ def _views(cache: FeatureCache, rows: np.ndarray, device: torch.device) -> Tenso
     # `covered` (n_row,) ascends. A row beyond its end would get an index out of range, hence the
     # minimum below; such a row then differs from what is found there.
     places = np.searchsorted(covered, rows)
-    if not np.array_equal(covered[np.minimum(places, len(covered) - 1)], rows):
+    last = len(covered) - 1
+    if last < 0 or not np.array_equal(covered[np.minimum(places, last)], rows):
         raise CacheError(
             f"{names[0]} of {cache.path.name} do not cover all drawn images; extract with"
             " --views-for for these shots and seeds"
@@ -270,11 +288,19 @@ def score_rows(
 
     With `pre_projection` the features before the projection stand behind the others,
     (n, dim + dim_pre).
+
+    Raises:
+        CacheError: no image of the split could be read, or its features are not finite.
     """
     data = cache.split(split)
     # An image that could not be read has a row of zeros, which is no image's feature.
     readable = np.flatnonzero(data.readable)
-    x = torch.from_numpy(data.rows(readable)).to(device)
+    if not len(readable):
+        raise CacheError(
+            f"{cache.path.name} has no {split} image that could be read ({len(data)} are listed),"
+            " so there is nothing to score on; repair the images and extract with --force"
+        )
+    x = torch.from_numpy(_finite_rows(cache, split, readable)).to(device)
     if pre_projection:
         before = _column(cache, {split: readable}, "pre_projection", device)
         if before is None:

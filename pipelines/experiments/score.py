@@ -13,7 +13,7 @@ from torch import Tensor
 from cliad.adapters import HEADS
 from cliad.adapters.core.classifier import Classifier, can_stack, inputs, logits_of
 from cliad.adapters.core.episode import Episode, stack_validation
-from cliad.adapters.core.metrics import calibration, fit_temperature, metrics, reliability
+from cliad.adapters.core.metrics import calibration, metrics, reliability, supported_temperature
 from cliad.cache.file.read import FeatureCache
 from cliad.pipelines.experiments.episode import DrawnEpisode, LabelledRows, class_texts
 from cliad.pipelines.experiments.spec import TrainSpec
@@ -55,7 +55,8 @@ def is_finite(logits: Tensor) -> bool:
 class TestScores:
     """The scores of one run on its test split, and its calibration once divided by a temperature.
 
-    The temperature comes from validation; it and what depends on it are None without validation.
+    The temperature comes from validation, and is 1 where none lowers the loss out of fold. It and
+    what depends on it are None without validation.
     """
 
     __test__ = False  # not a class of tests, whatever pytest thinks of its name
@@ -163,7 +164,7 @@ def _score_together(
 
 
 def _temperatures(fitted: Sequence[Classifier], episodes: Sequence[Episode]) -> list[float | None]:
-    """The temperature of each run, from its own validation items.
+    """The temperature of each run, from its own validation items; 1 where they support none.
 
     None for all runs where one of them has no validation items.
     """
@@ -171,7 +172,7 @@ def _temperatures(fitted: Sequence[Classifier], episodes: Sequence[Episode]) -> 
         return [None] * len(fitted)
     validation = stack_validation(episodes, inputs(fitted[0].head, episodes[0]))
     logits = logits_of(fitted, validation.x)  # (n_run, n_val, n_class)
-    return fit_temperature(logits, validation.y, validation.mask).tolist()
+    return supported_temperature(logits, validation.y, validation.mask.to(logits)).tolist()
 
 
 def _score_run(

@@ -54,8 +54,11 @@ def _figures(row: Mapping) -> list[str]:
     for name, text in FRACTIONS.items():
         if row.get(name) is not None:
             lines.append(f"| {text} | {100 * row[name]:.1f} % |")
-    if row.get("temperature") is not None:
-        lines.append(f"| temperature | {row['temperature']:.3f} |")
+    temperature = row.get("temperature")
+    if temperature == 1:
+        lines.append("| temperature | 1: on validation images, no other lowered the loss |")
+    elif temperature is not None:
+        lines.append(f"| temperature, from validation images | {temperature:.3f} |")
     if not lines:
         return ["The training diverged: there are no figures."]
     return ["| figure | value |", "| --- | --- |", *lines]

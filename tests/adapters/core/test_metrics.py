@@ -11,7 +11,13 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
-from cliad.adapters.core.metrics import calibration, fit_temperature, metrics, reliability
+from cliad.adapters.core.metrics import (
+    calibration,
+    fit_temperature,
+    metrics,
+    reliability,
+    supported_temperature,
+)
 
 N_CLASS = 9
 COUNTS = (30, 1, 12, 0, 7, 25, 3, 18, 4)  # items of each class; class 3 has none
@@ -184,3 +190,64 @@ def test_the_temperature_lies_between_a_hundredth_and_a_hundred():
     y = torch.zeros(2, 10_000, dtype=torch.long)
     y[1] = 1
     assert fit_temperature(logits, y).tolist() == pytest.approx([0.01, 100.0], rel=1e-6)
+
+
+def bent(seed, n, n_class=4, by=1.0):
+    """Logits (n, n_class) whose labels are drawn from their own softmax, and then times `by`."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(n, n_class, generator=generator, dtype=torch.float64)
+    y = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+    return by * logits, y
+
+
+def out_of_fold_gain(logits, y):
+    """Nats that scipy's temperatures of the other folds save on each fold, in a plain loop."""
+    gain = 0.0
+    for fold in range(5):
+        inside = torch.arange(len(y)) % 5 == fold
+        t = likeliest(logits, y.numpy(), (~inside).double().numpy())
+        plain = torch.nn.functional.cross_entropy(logits[inside], y[inside], reduction="sum")
+        cooled = torch.nn.functional.cross_entropy(logits[inside] / t, y[inside], reduction="sum")
+        gain += (plain - cooled).item()
+    return gain
+
+
+def test_a_temperature_is_used_only_where_it_helps_items_it_was_not_fitted_to():
+    runs = []
+    for seed in range(6):
+        for n in (20, 60):
+            runs += [bent(seed, n, by=by) for by in (1.0, 1.5, 4.0)]
+    logits = torch.zeros(len(runs), 60, 4, dtype=torch.float64)
+    y = torch.zeros(len(runs), 60, dtype=torch.long)
+    weight = torch.zeros(len(runs), 60, dtype=torch.float64)
+    for number, (own, labels) in enumerate(runs):
+        logits[number, : len(labels)] = own
+        y[number, : len(labels)] = labels
+        weight[number, : len(labels)] = 1
+    found = supported_temperature(logits, y, weight).tolist()
+    used = 0
+    for (own, labels), temperature in zip(runs, found, strict=True):
+        # 1.92 nats: half the 95 % quantile of chi-squared with one degree of freedom, 3.84
+        if out_of_fold_gain(own, labels) > 1.92:
+            theirs = likeliest(own, labels.numpy(), np.ones(len(labels)))
+            assert temperature == pytest.approx(theirs, rel=1e-6)
+            used += 1
+        else:
+            assert temperature == 1
+    assert 6 < used < len(runs) - 6
+
+
+def test_a_few_items_that_are_all_right_do_not_make_a_run_more_certain():
+    logits = torch.zeros(1, 20, 10)
+    logits[0, :, 0] = 5
+    y = torch.zeros(1, 20, dtype=torch.long)
+    weight = torch.ones(1, 20)
+    assert fit_temperature(logits, y).item() < 0.8
+    assert supported_temperature(logits, y, weight).item() == 1
+
+
+def test_a_run_without_two_items_has_no_temperature_of_its_own():
+    logits = torch.tensor([[[9.0, 0.0], [0.0, 0.0]]])
+    y = torch.tensor([[1, 0]])
+    assert supported_temperature(logits, y, torch.tensor([[1.0, 0.0]])).item() == 1
+    assert supported_temperature(logits, y, torch.zeros(1, 2)).item() == 1

@@ -303,13 +303,21 @@ def test_a_diverged_run_has_no_numbers(hard):
     assert 0 < row["zero_shot_top1"] < 1 and row["alpha"] == 0.2
 
 
-def test_logits_that_are_not_finite_have_no_scores(tmp_path):
-    path = toy_cache(tmp_path, text=False)
+@pytest.mark.parametrize("text", [True, False])
+def test_a_feature_that_is_not_a_number_is_named_before_anything_is_trained(tmp_path, text):
+    path = toy_cache(tmp_path, text=text)
     with h5py.File(path, "r+") as file:
         file["splits/test/features"][3, 2] = float("nan")
-    asked = {"head": "linear-probe", "shots": 2, "hyper": {"C": 1}}
-    row = train(folder=tmp_path, device="cpu", **asked)[0].row()
-    assert (row["diverged"], row["top1"], row["nll"]) == (True, None, None)
+    with pytest.raises(CacheError, match="features of row 3 of test are not finite"):
+        train(folder=tmp_path, device="cpu", head="linear-probe", shots=2, hyper={"C": 1})
+
+
+def test_a_test_split_of_unreadable_images_is_one_line(tmp_path):
+    path = toy_cache(tmp_path)
+    with h5py.File(path, "r+") as file:
+        file["splits/test/status"][...] = 2
+    with pytest.raises(CacheError, match="no test image that could be read"):
+        train(folder=tmp_path, shots=1)
 
 
 def test_the_order_of_what_was_typed_does_not_matter(toy):
