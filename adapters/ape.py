@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, hyper
+from cliad.adapters.core.head import Head, Hypers, hyper
 from cliad.adapters.core.keys import KEY_ALPHAS, KEY_BETAS, distinct, keys_by_class, nearness
 from cliad.adapters.core.ops import cosine_logits, unit
 from cliad.adapters.core.texts import zero_shot_constants
@@ -53,7 +53,7 @@ class Ape(Head):
     optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
     select: ClassVar[str] = "val"
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         c = zero_shot_constants(support)
         keys, values = keys_by_class(support)
         by_class = keys.unflatten(1, values.shape[1:])  # (n_run, n_class, n_slot, dim)
@@ -68,9 +68,9 @@ class Ape(Head):
             "channels": chosen,
         }
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         # In a search on validation many alphas share a pair of beta and gamma.
-        rows, which = distinct(c["keys"], h["beta"], h["gamma"])
+        rows, which = distinct(c["keys"], h, "beta", "gamma")
         beta = rows[:, 0]
         gamma = rows[:, 1, None, None]
         values = c["values"] * (gamma * c["surprise"]).exp()

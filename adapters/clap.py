@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.head import Head, Hypers, Plan, hyper
 from cliad.adapters.core.ops import cosine_logits, raw_class_weights, unit
 
 
@@ -42,7 +42,7 @@ class Clap(Head):
     def plan(self, n: int, shots: float) -> Plan:
         return Plan.dassl(n, epochs=self.epochs, batch=self.batch, optimiser="sgd")
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         text = raw_class_weights(support.need_text())[None]
         zero_shot = cosine_logits(support.x, unit(text), support.scale)
         multipliers = self._multipliers(mean_own_probability(support, zero_shot))
@@ -56,13 +56,13 @@ class Clap(Head):
             return torch.ones_like(trust)
         return trust
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         return {"w": c["_text"].repeat(len(generators), 1, 1)}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         return cosine_logits(x, unit(p["w"]), c["scale"])
 
-    def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor:
+    def penalty(self, p: Tensors, c: Tensors, h: Hypers) -> Tensor:
         distance = (p["w"] - c["_text"]).square().sum(dim=-1)  # (n_run, n_class)
         return h["strength"] * (c["_lambda"] * distance).mean(dim=1)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, HeadError, Plan, hyper
+from cliad.adapters.core.head import Head, HeadError, Hypers, Plan, hyper
 from cliad.adapters.core.ops import bottleneck, bottleneck_start, cosine_logits, unit
 from cliad.adapters.core.texts import zero_shot_constants
 
@@ -135,10 +135,10 @@ class ClipAdapter(Head):
         steps = epochs * math.ceil(n / batch)
         return Plan.epochs(n, epochs=epochs, batch=batch, warmup=steps * 3 // 10)
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         return zero_shot_constants(support)
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         dim = c["text"].shape[-1]
         hidden = width(self.hidden, dim)
         p: Tensors = {}
@@ -155,7 +155,7 @@ class ClipAdapter(Head):
                 p[f"{name}_q2"] = torch.zeros_like(q2[..., :1])
         return p
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         text = c["text"]
         if "visual" in self.branches:
             x = self._adapted("visual", x, p, h)
@@ -163,13 +163,13 @@ class ClipAdapter(Head):
             text = unit(self._adapted("text", text, p, h))
         return cosine_logits(x, text, c["scale"])
 
-    def _adapted(self, branch: str, x: Tensor, p: Tensors, h: Tensors) -> Tensor:
+    def _adapted(self, branch: str, x: Tensor, p: Tensors, h: Hypers) -> Tensor:
         """ratio A(x) + (1 - ratio) x of features x (n_run or 1, n, dim): (n_run, n, dim)."""
         ratio = self._blending_ratio(branch, x, p, h)
         adapted = bottleneck(x, p[f"{branch}_w1"], p[f"{branch}_w2"], final_relu=self.final_relu)
         return torch.lerp(x, adapted, ratio)
 
-    def _blending_ratio(self, branch: str, x: Tensor, p: Tensors, h: Tensors) -> Tensor:
+    def _blending_ratio(self, branch: str, x: Tensor, p: Tensors, h: Hypers) -> Tensor:
         """The weight of the adapted features: (n_run, 1, 1), or (n_run, n, 1) if conditioned."""
         if self.ratio == "fixed":
             return h[RATIO_FIELDS[branch]][:, None, None]

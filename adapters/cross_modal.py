@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.head import Head, Hypers, Plan, hyper
 from cliad.adapters.core.ops import text_loss, unit
 from cliad.adapters.core.texts import cross_modal_constants, cross_modal_plan, wise_average
 
@@ -38,18 +38,18 @@ class CrossModal(Head):
     def plan(self, n: int, shots: float) -> Plan:
         return cross_modal_plan(n, steps=self.steps, batch=self.batch)
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         return cross_modal_constants(support)
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         return {"w": c["text"].repeat(len(generators), 1, 1)}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         # Not a cosine: the length of w_k is learned, too.
         return c["scale"] * (unit(x) @ p["w"].mT)
 
-    def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor:
+    def penalty(self, p: Tensors, c: Tensors, h: Hypers) -> Tensor:
         return text_loss(self.logits(p, c, h, c["_text"]), c)
 
-    def finish(self, p: Tensors, c: Tensors, h: Tensors) -> Tensors:
+    def finish(self, p: Tensors, c: Tensors, h: Hypers) -> Tensors:
         return {"w": wise_average(p["w"], c["text"], h["wise"])}

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.head import Head, Hypers, Plan, hyper
 from cliad.adapters.core.ops import bottleneck, bottleneck_start, text_loss, unit
 from cliad.adapters.core.texts import cross_modal_constants, cross_modal_plan, wise_average
 
@@ -40,23 +40,23 @@ class CrossModalAdapter(Head):
     def plan(self, n: int, shots: float) -> Plan:
         return cross_modal_plan(n, steps=self.steps, batch=self.batch)
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         return cross_modal_constants(support)
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         dim = c["text"].shape[-1]
         hidden = max(dim // 4, 1)
         w1, w2 = bottleneck_start(dim, hidden, generators, c["text"])
         return {"w1": w1, "w2": w2, "w": c["text"].repeat(len(generators), 1, 1)}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         adapted = bottleneck(x, p["w1"], p["w2"])
         blended = torch.lerp(x, adapted, h["ratio"][:, None, None])
         return c["scale"] * (unit(blended) @ p["w"].mT)
 
-    def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor:
+    def penalty(self, p: Tensors, c: Tensors, h: Hypers) -> Tensor:
         # The sentences pass through the bottleneck as the images do.
         return text_loss(self.logits(p, c, h, c["_text"]), c)
 
-    def finish(self, p: Tensors, c: Tensors, h: Tensors) -> Tensors:
+    def finish(self, p: Tensors, c: Tensors, h: Hypers) -> Tensors:
         return p | {"w": wise_average(p["w"], c["text"], h["wise"])}

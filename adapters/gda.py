@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, hyper
-from cliad.adapters.core.ops import cosine_logits, unit
+from cliad.adapters.core.head import Head, Hypers, hyper
+from cliad.adapters.core.ops import cholesky_solve, cosine_logits, unit
 from cliad.adapters.core.texts import zero_shot_constants
 
 NO_SCATTER = 1e-12  # mean square of unit rows about their means, below which they are equal
@@ -35,7 +35,7 @@ class Gda(Head):
     optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
     select: ClassVar[str] = "val"
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         weights = []
         biases = []
         # Run by run: runs of unequal size would need padding in the means and the scatter.
@@ -46,18 +46,18 @@ class Gda(Head):
             biases.append(b)
         return zero_shot_constants(support) | {"w": torch.stack(weights), "b": torch.stack(biases)}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         gaussian = x @ c["w"].mT + c["b"][:, None]  # (n_run, n, n_class)
         return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * gaussian
 
 
 def samples(support: Support, run: int) -> tuple[Tensor, Tensor]:
     """One run's samples, unit rows (n, dim), and labels (n,): all views where there are any."""
-    is_item = support.mask[run] > 0  # not padding
-    y = support.y[run, is_item]
+    n = support.counts[run]  # what is behind them is padding
+    y = support.y[run, :n]
     if support.all_views is None or support.rows is None:
-        return support.x[run, is_item], y
-    rows = support.rows[run, is_item]
+        return support.x[run, :n], y
+    rows = support.rows[run, :n]
     views = unit(support.all_views[:, rows])  # (n_view, n_item, dim)
     return views.flatten(0, 1), y.repeat(len(views))
 
@@ -79,8 +79,9 @@ def gaussians(x: Tensor, y: Tensor, n_class: int) -> tuple[Tensor, Tensor]:
     # tr(S) / dim is the mean eigenvalue of S, so P is the inverse of ((n - 1) / dim) S + that mean
     # in every direction. With (n - 1) S = A, the scatter matrix, tr(S) = tr(A) / (n - 1).
     within = x - mean[y]  # (n, dim)
-    if within.square().mean() < NO_SCATTER:
-        within = x - x.mean(dim=0)
+    # where() and not `if`: on a GPU the program need not wait for the comparison.
+    no_scatter = within.square().mean() < NO_SCATTER
+    within = torch.where(no_scatter, x - x.mean(dim=0), within)
     scatter = within.mT @ within  # A (dim, dim)
     ridge = scatter.trace() / max(len(x) - 1, 1)  # tr(S)
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
@@ -88,12 +89,12 @@ def gaussians(x: Tensor, y: Tensor, n_class: int) -> tuple[Tensor, Tensor]:
     ridged = scatter + ridge.clamp(min=1e-12) * identity
 
     # All w_k at once: solve (A + tr(S) I) W^T = dim mu^T. It is positive definite, hence Cholesky.
-    w = x.shape[1] * torch.cholesky_solve(mean.mT, torch.linalg.cholesky(ridged)).mT
+    w = x.shape[1] * cholesky_solve(ridged, mean.mT).mT
     return w, -math.log(n_class) - (w * mean).sum(dim=1) / 2
 
 
 def class_means(x: Tensor, y: Tensor, n_class: int) -> Tensor:
     """The mean (n_class, dim) of each class's samples; that of all where a class has none."""
-    count = torch.bincount(y, minlength=n_class)[:, None]  # (n_class, 1)
+    count = x.new_zeros(n_class).index_add_(0, y, torch.ones_like(x[:, 0]))[:, None]
     total = x.new_zeros(n_class, x.shape[1]).index_add_(0, y, x)
     return torch.where(count > 0, total / count.clamp(min=1), x.mean(dim=0))

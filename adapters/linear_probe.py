@@ -11,8 +11,9 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.head import Head, Hypers, Plan, hyper
 from cliad.adapters.core.lbfgs import lbfgs
+from cliad.adapters.core.ops import where_all_works
 
 DOUBLE_UP_TO = 2**24  # n * dim * n_class: a problem up to here is solved in double precision
 
@@ -44,17 +45,20 @@ class LinearProbe(Head):
     def plan(self, n: int, shots: float) -> Plan:
         return Plan(batch=n)  # no steps: `start` solves it; runs of equal n are solved together
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         return {"_x": support.x, "_mask": support.mask, "_onehot": support.onehot}
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         n_class = c["_onehot"].shape[-1]
         in_double = c["_x"][0].numel() * n_class <= DOUBLE_UP_TO
         dtype = torch.float64 if in_double else c["_x"].dtype
 
-        x, basis = reduced_basis(c["_x"].to(dtype))
+        x, basis = reduced_basis(where_all_works(c["_x"]).to(dtype))
         objective = Objective.of(
-            x, onehot=c["_onehot"].to(dtype), mask=c["_mask"].to(dtype), C=h["C"].to(dtype)
+            x,
+            onehot=where_all_works(c["_onehot"]).to(dtype),
+            mask=where_all_works(c["_mask"]).to(dtype),
+            C=where_all_works(h["C"]).to(dtype),
         )
         solution = lbfgs(
             objective,
@@ -66,11 +70,11 @@ class LinearProbe(Head):
         w = in_full_space(solution[..., :-1], basis)
         b = solution[..., -1]
         return {
-            "w": w.to(c["_x"].dtype).contiguous(),
-            "b": b.to(c["_x"].dtype).contiguous(),
+            "w": w.to(c["_x"]).contiguous(),
+            "b": b.to(c["_x"]).contiguous(),
         }
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         return x @ p["w"].mT + p["b"][:, None]
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Plan, hyper
-from cliad.adapters.core.ops import class_weights, dot, linear_start
+from cliad.adapters.core.head import Head, Hypers, Plan, hyper
+from cliad.adapters.core.ops import class_weights, dot, largest_eigenvalue, linear_start
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class LpPlusPlus(Head):
     def plan(self, n: int, shots: float) -> Plan:
         return Plan(steps=self.epochs, optimiser="sgd", schedule="constant", keep="best")
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         text = class_weights(support.need_text())[None]
         cosine = dot(support.x, text)  # f_i . t_k (n_run, n, n_class)
         return {"text": text} | first_values(support, cosine) | step_sizes(support, cosine)
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         n_class, dim = c["text"].shape[1:]
         # The intercepts start as those of a linear layer in PyTorch: one draw of a layer's weights
         # (dim, n_class) has the same range, and its first row is taken.
@@ -47,10 +47,10 @@ class LpPlusPlus(Head):
         b = torch.stack(rows).to(c["text"])
         return {"w": c["_w"], "b": b, "a": c["_a"][:, None].repeat(1, n_class)}
 
-    def rates(self, c: Tensors, h: Tensors) -> dict[str, tuple[Tensor, int]]:
+    def rates(self, c: Tensors, h: Hypers) -> dict[str, tuple[Tensor, int]]:
         return {"w": (c["_lr_w"], 1), "b": (c["_lr_w"], 1), "a": (c["_lr_a"], 10)}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         return dot(x, p["w"]) + p["b"][:, None] + p["a"][:, None] * dot(x, c["text"])
 
 
@@ -80,9 +80,9 @@ def step_sizes(support: Support, cosine: Tensor) -> Tensors:
 
     # In w_k the logit's gradient is f_i, so that
     #   L_w = lambda_max(sum_i f_i f_i^T) / (4 n),   step 4 n / lambda_max(X^T X)   (Eq. 10).
-    # Padding adds rows of zeros to X, which change nothing. eigvalsh sorts: the last is largest.
+    # Padding adds rows of zeros to X, which change nothing.
     gram = support.x.mT @ support.x  # X^T X (n_run, dim, dim)
-    lambda_max = torch.linalg.eigvalsh(gram)[:, -1]
+    lambda_max = largest_eigenvalue(gram)
 
     # In a_k the logit's gradient is f_i . t_k. The step is n / (4 max_k sum_i (f_i . t_k)^2)
     # (Eq. 11, as the released code computes it), one sixteenth of what the same bound would allow.

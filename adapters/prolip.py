@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.head import Head, Hypers, Plan, hyper
 from cliad.adapters.core.ops import cosine_logits
 from cliad.adapters.core.texts import zero_shot_constants
 
@@ -43,17 +43,17 @@ class ProLip(Head):
     def plan(self, n: int, shots: float) -> Plan:
         return Plan.counted(n, steps=self.steps, batch=self.batch, optimiser="adam", eps=1e-4)
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         c = zero_shot_constants(support)
         dim = c["text"].shape[-1]
         dim_pre = support.x.shape[-1] - dim  # x is the feature and v, one behind the other
         zeros = c["text"].new_zeros(1, dim_pre, dim)
         return c | {"_shots": support.shots, "_zeros": zeros}
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         return {"residual": c["_zeros"].repeat(len(generators), 1, 1)}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         # v (W0 + R) + b = (v W0 + b) + v R = f + v R, f (n, dim) the raw feature of the cache: so
         # neither W0 nor b need be known. R has the gradient that W0 would have, hence Adam moves
         # it by the same steps.
@@ -62,5 +62,5 @@ class ProLip(Head):
         before_projection = x[..., dim:]
         return cosine_logits(feature + before_projection @ p["residual"], c["text"], c["scale"])
 
-    def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor:
+    def penalty(self, p: Tensors, c: Tensors, h: Hypers) -> Tensor:
         return h["strength"] / c["_shots"] * p["residual"].square().sum(dim=(1, 2))

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.head import Head, Hypers, Plan, hyper
 from cliad.adapters.core.ops import cosine_logits
 from cliad.adapters.core.texts import zero_shot_constants
 
@@ -40,15 +40,15 @@ class RegLinear(Head):
     def plan(self, n: int, shots: float) -> Plan:
         return Plan.counted(n, steps=self.steps, batch=self.batch, optimiser="adam", eps=1e-4)
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         return zero_shot_constants(support) | {"_shots": support.shots}
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         dim = c["text"].shape[-1]
         return {"residual": c["text"].new_zeros(len(generators), dim, dim)}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         return cosine_logits(x + x @ p["residual"], c["text"], c["scale"])
 
-    def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor:
+    def penalty(self, p: Tensors, c: Tensors, h: Hypers) -> Tensor:
         return h["strength"] / c["_shots"] * p["residual"].square().sum(dim=(1, 2))

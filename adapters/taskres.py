@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.head import Head, Hypers, Plan, hyper
 from cliad.adapters.core.ops import cosine_logits, raw_class_weights, unit
 
 
@@ -36,13 +36,13 @@ class TaskRes(Head):
         published = 100 if shots <= 4 else 200
         return Plan.dassl(n, epochs=self.epochs or published, batch=self.batch, optimiser="adam")
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         # The texts keep their raw length: a step turns a longer text less.
         return {"text": raw_class_weights(support.need_text())[None], "scale": support.scale}
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         return {"residual": torch.zeros_like(c["text"]).repeat(len(generators), 1, 1)}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         text = c["text"] + h["alpha"][:, None, None] * p["residual"]  # (n_run, n_class, dim)
         return cosine_logits(x, unit(text), c["scale"])

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, hyper
+from cliad.adapters.core.head import Head, Hypers, hyper
 from cliad.adapters.core.keys import KEY_ALPHAS, KEY_BETAS, distinct, keys_by_class, nearness
 from cliad.adapters.core.ops import cosine_logits
 from cliad.adapters.core.texts import zero_shot_constants
@@ -34,12 +34,12 @@ class TipAdapter(Head):
     optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
     select: ClassVar[str] = "val"
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         keys, values = keys_by_class(support)
         return zero_shot_constants(support) | {"keys": keys, "values": values}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         # In a search on validation many alphas share a beta, and nearness is the costly part.
-        rows, which = distinct(c["keys"], h["beta"])
+        rows, which = distinct(c["keys"], h, "beta")
         near = nearness(x, c["keys"], c["values"], rows[:, 0])[which]  # (n_run, n, n_class)
         return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * near

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.head import Head, Hypers, Plan, hyper
 from cliad.adapters.core.keys import KEY_ALPHAS, KEY_BETAS, distinct, keys_by_class, nearness
 from cliad.adapters.core.ops import cosine_logits
 from cliad.adapters.core.texts import zero_shot_constants
@@ -42,15 +42,15 @@ class TipAdapterF(Head):
     def plan(self, n: int, shots: float) -> Plan:
         return Plan.epochs(n, epochs=self.epochs, batch=self.batch, eps=1e-4)
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         keys, values = keys_by_class(support)
         return zero_shot_constants(support) | {"_keys": keys, "values": values}
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         return {"keys": c["_keys"]}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         # As in Tip-Adapter, nearness is computed once for each beta.
-        rows, which = distinct(p["keys"], h["beta"])
+        rows, which = distinct(p["keys"], h, "beta")
         near = nearness(x, p["keys"], c["values"], rows[:, 0])[which]  # (n_run, n, n_class)
         return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * near

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head
+from cliad.adapters.core.head import Head, Hypers
 from cliad.adapters.core.ops import cosine_logits
 from cliad.adapters.core.texts import zero_shot_constants
 
@@ -23,8 +23,8 @@ class ZeroShot(Head):
 
     per_class: ClassVar[bool] = False
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         return zero_shot_constants(support)
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         return cosine_logits(x, c["text"], c["scale"])

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Plan, hyper
+from cliad.adapters.core.head import Head, Hypers, Plan, hyper
 from cliad.adapters.core.ops import cosine_logits, raw_class_weights, unit
 
 
@@ -32,13 +32,13 @@ class ZsLp(Head):
     def plan(self, n: int, shots: float) -> Plan:
         return Plan.dassl(n, epochs=self.epochs, batch=self.batch, optimiser="sgd")
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         return {"_text": raw_class_weights(support.need_text())[None], "scale": support.scale}
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         return {"w": c["_text"].repeat(len(generators), 1, 1)}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         # The gradient goes through `unit`, which divides it by the length of w_k, about 10 at the
         # start: lr is made for raw texts of that length.
         return cosine_logits(x, unit(p["w"]), c["scale"])

@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 
 from cliad.adapters import HEADS
-from cliad.adapters.core.classifier import hypers
 from cliad.adapters.core.episode import Support
-from cliad.adapters.core.head import Head, HeadError, default_of
+from cliad.adapters.core.head import Head, HeadError, default_of, hypers
 from cliad.cache import folder as cache_folder
 from cliad.cache.file.read import FeatureCache
 from cliad.pipelines.experiments.find_cache import CacheChoice, check_folder, no_cache
@@ -148,6 +147,8 @@ def _n_parameter(head: Head, cache: FeatureCache) -> int | None:
         text=None if text is None else torch.from_numpy(text),
         logit_scale=cache.logit_scale,
         n_class=n_class,
+        counts=[n_class],
+        largest_class=1,
     )
     # Shapes do not depend on what is in the tensors, so the zeros need not be realistic.
     h = hypers([head], x)

@@ -4,8 +4,9 @@ import torch
 from worlds import World
 
 from cliad.adapters import HEADS
-from cliad.adapters.core.classifier import hypers, inputs
+from cliad.adapters.core.classifier import inputs
 from cliad.adapters.core.fit import stack
+from cliad.adapters.core.head import hypers
 from cliad.adapters.core.select import fit_all, fit_selected
 
 WORLD = World()

@@ -91,7 +91,7 @@ class Batches:
         self.per_epoch = plan.per_epoch
         self.generators = generators
         count = support.mask.sum(dim=1, keepdim=True)  # (n_run, 1)
-        self.counts = count[:, 0].long().tolist()
+        self.counts = support.counts
         self.full = Minibatch(support.x, support.y, support.mask / count)
         # with every item in every step, the order does not matter: nothing is drawn
         self.is_full = support.all_views is None and (plan.batch is None or plan.per_epoch == 1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.core.episode import Episode, Support, Tensors
-from cliad.adapters.core.head import Head, HeadError, static_fields
+from cliad.adapters.core.head import Head, HeadError, hypers, static_fields
 from cliad.adapters.core.ops import unit
 
 SCORED_AT_ONCE = 4096  # rows of x in one product: more would only take more memory
@@ -19,14 +19,20 @@ SCORED_AT_ONCE = 4096  # rows of x in one product: more would only take more mem
 class Classifier:
     """What fitting gives: a head with its parameters p and constants c, each (1, ...).
 
-    diverged: its loss rose in training (see `train.LossWatch`), or parameters are not finite.
+    failed (): true where its loss rose in training (see `train.LossWatch`), or parameters are not
+    finite; None: false. It stays on the device until somebody asks for `diverged`.
     """
 
     head: Head
     p: Tensors
     c: Tensors
     logit_scale: float
-    diverged: bool = False
+    failed: Tensor | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training went wrong."""
+        return self.failed is not None and bool(self.failed)
 
     def logits(self, x: Tensor) -> Tensor:
         """(n, n_class) float32 logits of features x (n, dim).
@@ -61,6 +67,8 @@ class Classifier:
             text=text,
             logit_scale=self.logit_scale,
             n_class=text.shape[1],
+            counts=[0],
+            largest_class=0,
         )
         c = self.head.bind(support, hypers([self.head], text))
         return replace(self, c=lasting(c))
@@ -117,15 +125,6 @@ def _stack_key(classifier: Classifier) -> tuple[object, ...]:
     )
 
 
-def hypers(heads: Sequence[Head], like: Tensor) -> Tensors:
-    """h: each field of `vary` as a vector (n_run,) with the type and device of `like`."""
-    h = {}
-    for name in sorted(heads[0].vary):
-        values = [float(getattr(head, name)) for head in heads]
-        h[name] = like.new_tensor(values)
-    return h
-
-
 def rows_for(head: Head, x: Tensor) -> Tensor:
     """Features (..., dim) as a head takes them: raw where it needs "raw", else unit rows."""
     return x if "raw" in head.needs else unit(x)
@@ -142,5 +141,6 @@ def validation(head: Head, episode: Episode) -> tuple[Tensor, Tensor]:
     """Validation rows as `Classifier.logits` takes them, and labels (n_val,)."""
     x, y = episode.val
     if "pre_projection" in head.needs:
-        x = torch.cat([x, episode.need_pre_projection()[episode.val_index]], dim=-1)
+        before = episode.need_pre_projection()
+        x = torch.cat([x, before[episode.val_index.to(before.device)]], dim=-1)
     return x, y

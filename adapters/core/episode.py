@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ class Episode:
 
     Many episodes share the matrix. An episode has no test data: a choice made on it cannot have
     seen the test set.
+
+    Features, texts and views are on the device where heads train; row numbers and labels are on
+    the host, where their counts are known without waiting for the device.
 
     features (n_row, dim): raw, float32.
     index (n,), y (n,): rows and labels of the support.
@@ -48,7 +52,8 @@ class Episode:
     @property
     def val(self) -> tuple[Tensor, Tensor]:
         """Validation rows (n_val, dim) and labels (n_val,)."""
-        return self.features[self.val_index], self.val_y
+        device = self.features.device
+        return self.features[self.val_index.to(device)], self.val_y.to(device)
 
     def need_pre_projection(self) -> Tensor:
         """The features before the projection.
@@ -69,6 +74,8 @@ class Support:
     y (n_run, n): labels, 0 in the padding.
     mask (n_run, n): 1.0 for an item, 0.0 for padding.
     text (n_template, n_class, dim): raw, or None.
+    counts: how many items each run has; they come before its padding.
+    largest_class: the most items that a class of any run has.
     rows (n_run, n): row numbers in `all_views`; None where there are no views.
     all_views (n_view, n_row, dim): raw views, which all runs share; or None.
     """
@@ -79,6 +86,8 @@ class Support:
     text: Tensor | None
     logit_scale: float
     n_class: int
+    counts: Sequence[int] = field(kw_only=True)
+    largest_class: int = field(kw_only=True)
     rows: Tensor | None = None
     all_views: Tensor | None = None
 
@@ -125,7 +134,9 @@ class Support:
     @property
     def onehot(self) -> Tensor:
         """(n_run, n, n_class); padding is rows of zeros."""
-        return F.one_hot(self.y, self.n_class) * self.mask[..., None]
+        # Not F.one_hot, which looks for labels that are too large and so waits for the device.
+        classes = torch.arange(self.n_class, device=self.y.device)
+        return (self.y[..., None] == classes) * self.mask[..., None]
 
 
 def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tensor]:
@@ -133,11 +144,13 @@ def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tenso
 
     features (n_row, dim): the matrix that the row numbers point into, as the head takes it.
     """
-    n = max(len(episode.index) for episode in episodes)
-    rows = _padded([episode.index for episode in episodes], n)
-    y = _padded([episode.y for episode in episodes], n)
+    counts = [len(episode.index) for episode in episodes]
+    n = max(counts)
+    # Padded on the host, and copied to the device once.
+    rows = _padded([episode.index for episode in episodes], n).to(features.device)
+    y = _padded([episode.y for episode in episodes], n).to(features.device)
     ones = [torch.ones_like(episode.index, dtype=features.dtype) for episode in episodes]
-    mask = _padded(ones, n)
+    mask = _padded(ones, n).to(features.device)
     first = episodes[0]
     support = Support(
         x=features[rows] * mask[..., None],
@@ -146,8 +159,15 @@ def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tenso
         text=first.text,
         logit_scale=first.logit_scale,
         n_class=first.n_class,
+        counts=counts,
+        largest_class=max(_largest_class(episode.y) for episode in episodes),
     )
     return support, rows
+
+
+def _largest_class(y: Tensor) -> int:
+    """How many of the labels y (n,), on the host, are of the most frequent class."""
+    return max(Counter(y.tolist()).values(), default=0)
 
 
 def stack_validation(episodes: Sequence[Episode], features: Tensor) -> Support:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from cliad.adapters.core.batches import Batches
-from cliad.adapters.core.classifier import Classifier, hypers, inputs, lasting
+from cliad.adapters.core.classifier import Classifier, inputs, lasting
 from cliad.adapters.core.episode import Episode, Tensors, stack
-from cliad.adapters.core.head import Head, HeadError, static_fields
+from cliad.adapters.core.head import Head, HeadError, Hypers, hypers, static_fields
 from cliad.adapters.core.train import Best, train
 
 # What a head may need beside features, and how a cache gets it.
@@ -75,15 +75,13 @@ def fit(runs: Sequence[Run], *, validate: bool = False) -> list[Classifier]:
     fitted = _fit_group(heads[0], episodes, h, validate=validate)
     classifiers = []
     for run, (head, episode) in enumerate(runs):
-        p = _own(fitted.p, run)
-        finite = all(bool(torch.isfinite(value).all()) for value in p.values())
         classifiers.append(
             Classifier(
                 head=head,
-                p=p,
+                p=_own(fitted.p, run),
                 c=_own(fitted.c, run),
                 logit_scale=episode.logit_scale,
-                diverged=fitted.diverged[run] or not finite,
+                failed=fitted.failed[run],
             )
         )
     return classifiers
@@ -102,14 +100,14 @@ def require(head: Head, episode: Episode) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
-    """Parameters p and constants c of a group's runs, and which of them diverged."""
+    """Parameters p and constants c of a group's runs, and which of them (n_run,) failed."""
 
     p: Tensors
     c: Tensors
-    diverged: list[bool]
+    failed: Tensor
 
 
-def _fit_group(head: Head, episodes: Sequence[Episode], h: Tensors, *, validate: bool) -> _Fitted:
+def _fit_group(head: Head, episodes: Sequence[Episode], h: Hypers, *, validate: bool) -> _Fitted:
     """Bind, start, train and finish: the contract of `Head` in its order.
 
     head: any of the group's; they differ in what h has.
@@ -122,7 +120,7 @@ def _fit_group(head: Head, episodes: Sequence[Episode], h: Tensors, *, validate:
     c = head.bind(support, h)
     p = head.start(c, h, generators)
     plan = head.plan(len(episodes[0].index), episodes[0].shots)
-    diverged = [False] * len(episodes)
+    failed = torch.zeros(len(episodes), dtype=torch.bool, device=features.device)
     if plan.steps:
         best = None
         if validate and plan.keep == "best" and len(episodes[0].val_index):
@@ -130,10 +128,12 @@ def _fit_group(head: Head, episodes: Sequence[Episode], h: Tensors, *, validate:
         batches = Batches(features, support, rows, plan, generators)
         trained = train(head, plan, p, c, h, batches, best)
         p = trained.p
-        diverged = trained.diverged
+        failed = trained.diverged
     finished = head.finish(p, c, h)
     p = {name: value.detach() for name, value in finished.items()}
-    return _Fitted(p, c, diverged)
+    for value in p.values():
+        failed = failed | ~torch.isfinite(value).reshape(len(value), -1).all(dim=1)
+    return _Fitted(p, c, failed)
 
 
 def _own(tensors: Tensors, run: int) -> Tensors:

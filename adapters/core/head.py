@@ -22,6 +22,25 @@ class HeadError(CliadError):
     """A head cannot work with these hyper-parameters or this data; the message says why."""
 
 
+class Hypers(dict[str, Tensor]):
+    """Hyper-parameters of n_run runs: name -> (n_run,), on the device where the runs train.
+
+    `host` has the same numbers for Python: what is asked of a GPU waits until the GPU is idle.
+    """
+
+    def __init__(self, host: Mapping[str, Sequence[float]], like: Tensor):
+        super().__init__({name: like.new_tensor(values) for name, values in host.items()})
+        self.host = dict(host)
+
+
+def hypers(heads: Sequence[Head], like: Tensor) -> Hypers:
+    """h: each field of `vary` as a vector (n_run,) with the type and device of `like`."""
+    host = {}
+    for name in sorted(heads[0].vary):
+        host[name] = [float(getattr(head, name)) for head in heads]
+    return Hypers(host, like)
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a head is trained on n items: known before any data is seen, equal for a group's runs.
@@ -141,26 +160,26 @@ class Head:
         """The part of `space` that means something for this head's other fields."""
         return dict(self.space)
 
-    def bind(self, support: Support, h: Tensors) -> Tensors:
+    def bind(self, support: Support, h: Hypers) -> Tensors:
         """The constants c that logits need: class weights, keys, ...
 
         Names that begin with an underscore serve training only and are dropped after it.
         """
         raise NotImplementedError
 
-    def start(self, c: Tensors, h: Tensors, generators: Sequence[Generator]) -> Tensors:
+    def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         """The first parameters p; random ones come from the run's own (CPU) generator."""
         return {}
 
-    def logits(self, p: Tensors, c: Tensors, h: Tensors, x: Tensor) -> Tensor:
+    def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         """Logits (n_run, n, n_class) of x (n_run, n, dim), or of x (1, n, dim) for all runs."""
         raise NotImplementedError
 
-    def penalty(self, p: Tensors, c: Tensors, h: Tensors) -> Tensor | None:
+    def penalty(self, p: Tensors, c: Tensors, h: Hypers) -> Tensor | None:
         """The term (n_run,) that is added to each run's mean cross-entropy; None for no term."""
         return None
 
-    def rates(self, c: Tensors, h: Tensors) -> dict[str, tuple[Tensor, int]]:
+    def rates(self, c: Tensors, h: Hypers) -> dict[str, tuple[Tensor, int]]:
         """Step sizes of the parameters that do not use h["lr"]: (n_run,), and a number k.
 
         k = 1: the plan's optimiser steps at this rate. k > 1: a plain gradient step at every
@@ -168,7 +187,7 @@ class Head:
         """
         return {}
 
-    def finish(self, p: Tensors, c: Tensors, h: Tensors) -> Tensors:
+    def finish(self, p: Tensors, c: Tensors, h: Hypers) -> Tensors:
         """The parameters to keep, from those that training ended with."""
         return p
 

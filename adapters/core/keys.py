@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.core.episode import Support
+from cliad.adapters.core.head import Hypers
 from cliad.adapters.core.ops import unit
 
 # What is searched on validation: alpha, the weight of the keys beside zero-shot, and beta.
@@ -24,14 +25,14 @@ def keys_by_class(support: Support) -> tuple[Tensor, Tensor]:
     """
     mean = support.per_view(lambda views: views.mean(dim=0))
     keys = unit(support.x if mean is None else mean)  # (n_run, n, dim)
-    positions, values = slots(support.y, support.mask, support.n_class)
+    positions, values = slots(support.y, support.mask, support.n_class, support.largest_class)
     index = positions.flatten(1)[..., None].expand(-1, -1, keys.shape[-1])
     # an empty slot points to item 0: times its value, it is a row of zeros
     return keys.gather(1, index) * values.flatten(1)[..., None], values
 
 
-def slots(y: Tensor, mask: Tensor, n_class: int) -> tuple[Tensor, Tensor]:
-    """The items of each class in slots, as many as the largest class of any run has items.
+def slots(y: Tensor, mask: Tensor, n_class: int, n_slot: int) -> tuple[Tensor, Tensor]:
+    """The items of each class in `n_slot` slots, as many as the largest class of any run has items.
 
     From labels y (n_run, n) and mask (n_run, n): positions (n_run, n_class, n_slot) in y, and
     values (n_run, n_class, n_slot): 1.0, or 0.0 in an empty slot.
@@ -48,28 +49,27 @@ def slots(y: Tensor, mask: Tensor, n_class: int) -> tuple[Tensor, Tensor]:
     # 4. An item's slot: its place in that order, counted from where its class begins.
     place = torch.arange(y.shape[1], device=y.device)
     slot = place - begin.gather(1, sorted_y)  # (n_run, n)
-    # 5. Write each item that is not padding to (run, class, slot).
-    n_slot = int(count[:, :n_class].max())
-    shape = (len(y), n_class, n_slot)
-    positions = torch.zeros(shape, dtype=torch.long, device=y.device)
-    values = torch.zeros(shape, dtype=mask.dtype, device=y.device)
-    run, item = (sorted_y < n_class).nonzero(as_tuple=True)
-    target = (run, sorted_y[run, item], slot[run, item])
-    positions[target] = order[run, item]
-    values[target] = 1
-    return positions, values
+    # 5. Write each item to (run, class, slot), both last axes as one; padding to a place behind
+    #    them, which is cut off: to pick the items that are none would wait for the device.
+    target = torch.where(sorted_y < n_class, sorted_y * n_slot + slot, n_class * n_slot)
+    positions = y.new_zeros(len(y), n_class * n_slot + 1).scatter_(1, target, order)
+    values = mask.new_zeros(positions.shape).scatter_(1, target, 1.0)
+    shape = (n_class, n_slot)
+    return positions[:, :-1].unflatten(1, shape), values[:, :-1].unflatten(1, shape)
 
 
-def distinct(shared: Tensor, *hyper: Tensor) -> tuple[Tensor, Tensor | slice]:
-    """Distinct rows (k, n_hyper) of hyper-parameters (n_run,), and the row number of each run.
+def distinct(shared: Tensor, h: Hypers, *names: str) -> tuple[Tensor, Tensor | slice]:
+    """Distinct rows (k, n_name) of hyper-parameters by name, and the row number of each run.
 
     While hyper-parameters are searched, one fitted run (`shared` has length 1) is scored under many
     of them: equal ones are computed once. Otherwise each run keeps its own row.
     """
-    rows = torch.stack(hyper, dim=1)
-    if len(shared) == 1:
-        return rows.unique(dim=0, return_inverse=True)
-    return rows, slice(None)
+    of_runs = list(zip(*[h.host[name] for name in names], strict=True))
+    if len(shared) > 1:
+        return shared.new_tensor(of_runs), slice(None)
+    number = {row: place for place, row in enumerate(dict.fromkeys(of_runs))}
+    which = [number[row] for row in of_runs]
+    return shared.new_tensor(list(number)), torch.tensor(which, device=shared.device)
 
 
 def nearness(x: Tensor, keys: Tensor, values: Tensor, beta: Tensor) -> Tensor:

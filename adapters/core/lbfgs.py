@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cliad.adapters.core.ops import per_run
+from cliad.adapters.core.ops import on_host, per_run
 
 MEMORY = 10  # past steps that the guess of the Hessian uses
 PATIENCE = 3  # steps
@@ -28,9 +28,9 @@ class _Point:
     value: Tensor
     grad: Tensor
 
-    def only(self, moving: Tensor) -> _Point:
-        """The runs where `moving` (n,) is true."""
-        return _Point(self.w[moving], self.value[moving], self.grad[moving])
+    def only(self, still: Tensor) -> _Point:
+        """The runs at the places `still` (n_still,)."""
+        return _Point(self.w[still], self.value[still], self.grad[still])
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +53,9 @@ class _Pair:
         curvature = _inner(s, y)
         return cls(s, y, torch.where(curvature > 0, 1 / curvature.clamp(min=TINY), 0))
 
-    def only(self, moving: Tensor) -> _Pair:
-        """The runs where `moving` (n,) is true."""
-        return _Pair(self.s[moving], self.y[moving], self.rho[moving])
+    def only(self, still: Tensor) -> _Pair:
+        """The runs at the places `still` (n_still,)."""
+        return _Pair(self.s[still], self.y[still], self.rho[still])
 
 
 def lbfgs(
@@ -88,20 +88,22 @@ def lbfgs(
     for _ in range(steps):
         direction = -_inverse_hessian_times(point.grad, pairs, metric[run])
         slope = _inner(point.grad, direction)
-        new, moving = _backtrack(objective, run, point, direction, slope)
+        new, moved = _backtrack(objective, run, point, direction, slope)
         pairs = [*pairs[-(MEMORY - 1) :], _Pair.between(point, new)]
         # along a Newton direction the quadratic model promises a descent of -slope / 2
         small = torch.where(-slope > 2 * tolerance * point.value, 0, small + 1)
         point = new
         result[run] = point.w
-        moving = moving & (small < PATIENCE)
-        if not moving.all():
-            run = run[moving]
-            small = small[moving]
-            point = point.only(moving)
-            pairs = [pair.only(moving) for pair in pairs]
-        if not len(run):
-            break
+        moving = on_host(moved & (small < PATIENCE))
+        if not all(moving):
+            kept = [place for place, is_moving in enumerate(moving) if is_moving]
+            if not kept:
+                break
+            still = torch.tensor(kept, device=w.device)
+            run = run[still]
+            small = small[still]
+            point = point.only(still)
+            pairs = [pair.only(still) for pair in pairs]
     return result
 
 
@@ -159,7 +161,7 @@ def _backtrack(
         new_w = point.w + per_run(size, point.w) * direction
         new = _Point(new_w, *objective(new_w, run))
         fine = new.value <= point.value + ARMIJO * size * slope
-        if fine.all():
+        if all(on_host(fine)):
             return new, fine
         size = torch.where(fine, size, size / 2)
     rows = per_run(fine, new.w)

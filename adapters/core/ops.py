@@ -154,3 +154,33 @@ def text_loss(logits: Tensor, c: Tensors) -> Tensor:
     y = c["_text_y"][..., None].expand(len(logits), -1, 1)
     own_class = logits.log_softmax(dim=-1).gather(2, y)[..., 0]  # (n_run, n_text)
     return -(own_class * c["_text_weight"]).sum(dim=1)
+
+
+# Devices without double precision and without the factorisations below.
+LACKING = frozenset({"mps"})
+
+
+def where_all_works(x: Tensor) -> Tensor:
+    """x, on the CPU where its device lacks double precision and matrix factorisations."""
+    return x.cpu() if x.device.type in LACKING else x
+
+
+def cholesky_solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """X (n, k) of matrix X = right, for a symmetric positive definite matrix (n, n)."""
+    factor = torch.linalg.cholesky(where_all_works(matrix))
+    return torch.cholesky_solve(where_all_works(right), factor).to(right.device)
+
+
+def largest_eigenvalue(matrix: Tensor) -> Tensor:
+    """The largest eigenvalue (n_run,) of symmetric matrices (n_run, n, n)."""
+    # eigvalsh sorts: the last is the largest.
+    return torch.linalg.eigvalsh(where_all_works(matrix))[:, -1].to(matrix.device)
+
+
+def on_host(values: Tensor) -> Any:
+    """The values of a tensor as Python's numbers; on a GPU this waits for all work before it.
+
+    Nothing else in fitting asks for values on the device: L-BFGS does to know when it has
+    converged, and selection to compare its candidates.
+    """
+    return values.tolist()

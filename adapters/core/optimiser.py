@@ -14,14 +14,18 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from cliad.adapters.core.episode import Tensors
-from cliad.adapters.core.head import Plan
+from cliad.adapters.core.head import Hypers, Plan
 from cliad.adapters.core.ops import per_run
 
 BETA1 = 0.9  # of Adam and AdamW: decay of the mean of the gradient
 BETA2 = 0.999  # decay of the mean of its square
 
 
-def rate(plan: Plan, step: int, lr: float) -> float:
+# A learning rate: a number of the host, or () on the device where it follows from the data there.
+Rate = float | Tensor
+
+
+def rate(plan: Plan, step: int, lr: Rate) -> Rate:
     """The learning rate at a step, from the highest one."""
     if step < plan.warmup:
         if plan.warmup_rate is not None:
@@ -83,7 +87,7 @@ def _grad(name: str, parameter: Tensor) -> Tensor:
 class _Fused:
     """Slices with one highest rate and one decay, which torch's fused kernels move together."""
 
-    def __init__(self, lr: float, decay: float, slices: Sequence[_Slice]):
+    def __init__(self, lr: Rate, decay: float, slices: Sequence[_Slice]):
         self.lr = lr
         self.decay = decay
         self.slices = slices
@@ -116,20 +120,23 @@ class Optimiser:
     compilation needs, longer than a head trains.
     """
 
-    def __init__(self, plan: Plan, p: Tensors, h: Tensors, rates: dict[str, tuple[Tensor, int]]):
+    def __init__(self, plan: Plan, p: Tensors, h: Hypers, rates: dict[str, tuple[Tensor, int]]):
         if plan.optimiser not in ("sgd", "adam", "adamw"):
             raise ValueError(f"expected the optimiser sgd, adam or adamw, got {plan.optimiser}")
         self.plan = plan
         self.p = p
         self.plain: list[_Plain] = []
-        slices: dict[tuple[float, float], list[_Slice]] = defaultdict(list)  # by (rate, decay)
+        # A rate that was computed on the device stays there: to ask for its value would be to wait.
+        computed = {id(lr): lr.unbind() for lr, _ in rates.values()}
+        n_run = len(next(iter(p.values())))
+        decay = h.host.get("weight_decay", [0.0] * n_run)
+        slices: dict[tuple[Rate, float], list[_Slice]] = defaultdict(list)  # by (rate, decay)
         for name, parameter in p.items():
-            lr, every = rates[name] if name in rates else (h["lr"], 1)
-            if every > 1:
-                self.plain.append(_Plain(name, parameter, lr, every))
+            if name in rates and rates[name][1] > 1:
+                self.plain.append(_Plain(name, parameter, *rates[name]))
                 continue
-            decay = h["weight_decay"] if "weight_decay" in h else torch.zeros_like(lr)
-            settings = list(zip(lr.tolist(), decay.tolist(), strict=True))  # of each run
+            lr: Sequence[Rate] = h.host["lr"] if name not in rates else computed[id(rates[name][0])]
+            settings = list(zip(lr, decay, strict=True))  # of each run
             if len(set(settings)) == 1:
                 slices[settings[0]].append(_Slice.of(name, parameter, None))
                 continue
@@ -147,7 +154,7 @@ class Optimiser:
                 value = plain.parameter
                 value -= per_run(plain.lr, value) * _grad(plain.name, value)
 
-    def _fused_step(self, group: _Fused, lr: float) -> None:
+    def _fused_step(self, group: _Fused, lr: Rate) -> None:
         grads = [one.grad(self.p) for one in group.slices]
         if self.plan.optimiser == "sgd":
             sgd(

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliad.adapters.core.classifier import Classifier, hypers, rows_for, validation
+from cliad.adapters.core.classifier import Classifier, rows_for, validation
 from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import Run, fit, group
-from cliad.adapters.core.head import Head, HeadError
+from cliad.adapters.core.head import Head, HeadError, hypers
+from cliad.adapters.core.ops import on_host
 
 SAME_LOSS = 1e-3  # nats per item
 SWEEP_FLOATS = 2**26  # the most logits held at once while fitted candidates are compared
@@ -130,8 +131,8 @@ def _candidate(classifier: Classifier, episode: Episode) -> Candidate:
     """A classifier with its score on the episode's validation items."""
     x, y = validation(classifier.head, episode)
     logits = classifier.logits(x)  # (n_val, n_class)
-    right = (logits.argmax(dim=-1) == y).sum().item()
-    loss = F.cross_entropy(logits, y).item()
+    n_right = (logits.argmax(dim=-1) == y).sum()
+    right, loss = on_host(torch.stack([n_right.to(logits), F.cross_entropy(logits, y)]))
     if classifier.diverged or not math.isfinite(loss):
         return Candidate(classifier, right=-1.0, loss=math.inf)
     return Candidate(classifier, right=right, loss=loss)
@@ -201,7 +202,7 @@ def _tune(classifier: Classifier, episode: Episode, space: Mapping[str, Sequence
     finite = torch.isfinite(loss)
     right = torch.where(finite, right, -1)
     loss = torch.where(finite & (right == right.max()), loss, math.inf)
-    best = int(loss.argmin())  # the first of equal ones
+    best = on_host(loss.argmin())  # the first of equal ones
     return replace(classifier, head=heads[best])
 
 

@@ -17,21 +17,21 @@ from torch.nn import functional as F
 
 from cliad.adapters.core.batches import Batches, Minibatch
 from cliad.adapters.core.episode import Episode, Tensors, stack_validation
-from cliad.adapters.core.head import Head, Plan
+from cliad.adapters.core.head import Head, Hypers, Plan
 from cliad.adapters.core.ops import per_run
 from cliad.adapters.core.optimiser import Optimiser
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """The parameters p that training ended with, and which runs diverged."""
+    """The parameters p that training ended with, and which runs (n_run,) diverged."""
 
     p: Tensors
-    diverged: list[bool]
+    diverged: Tensor
 
 
 def train(
-    head: Head, plan: Plan, p: Tensors, c: Tensors, h: Tensors, batches: Batches, best: Best | None
+    head: Head, plan: Plan, p: Tensors, c: Tensors, h: Hypers, batches: Batches, best: Best | None
 ) -> Trained:
     """Train the parameters p by a plan of at least one step; with `best`, keep the best of them."""
     p = {name: _trainable(value) for name, value in p.items()}
@@ -91,11 +91,14 @@ class LossWatch:
         if step + self.plan.per_epoch >= self.plan.steps:
             self.last = self.last + loss.detach() / self.plan.per_epoch
 
-    def diverged(self, n_class: int) -> list[bool]:
-        """Which runs ended above the first step's loss and above that of guessing, log n_class."""
+    def diverged(self, n_class: int) -> Tensor:
+        """Which runs (n_run,) ended above their first loss and above that of guessing.
+
+        Guessing costs log n_class.
+        """
         limit = self.first.clamp(min=math.log(n_class))
         converged = self.last <= limit  # false for a loss that is not a number
-        return (~converged).tolist()
+        return ~converged
 
 
 class Best:
@@ -105,7 +108,7 @@ class Best:
     """
 
     def __init__(
-        self, head: Head, c: Tensors, h: Tensors, episodes: Sequence[Episode], features: Tensor
+        self, head: Head, c: Tensors, h: Hypers, episodes: Sequence[Episode], features: Tensor
     ):
         self.head = head
         self.c = c

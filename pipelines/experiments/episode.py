@@ -192,10 +192,10 @@ class _SharedTensors:
         val_split = drawn.val_split
         return Episode(
             features=self.features,
-            index=self._on_device(self.rows.positions("train", drawn.train)),
-            y=self._on_device(self.labels["train"][drawn.train]),
-            val_index=self._on_device(self.rows.positions(val_split, drawn.val)),
-            val_y=self._on_device(self.labels[val_split][drawn.val]),
+            index=_on_host(self.rows.positions("train", drawn.train)),
+            y=_on_host(self.labels["train"][drawn.train]),
+            val_index=_on_host(self.rows.positions(val_split, drawn.val)),
+            val_y=_on_host(self.labels[val_split][drawn.val]),
             text=self.text,
             logit_scale=self.logit_scale,
             seed=seed,
@@ -204,9 +204,10 @@ class _SharedTensors:
             pre_projection=self.pre_projection,
         )
 
-    def _on_device(self, numbers: np.ndarray) -> Tensor:
-        # int64: what torch takes as an index, whatever type the file has.
-        return torch.as_tensor(np.asarray(numbers, np.int64), device=self.features.device)
+
+def _on_host(numbers: np.ndarray) -> Tensor:
+    """Row numbers or labels as an episode has them: int64, what torch takes as an index."""
+    return torch.from_numpy(np.asarray(numbers, np.int64))
 
 
 def class_texts(cache: FeatureCache, device: torch.device) -> Tensor | None:

@@ -12,9 +12,8 @@ from dataclasses import fields
 import torch
 
 from cliad.adapters import HEADS
-from cliad.adapters.core.classifier import hypers
-from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head
+from cliad.adapters.core.episode import Support
+from cliad.adapters.core.head import Head, hypers
 from cliad.adapters.zero_shot import ZeroShot
 
 # Of the small world; two images of each class.
@@ -87,6 +86,8 @@ def _world() -> Support:
         text=torch.randn(1, N_CLASS, DIM, generator=generator, dtype=torch.float64),
         logit_scale=10.0,
         n_class=N_CLASS,
+        counts=[N],
+        largest_class=2,
     )
 
 
@@ -95,7 +96,7 @@ def _centred(head: Head, support: Support, *, trained: bool) -> torch.Tensor:
 
     trained: whether the parameters have moved away from their start, in any direction.
     """
-    h: Tensors = hypers([head], support.x)
+    h = hypers([head], support.x)
     constants = head.bind(support, h)
     generator = torch.Generator().manual_seed(2)
     parameters = head.start(constants, h, [generator])

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cliad.adapters.core.classifier import hypers
 from cliad.adapters.core.episode import Tensors
+from cliad.adapters.core.head import Hypers, hypers
 from cliad.cache.files import beside, replacing
 from cliad.pipelines.runs.export_files import ExportError, metadata_of, takes_raw_rows
 from cliad.pipelines.runs.predict import SavedRun
@@ -32,7 +32,7 @@ TOLERANCE = 2e-3  # of a probability, between ONNX Runtime and PyTorch
 class _Graph(nn.Module):
     """What `SavedRun.logits` and `probabilities` compute, after the encoder if there is one.
 
-    The head's tensors are buffers named p_NAME, c_NAME and h_NAME, as an exporter needs them.
+    The head's tensors are buffers named p_NAME and c_NAME, as an exporter needs them.
     """
 
     def __init__(self, saved: SavedRun, tower: nn.Module | None):
@@ -42,12 +42,10 @@ class _Graph(nn.Module):
         self.dtype = getattr(torch, saved.about["dtype"])
         self.raw = takes_raw_rows(saved)
         self.temperature = saved.about["temperature"] or 1
-        # One value per run, see Head: here one run. Its device and type are those of the zeros.
-        h = hypers([self.head], torch.zeros(1))
+        self.h_host = hypers([self.head], torch.zeros(1)).host  # one value per run: here one run
         self.names = {
             "p": self._register("p", saved.classifier.p),
             "c": self._register("c", saved.classifier.c),
-            "h": self._register("h", h),
         }
 
     def _register(self, kind: str, tensors: Tensors) -> list[str]:
@@ -67,7 +65,7 @@ class _Graph(nn.Module):
             x = F.normalize(x, dim=-1)
         p = self._tensors("p")
         c = self._tensors("c")
-        h = self._tensors("h")
+        h = Hypers(self.h_host, x)
         logits = self.head.logits(p, c, h, x[None])[0]  # the first axis is the run's
         return logits, (logits / self.temperature).softmax(dim=-1)
 

@@ -14,8 +14,7 @@ from torch.nn import functional as F
 from worlds import World, without
 
 from cliad.adapters.clip_adapter import ClipAdapter
-from cliad.adapters.core.classifier import hypers
-from cliad.adapters.core.head import HeadError
+from cliad.adapters.core.head import HeadError, hypers
 from cliad.adapters.core.ops import class_weights, unit
 from cliad.adapters.taskres import TaskRes
 

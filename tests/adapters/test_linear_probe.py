@@ -10,8 +10,9 @@ from sklearn.linear_model import LogisticRegression
 from worlds import World
 
 from cliad.adapters import linear_probe
-from cliad.adapters.core.classifier import hypers, inputs
+from cliad.adapters.core.classifier import inputs
 from cliad.adapters.core.fit import fit, stack
+from cliad.adapters.core.head import hypers
 from cliad.adapters.core.lbfgs import lbfgs
 from cliad.adapters.linear_probe import LinearProbe, Objective, in_full_space, reduced_basis
 

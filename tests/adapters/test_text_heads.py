@@ -12,9 +12,10 @@ from torch.nn import functional as F
 from worlds import World, without
 
 from cliad.adapters.clap import Clap, mean_own_probability
-from cliad.adapters.core.classifier import hypers, inputs
+from cliad.adapters.core.classifier import inputs
 from cliad.adapters.core.episode import Support
 from cliad.adapters.core.fit import fit, stack
+from cliad.adapters.core.head import hypers
 from cliad.adapters.core.ops import raw_class_weights, unit
 from cliad.adapters.cross_modal import CrossModal
 from cliad.adapters.cross_modal_adapter import CrossModalAdapter
@@ -408,6 +409,8 @@ def test_claps_trust_in_a_class_is_the_mean_probability_of_its_own_items():
         text=None,
         logit_scale=1.0,
         n_class=3,
+        counts=[3],
+        largest_class=2,
     )
     trust = mean_own_probability(support, probability.log()[None])
     torch.testing.assert_close(trust, torch.tensor([[0.6, 0.6, 0.0]]))

@@ -138,7 +138,7 @@ def test_the_search_finds_what_one_by_one_finds(head):
 def test_slots_hold_every_item_once():
     y = torch.tensor([[2, 0, 2, 0, 0], [1, 1, 2, 0, 0]])
     mask = torch.tensor([[1.0, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
-    at, value = slots(y, mask, 4)
+    at, value = slots(y, mask, 4, n_slot=3)
     assert at.shape == (2, 4, 3)
     expected = [[[1, 3, 4], [], [0, 2], []], [[], [0, 1], [2], []]]
     for run in range(2):

@@ -1,10 +1,13 @@
 """The cache of keys by plain loops over runs, classes and items."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from worlds import World
 
 from cliad.adapters.core.episode import Support, stack
+from cliad.adapters.core.head import Hypers
 from cliad.adapters.core.keys import distinct, keys_by_class, nearness, slots
 
 LABELS = ([2, 0, 2, 1, 2, 0], [1, 1, 0, 3])  # of two runs; the second is padded
@@ -18,7 +21,7 @@ def uneven(views=None):
         mask[run, : len(labels)] = 1
     x = 3 * torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0)) * mask[..., None]
     rows = torch.tensor([[5, 3, 1, 0, 2, 4], [2, 4, 3, 1, 0, 0]])
-    return Support(x, y, mask, None, 1.0, 4, rows, views)
+    return Support(x, y, mask, None, 1.0, 4, rows, views, counts=[6, 4], largest_class=3)
 
 
 def places(labels, n_class):
@@ -32,7 +35,7 @@ def places(labels, n_class):
 
 def test_slots_hold_each_classs_items_in_their_order():
     support = uneven()
-    positions, values = slots(support.y, support.mask, 4)
+    positions, values = slots(support.y, support.mask, 4, n_slot=3)
     assert positions.shape == values.shape == (2, 4, 3) and values.dtype == torch.float32
     for run, labels in enumerate(LABELS):
         for label, items in enumerate(places(labels, 4)):
@@ -40,10 +43,10 @@ def test_slots_hold_each_classs_items_in_their_order():
             assert positions[run, label, : len(items)].tolist() == items
 
 
-def test_there_are_as_many_slots_as_the_largest_class_of_any_run():
+def test_padding_takes_no_slot_though_it_has_a_label():
     y = torch.tensor([[0, 1, 0, 0], [1, 0, 0, 0]])
     mask = torch.tensor([[1.0, 1, 0, 0], [1, 0, 0, 0]])  # padding has label 0 but is no item
-    positions, values = slots(y, mask, 2)
+    positions, values = slots(y, mask, 2, n_slot=1)
     assert values.tolist() == [[[1], [1]], [[0], [1]]]
     assert positions[0].tolist() == [[0], [1]] and positions[1, 1].tolist() == [0]
 
@@ -75,7 +78,7 @@ def test_keys_of_an_episodes_views_are_the_means_of_its_own_rows():
     world = World(n_view=4, noise=2.5)
     episodes = [world.episode(2, seed) for seed in (3, 4)]
     support, rows = stack(episodes, world.features)
-    views = Support(support.x, support.y, support.mask, None, 1.0, world.n_class, rows, world.views)
+    views = replace(support, rows=rows, all_views=world.views)
     keys, _ = keys_by_class(views)
     for run, episode in enumerate(episodes):
         for label in range(world.n_class):
@@ -106,13 +109,13 @@ def test_nearness_sums_over_a_classs_filled_slots(shared):
 
 
 def test_one_fitted_run_computes_equal_hyper_parameters_once():
-    alpha, beta = torch.tensor([1.0, 2.0, 1.0, 2.0]), torch.tensor([5.0, 5.0, 5.0, 3.0])
-    rows, which = distinct(torch.zeros(1, 2), alpha, beta)
+    h = Hypers({"alpha": [1, 2, 1, 2], "beta": [5, 5, 5, 3]}, torch.zeros(1))
+    rows, which = distinct(torch.zeros(1, 2), h, "alpha", "beta")
     assert len(rows) == 3 and sorted(rows.tolist()) == [[1, 5], [2, 3], [2, 5]]
     assert rows[which].tolist() == [[1, 5], [2, 5], [1, 5], [2, 3]]
 
 
 def test_many_fitted_runs_keep_their_own_hyper_parameters():
-    beta = torch.tensor([5.0, 3.0, 5.0])
-    rows, which = distinct(torch.zeros(3, 2), beta)
+    h = Hypers({"beta": [5, 3, 5]}, torch.zeros(1))
+    rows, which = distinct(torch.zeros(3, 2), h, "beta")
     assert rows.tolist() == rows[which].tolist() == [[5], [3], [5]]

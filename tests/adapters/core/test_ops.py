@@ -283,7 +283,8 @@ def small_support(views=None):
     """Two runs of three and two items; the second run is padded."""
     y, mask = torch.tensor([[2, 0, 1], [1, 2, 0]]), torch.tensor([[1.0, 1, 1], [1, 1, 0]])
     rows = torch.tensor([[4, 0, 2], [3, 1, 0]])
-    return Support(normal(2, 3, 2), y, mask, None, 12.5, 4, rows, views)
+    x = normal(2, 3, 2)
+    return Support(x, y, mask, None, 12.5, 4, rows, views, counts=[3, 2], largest_class=1)
 
 
 def test_padding_has_no_class():

@@ -11,10 +11,10 @@ from worlds import World
 
 from cliad.adapters.clip_adapter import ClipAdapter
 from cliad.adapters.core.batches import Batches, draw_epoch
-from cliad.adapters.core.classifier import can_stack, hypers, inputs, logits_of, validation
+from cliad.adapters.core.classifier import can_stack, inputs, logits_of, validation
 from cliad.adapters.core.episode import Episode, stack
 from cliad.adapters.core.fit import fit, group
-from cliad.adapters.core.head import Head, HeadError, Plan
+from cliad.adapters.core.head import Head, HeadError, Hypers, Plan, hypers
 from cliad.adapters.core.optimiser import Optimiser, rate
 from cliad.adapters.core.train import Best
 from cliad.adapters.linear_probe import LinearProbe
@@ -29,7 +29,7 @@ OPTIMISERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch
 def stepped(plan, start, grads, lr, decay):
     """Stacked parameters (n_run, 3, 4) after some steps of our optimiser."""
     p = {"w": start.clone().requires_grad_()}
-    h = {"lr": torch.tensor(lr), "weight_decay": torch.tensor(decay)}
+    h = Hypers({"lr": lr, "weight_decay": decay}, torch.zeros(1))
     optimiser = Optimiser(plan, p, h, {})
     for step, grad in enumerate(grads):
         p["w"].grad = grad
@@ -66,12 +66,12 @@ def test_each_run_moves_as_torch_moves_it_alone(name, schedule, lr, decay):
 def test_an_unknown_optimiser_is_named():
     p = {"w": torch.ones(1, 2, requires_grad=True)}
     with pytest.raises(ValueError, match="sgd, adam or adamw, got lion"):
-        Optimiser(Plan(optimiser="lion"), p, {"lr": torch.tensor([0.1])}, {})
+        Optimiser(Plan(optimiser="lion"), p, Hypers({"lr": [0.1]}, torch.zeros(1)), {})
 
 
 def test_a_parameter_without_a_gradient_is_named():
     p = {"w": torch.ones(1, 2, requires_grad=True)}
-    optimiser = Optimiser(Plan(optimiser="adam"), p, {"lr": torch.tensor([0.1])}, {})
+    optimiser = Optimiser(Plan(optimiser="adam"), p, Hypers({"lr": [0.1]}, torch.zeros(1)), {})
     with pytest.raises(ValueError, match="a gradient of w, got none"):
         optimiser.step(0)
 
@@ -79,7 +79,7 @@ def test_a_parameter_without_a_gradient_is_named():
 def test_a_parameter_may_have_a_rate_of_its_own_or_plain_steps_now_and_then():
     start = {name: torch.ones(2, 3) for name in ("w", "fast", "plain")}
     p = {name: value.clone().requires_grad_() for name, value in start.items()}
-    h = {"lr": torch.tensor([0.1, 0.2])}
+    h = Hypers({"lr": [0.1, 0.2]}, torch.zeros(1))
     rates = {
         "fast": (torch.tensor([1.0, 2.0]), 1),
         "plain": (torch.tensor([0.5, 0.25]), 3),

@@ -126,7 +126,7 @@ def test_where_no_candidate_is_a_number_the_first_stays(head):
 def test_a_candidate_that_diverged_never_wins_beside_a_bad_one():
     episode = candidates(RIGHT, WRONG, WORSE)
     best, bad, worse = fit([(Lookup(choice=choice), episode) for choice in CHOICES])
-    diverged = replace(best, diverged=True)
+    diverged = replace(best, failed=torch.tensor(True))
     for order in itertools.permutations([diverged, bad, worse]):
         assert _first_best(order, episode).classifier is bad
 
