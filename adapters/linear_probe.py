@@ -63,7 +63,7 @@ class LinearProbe(Head):
         solution = lbfgs(
             objective,
             objective.zeros(),
-            objective.inverse_hessian(),
+            objective.inverse_hessian,
             steps=self.max_iter,
             tolerance=self.tol * (1e-3 if in_double else 1),
         )
@@ -156,22 +156,27 @@ class Objective:
         residual = (log_p.exp() - onehot) * self.mask[run, :, None] / count[:, None, None]
         return value, residual.mT @ x + decayed
 
-    def inverse_hessian(self) -> Tensor:
-        """The inverse Hessian at w = 0 for the weights of one class, (n_run, dim + 1, dim + 1).
+    def inverse_hessian(self, w: Tensor, run: Tensor) -> Tensor:
+        """About the inverse Hessian for the weights of one class, (n, dim + 1, dim + 1).
 
-        It is the same for each class.
+        It is taken at weights w (n, n_class, dim + 1) of the runs (n,), and is one for all classes.
         """
         # With p_i the softmax of item i, the Hessian between the weights of classes k and l is
         #   sum_i (p_ik [k = l] - p_ik p_il) x_i x_i^T / n + [k = l] diag(decay)
-        # At w = 0 all p_ik are 1 / n_class. The second term in the bracket is then the same for all
-        # k and l: it sees only the mean over classes of a direction. That mean is 0 in all steps
-        # from w = 0, since the residuals of an item sum to 0. So the term drops out, and what is
-        # left is one matrix for each class:
-        #   H = X^T X / (n n_class) + diag(decay)
-        n_class = self.onehot.shape[-1]
-        hessian = self.x.mT @ self.x / (self.count * n_class)[:, None, None]
+        # Of its blocks those on the diagonal, k = l, count most, and of these the mean over classes
+        # is taken, so that one matrix of dim + 1 rows is inverted and not n_class of them:
+        #   H = sum_i s_i x_i x_i^T / n + diag(decay),   s_i = sum_k p_ik (1 - p_ik) / (n_class - 1)
+        # The divisor n_class - 1 instead of n_class makes it exact at w = 0 for all directions that
+        # sum to 0 over classes, as every step from there does: the residuals of an item sum to 0.
+        x = self.x[run]
+        p = (x @ w.mT).softmax(dim=-1)  # (n, n_item, n_class)
+        n_class = p.shape[-1]
+        s = (p * (1 - p)).sum(dim=-1) / max(n_class - 1, 1)  # (n, n_item)
+        s = s / self.count[run, None]
+        # In the padding x is a row of zeros.
+        hessian = x.mT @ (s[..., None] * x)
         # A hundred-millionth of its trace on the diagonal, so that it is positive definite where
         # the decay is tiny and items are dependent.
         jitter = 1e-8 * hessian.diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True)
-        hessian = hessian + torch.diag_embed(self.decay + jitter)
+        hessian = hessian + torch.diag_embed(self.decay[run] + jitter)
         return torch.cholesky_inverse(torch.linalg.cholesky(hessian))

@@ -41,6 +41,13 @@ def hypers(heads: Sequence[Head], like: Tensor) -> Hypers:
     return Hypers(host, like)
 
 
+PLAN_WORDS = {
+    "optimiser": ("adamw", "adam", "sgd"),
+    "schedule": ("cosine", "cosine-epoch", "constant"),
+    "keep": ("last", "best"),
+}
+
+
 @dataclass(frozen=True)
 class Plan:
     """How a head is trained on n items: known before any data is seen, equal for a group's runs.
@@ -67,6 +74,12 @@ class Plan:
     warmup_rate: float | None = None
     keep: str = "last"
     look: int = 1
+
+    def __post_init__(self) -> None:
+        # A misspelt word would train by another recipe without a word.
+        for name, known in PLAN_WORDS.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"expected {name} {' or '.join(known)}, got {getattr(self, name)}")
 
     @classmethod
     def counted(cls, n: int, *, steps: int, batch: int, **options: Any) -> Plan:

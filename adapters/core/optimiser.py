@@ -121,8 +121,6 @@ class Optimiser:
     """
 
     def __init__(self, plan: Plan, p: Tensors, h: Hypers, rates: dict[str, tuple[Tensor, int]]):
-        if plan.optimiser not in ("sgd", "adam", "adamw"):
-            raise ValueError(f"expected the optimiser sgd, adam or adamw, got {plan.optimiser}")
         self.plan = plan
         self.p = p
         self.plain: list[_Plain] = []

@@ -169,7 +169,7 @@ def test_all_else_of_the_linear_probe_asks_for_none(cuda):
     old = lbfgs._Point(start, *objective(start, run))
     new = lbfgs._Point(start + 1, *objective(start + 1, run))
     pairs = [lbfgs._Pair.between(old, new)] * 2
-    metric = objective.inverse_hessian()
+    metric = objective.inverse_hessian(start, run)
     step = lbfgs._inverse_hessian_times(new.grad, pairs, metric)
     w = linear_probe.in_full_space(step[..., :-1], basis)
     assert (w.device.type, w.shape) == ("cuda", (2, N_CLASS, DIM))

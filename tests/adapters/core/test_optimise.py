@@ -63,10 +63,10 @@ def test_each_run_moves_as_torch_moves_it_alone(name, schedule, lr, decay):
         torch.testing.assert_close(ours[run], theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_an_unknown_optimiser_is_named():
-    p = {"w": torch.ones(1, 2, requires_grad=True)}
-    with pytest.raises(ValueError, match="sgd, adam or adamw, got lion"):
-        Optimiser(Plan(optimiser="lion"), p, Hypers({"lr": [0.1]}, torch.zeros(1)), {})
+@pytest.mark.parametrize("word", ["optimiser", "schedule", "keep"])
+def test_an_unknown_word_of_a_plan_is_named(word):
+    with pytest.raises(ValueError, match=f"expected {word} .*, got lion"):
+        Plan(**{word: "lion"})
 
 
 def test_a_parameter_without_a_gradient_is_named():
