@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from cliad.cache.datasets.pictures import open_image as open_image
 from cliad.cache.documents import read_text
 from cliad.errors import CliadError, closest
 
@@ -260,30 +260,3 @@ def _is_image_name(name: str) -> bool:
 def opener(root: Path) -> Callable[[str], Image.Image]:
     """A function that reads images by their path below `root`."""
     return lambda path: open_image(root / path)
-
-
-def open_image(source: Path | IO[bytes], formats: Sequence[str] | None = None) -> Image.Image:
-    """An image file as upright RGB.
-
-    EXIF rotation is applied, 16 bits are scaled to 8, CMYK and palettes converted, alpha dropped.
-
-    Args:
-        source: a file's path, or its bytes as a stream.
-        formats: Pillow's names of the formats allowed; None: all that it knows.
-
-    Raises:
-        Exception: whatever Pillow raises on a file that is missing, truncated, or not an image.
-    """
-    allowed = None if formats is None else list(formats)
-    with warnings.catch_warnings():
-        # Pillow warns of odd metadata and of very large pictures, which are read all the same.
-        warnings.simplefilter("ignore")
-        with Image.open(source, formats=allowed) as image:
-            # Pillow reads lazily; what is wrong with the file must show here.
-            image.load()
-            # Cameras store a picture as the sensor lay, and in EXIF how to turn it.
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):
-                # 16 bits to 8: Pillow's own conversion would clip instead of scale.
-                image = image.point(lambda value: value / 256).convert("L")
-            return image.convert("RGB")
