@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from cliad.cache.documents import open_regular
 from cliad.errors import CliadError
@@ -26,6 +26,8 @@ LARGEST_PIXELS = 120_000_000
 # Above this, one picture at a time: each takes four bytes a pixel, and threads read side by side.
 LARGE_PIXELS = 50_000_000
 _one_large = threading.Lock()
+# Encoders make the short side as long as theirs, so a line of pixels would become a huge picture.
+LONGEST_TO_SHORTEST = 400
 # Ranges of numbers that mean black to white, the narrowest first.
 RANGES = (1, 255, 65535)
 
@@ -81,16 +83,32 @@ def _read_stream(stream: IO[bytes]) -> Image.Image:
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and of very large pictures, which are read all the same.
         warnings.simplefilter("ignore")
-        with Image.open(stream, formats=allowed_formats()) as image:
-            n_pixel = image.width * image.height
-            if n_pixel > LARGEST_PIXELS:
-                raise UnreadableImage(
-                    f"it has {n_pixel:,} pixels; at most {LARGEST_PIXELS:,} are read"
-                )
-            with _turn(n_pixel):
+        with _opened(stream) as image:
+            _check_size(*image.size)
+            with _turn(image.width * image.height):
                 # Pillow reads lazily; what is wrong with the file must show here.
                 image.load()
                 return _rgb(_upright(image), image.format)
+
+
+def _opened(stream: IO[bytes]) -> Image.Image:
+    try:
+        return Image.open(stream, formats=allowed_formats())
+    except UnidentifiedImageError:
+        # Pillow's own message names an object of Python's.
+        raise UnidentifiedImageError(f"it is none of {', '.join(allowed_formats())}") from None
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > LARGEST_PIXELS:
+        raise UnreadableImage(
+            f"it has {width * height:,} pixels; at most {LARGEST_PIXELS:,} are read"
+        )
+    if max(width, height) > LONGEST_TO_SHORTEST * min(width, height):
+        raise UnreadableImage(
+            f"it is {width:,} x {height:,} pixels; one side may be at most {LONGEST_TO_SHORTEST}"
+            " times the other"
+        )
 
 
 def _turn(n_pixel: int) -> AbstractContextManager[object]:
@@ -112,9 +130,12 @@ def _rgb(image: Image.Image, format: str | None) -> Image.Image:
     # 32-bit numbers may be anything; elsewhere mode I means the 16 bits of PNG or PGM.
     if image.mode == "F" or (image.mode == "I" and format == "TIFF"):
         image = _by_range(np.asarray(image))
-    elif image.mode.startswith("I"):
+    elif image.mode in ("I", "I;16"):
         # 16 bits to 8: Pillow's own conversion would clip instead of scale.
         image = image.point(lambda value: value / 256).convert("L")
+    elif image.mode.startswith("I"):
+        # The same for other orders of bytes, for which Pillow has no operations.
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return image.convert("RGB")
 
 
