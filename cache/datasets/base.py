@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +10,10 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from cliad.cache.datasets.pictures import open_image as open_image
+from cliad.cache.datasets.folders import DatasetError, Walk
+from cliad.cache.datasets.pictures import open_image
 from cliad.cache.documents import read_text
-from cliad.errors import CliadError, closest
+from cliad.errors import closest
 
 # CoOp's prompt where a data set has none of its own.
 PHOTO = ("a photo of a {}.",)
@@ -30,26 +30,7 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-# Endings of what Pillow reads, in lower case; other files in a folder are not images.
-IMAGE_ENDINGS = {
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".jpe",
-    ".jfif",
-}
 Rows = list[tuple[str, int]]  # (path, label), in the split's own order
-
-
-class DatasetError(CliadError):
-    """A data set that is unknown, missing or not as it should be; the message says what to do."""
 
 
 class DatasetMissing(DatasetError):
@@ -66,6 +47,7 @@ class Listing:
     root: the folder that paths are relative to; None where images are not files.
     templates: those of a user's own data.
     content_hash: tells images apart that have the same names.
+    notes: what was left out or chosen, a line each; none where everything was used.
     """
 
     splits: Mapping[str, Rows]
@@ -74,6 +56,7 @@ class Listing:
     root: Path | None = None
     templates: Sequence[str] = ()
     content_hash: str = ""
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -223,38 +206,16 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in stripped if line]
 
 
-def class_folders(root: Path) -> list[str]:
-    """Names of the folders in `root`, sorted; hidden ones are left out."""
-    return sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-
-
 def rows_of_class_folders(root: Path, names: Sequence[str], prefix: str = "") -> Rows:
     """All images of the class folders `names` below `root`: label i is folder i, files by name.
 
     A path is `prefix`, the class folder, and the path in it.
     """
+    found = Walk(utf8=True).images(root, names)
     rows: Rows = []
     for label, name in enumerate(names):
-        rows += [(f"{prefix}{name}/{path}", label) for path in image_files(root / name)]
+        rows += [(f"{prefix}{name}/{path}", label) for path in found[name]]
     return rows
-
-
-def image_files(folder: Path) -> list[str]:
-    """All images below a folder, as sorted relative paths; hidden files are left out."""
-    found: list[str] = []
-    for here, folders, files in os.walk(folder, followlinks=True):
-        # os.walk goes into the folders that are left in this list.
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(here).relative_to(folder)
-        found += [(inside / name).as_posix() for name in files if _is_image_name(name)]
-    # os.walk gives the order of the file system, which differs between machines.
-    return sorted(found)
-
-
-def _is_image_name(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_ENDINGS and not name.startswith(".")
 
 
 def opener(root: Path) -> Callable[[str], Image.Image]:

@@ -23,11 +23,11 @@ from cliad.cache.datasets.base import (
     DatasetError,
     Listing,
     Rows,
-    class_folders,
     opener,
     rows_of_class_folders,
 )
 from cliad.cache.datasets.csv_list import read_csv_list
+from cliad.cache.datasets.folders import class_folders
 from cliad.cache.documents import read_toml
 from cliad.cache.prompts import clean
 

@@ -1,0 +1,255 @@
+"""Images in folders: which files are taken, which are left out, and how that is said.
+
+Each real folder is walked once, so that a link cannot count images twice or never end.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from cliad.cache.datasets.pictures import allowed_formats, is_image
+from cliad.errors import CliadError, printable
+
+# Endings of what Pillow reads, in lower case. Such files are images without a look at them, so
+# that one that is damaged is counted where it is read; others are images if they begin like one.
+IMAGE_ENDINGS = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".jpe",
+    ".jfif",
+    ".avif",
+    ".jp2",
+    ".mpo",
+}
+# What systems and programs put beside people's folders.
+SYSTEM_FOLDERS = {
+    "__MACOSX",
+    "__pycache__",
+    "@eaDir",
+    "@Recycle",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "lost+found",
+    "System Volume Information",
+}
+SHOWN = 5  # names in a line
+FIRST_BYTES = 32  # enough for every format's mark
+FolderKey = tuple[int, int]  # device and number of a folder on it
+
+
+class DatasetError(CliadError):
+    """A data set that is unknown, missing or not as it should be; the message says what to do."""
+
+
+@dataclass
+class LeftOut:
+    """What was not taken, to be said in lines.
+
+    endings: files that are not images, counted by ending; hidden: files whose names begin with a
+    dot; folders: those of systems and hidden ones; repeated: links to folders that are taken.
+    """
+
+    endings: Counter[str] = field(default_factory=Counter)
+    hidden: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """A line for each kind that there is."""
+        lines = []
+        if self.endings:
+            lines.append(f"left out {self._not_images()}")
+        if self.hidden:
+            lines.append(f"left out {count(self.hidden, 'hidden file')}")
+        if self.folders:
+            lines.append(f"left out {count(self.folders, 'hidden or system folder')}")
+        if self.repeated:
+            what = count(self.repeated, "link to a folder", "links to folders")
+            lines.append(f"left out {what} (taken already)")
+        return lines
+
+    def _not_images(self) -> str:
+        kinds = [f"{number:,} {ending}" for ending, number in self.endings.most_common(SHOWN)]
+        if len(self.endings) > SHOWN:
+            kinds.append("...")
+        n_file = sum(self.endings.values())
+        what = "file that is not an image" if n_file == 1 else "files that are not images"
+        return f"{n_file:,} {what}: {', '.join(kinds)}"
+
+
+def count(names: Sequence[str], one: str, more: str = "") -> str:
+    """How many there are of what, and the first names: `2 folders: a, b`."""
+    what = one if len(names) == 1 else more or f"{one}s"
+    shown = [printable(name) for name in names[:SHOWN]]
+    if len(names) > SHOWN:
+        shown.append("...")
+    return f"{len(names):,} {what}: {', '.join(shown)}"
+
+
+def is_left_out(folder_name: str) -> bool:
+    """Whether a folder of that name holds nobody's images."""
+    return folder_name.startswith(".") or folder_name in SYSTEM_FOLDERS
+
+
+def subfolders(root: Path) -> list[str]:
+    """Names of all folders in `root`, sorted, links to folders too."""
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+
+
+def class_folders(root: Path) -> list[str]:
+    """Names of the folders in `root`, sorted; hidden and system folders are left out."""
+    return [name for name in subfolders(root) if not is_left_out(name)]
+
+
+def loose_images(folder: Path) -> int:
+    """How many files in `folder` itself have the ending of an image."""
+    names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+    return sum(has_image_ending(name) for name in names)
+
+
+def has_image_ending(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS and not name.startswith(".")
+
+
+def image_files(folder: Path) -> list[str]:
+    """All images below a folder, as sorted relative paths; hidden files are left out."""
+    return Walk().images(folder, [""])[""]
+
+
+class Walk:
+    """A walk through folders that takes each real folder once.
+
+    `left_out` says what was not taken, `seen` which folders were walked.
+    """
+
+    def __init__(self, fence: Path | None = None, *, utf8: bool = False):
+        """Nothing is walked yet.
+
+        Args:
+            fence: the folder that links must not leave; None: they may lead anywhere.
+            utf8: refuse names that are not UTF-8, which no cache can hold.
+        """
+        self.left_out = LeftOut()
+        self.seen: set[FolderKey] = set()
+        self._fence = None if fence is None else os.path.realpath(fence)
+        self._utf8 = utf8
+
+    def images(self, root: Path, names: Sequence[str]) -> dict[str, list[str]]:
+        """The images below each of the folders `names` in `root`, as sorted paths in that folder.
+
+        A folder that is not there has none; the name "" is `root` itself.
+
+        Raises:
+            DatasetError: a link leads outside, or a name is not UTF-8.
+        """
+        found: dict[str, list[str]] = {name: [] for name in names}
+        links: list[_Place] = []
+        for name in names:
+            place = _Place(name, root / name if name else root, "")
+            # Folders before links to them, so that an image is known by its own place. The root
+            # itself may be a link.
+            self._check_name(name, root)
+            if name and place.folder.is_symlink():
+                links.append(place)
+            elif place.folder.is_dir():
+                self._into(place, found[name], links)
+        while links:
+            place = links.pop(0)
+            self._check_link(place.folder)
+            self._into(place, found[place.name], links)
+        # The order of the file system differs between machines.
+        return {name: sorted(paths) for name, paths in found.items()}
+
+    def _into(self, first: _Place, found: list[str], links: list[_Place]) -> None:
+        """Add the images below a folder to `found`, and the links to folders in it to `links`."""
+        places = [first]
+        while places:
+            place = places.pop()
+            status = os.stat(place.folder)
+            if (status.st_dev, status.st_ino) in self.seen:
+                self.left_out.repeated.append(str(place.folder))
+                continue
+            self.seen.add((status.st_dev, status.st_ino))
+            with os.scandir(place.folder) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+            for entry in entries:
+                inner = _Place(place.name, Path(entry.path), f"{place.inside}{entry.name}")
+                if not entry.is_dir():
+                    self._file(entry, inner, found)
+                elif is_left_out(entry.name):
+                    self.left_out.folders.append(entry.path)
+                else:
+                    below = _Place(place.name, inner.folder, f"{inner.inside}/")
+                    self._check_name(entry.name, place.folder)
+                    (links if entry.is_symlink() else places).append(below)
+
+    def _file(self, entry: os.DirEntry[str], place: _Place, found: list[str]) -> None:
+        if entry.name.startswith("."):
+            self.left_out.hidden.append(entry.path)
+            return
+        if not has_image_ending(entry.name) and not (entry.is_file() and begins_as_image(entry)):
+            ending = os.path.splitext(entry.name)[1].lower()
+            self.left_out.endings[printable(ending) or "without an ending"] += 1
+            return
+        self._check_name(entry.name, place.folder.parent)
+        if entry.is_symlink():
+            self._check_link(place.folder)
+        found.append(place.inside)
+
+    def _check_name(self, name: str, folder: Path) -> None:
+        if self._utf8:
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise DatasetError(
+                    f"the name {printable(name)} in {folder} is not UTF-8; rename it"
+                ) from None
+
+    def _check_link(self, link: Path) -> None:
+        if self._fence is None:
+            return
+        target = os.path.realpath(link)
+        common = os.path.commonpath([self._fence, target])
+        if common != self._fence:
+            raise DatasetError(
+                f"{link} is a link to {target}, outside of {self._fence};"
+                f" if it is meant, allow it with --root {common}"
+            )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A folder or file of a walk: the class folder's name, where it lies, its path in that."""
+
+    name: str
+    folder: Path
+    inside: str
+
+
+def begins_as_image(entry: os.DirEntry[str]) -> bool:
+    """Whether a regular file without the ending of an image is one all the same."""
+    try:
+        with open(entry.path, "rb", buffering=0) as stream:
+            first = stream.read(FIRST_BYTES)
+    except OSError:
+        return False
+    # Annotations may be as many as images, and to try each decoder takes far longer.
+    for name in allowed_formats():
+        accepts = Image.OPEN[name][1]
+        if accepts is None or accepts(first):
+            return is_image(Path(entry.path))
+    return False
