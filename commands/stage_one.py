@@ -9,6 +9,7 @@ import typer
 
 from cliad.commands import show
 from cliad.commands.options import (
+    AllowOverlapOption,
     CacheOption,
     CheckedDatasetArgument,
     CheckedSplitOption,
@@ -44,6 +45,7 @@ from cliad.commands.options import (
     PreProjectionOption,
     QuickGeluOption,
     QuickOption,
+    RootOption,
     SqueezeOption,
     TemplateOption,
     TokensOption,
@@ -53,6 +55,7 @@ from cliad.commands.options import (
     ViewsSeedOption,
     WorkersOption,
 )
+from cliad.errors import printable
 
 if TYPE_CHECKING:
     from cliad.pipelines.data_check import DataCheck
@@ -68,6 +71,8 @@ def extract(
     squeeze: SqueezeOption = False,
     data: DataOption = None,
     split: ExtractSplitOption = "field",
+    root: RootOption = None,
+    allow_overlap: AllowOverlapOption = False,
     prompts: ExtractPromptsOption = None,
     template: TemplateOption = [],
     descriptions: DescriptionsOption = None,
@@ -230,6 +235,8 @@ def check_data(
     name: CheckedDatasetArgument,
     data: DataOption = None,
     split: CheckedSplitOption = "field",
+    root: RootOption = None,
+    allow_overlap: AllowOverlapOption = False,
     quick: QuickOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -239,9 +246,11 @@ def check_data(
     """
     from dataclasses import asdict
 
+    from cliad.cache.datasets.own import Allowed
     from cliad.pipelines.data_check import data_check
 
-    checked = data_check(name, data=data, split=split, quick=quick)
+    allowed = Allowed(root, allow_overlap)
+    checked = data_check(name, data=data, split=split, quick=quick, allowed=allowed)
     if as_json:
         root = None if checked.root is None else str(checked.root)
         show.print_json({**asdict(checked), "root": root})
@@ -261,7 +270,11 @@ def _print_data_check(checked: DataCheck) -> None:
     if table:
         columns = ["split", "listed", "expected", "missing", "unreadable"]
         show.print_table("splits", columns, table)
-    print("\n".join([*checked.problems, *checked.advice]) or "no problem found")
+    lines = [*checked.notes, *checked.problems, *checked.advice]
+    if checked.ok:
+        lines.append("no problem found")
+    # Names of files and classes may hold what moves a terminal's cursor.
+    print("\n".join(map(printable, lines)))
 
 
 def _place(checked: DataCheck) -> str | Path:

@@ -48,6 +48,7 @@ class Listing:
     templates: those of a user's own data.
     content_hash: tells images apart that have the same names.
     notes: what was left out or chosen, a line each; none where everything was used.
+    problems: why no cache should be made of it, a line each.
     """
 
     splits: Mapping[str, Rows]
@@ -57,6 +58,7 @@ class Listing:
     templates: Sequence[str] = ()
     content_hash: str = ""
     notes: Sequence[str] = ()
+    problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

@@ -64,21 +64,21 @@ class LeftOut:
     """
 
     endings: Counter[str] = field(default_factory=Counter)
-    hidden: list[str] = field(default_factory=list)
-    folders: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
+    hidden: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+    repeated: list[Path] = field(default_factory=list)
 
-    def lines(self) -> list[str]:
-        """A line for each kind that there is."""
+    def lines(self, root: Path) -> list[str]:
+        """A line for each kind that there is, with paths from `root` on."""
         lines = []
         if self.endings:
             lines.append(f"left out {self._not_images()}")
         if self.hidden:
-            lines.append(f"left out {count(self.hidden, 'hidden file')}")
+            lines.append(f"left out {count(_from(root, self.hidden), 'hidden file')}")
         if self.folders:
-            lines.append(f"left out {count(self.folders, 'hidden or system folder')}")
+            lines.append(f"left out {count(_from(root, self.folders), 'hidden or system folder')}")
         if self.repeated:
-            what = count(self.repeated, "link to a folder", "links to folders")
+            what = count(_from(root, self.repeated), "link to a folder", "links to folders")
             lines.append(f"left out {what} (taken already)")
         return lines
 
@@ -89,6 +89,10 @@ class LeftOut:
         n_file = sum(self.endings.values())
         what = "file that is not an image" if n_file == 1 else "files that are not images"
         return f"{n_file:,} {what}: {', '.join(kinds)}"
+
+
+def _from(root: Path, paths: Sequence[Path]) -> list[str]:
+    return sorted(os.path.relpath(path, root) for path in paths)
 
 
 def count(names: Sequence[str], one: str, more: str = "") -> str:
@@ -136,15 +140,18 @@ class Walk:
     `left_out` says what was not taken, `seen` which folders were walked.
     """
 
-    def __init__(self, fence: Path | None = None, *, utf8: bool = False):
+    def __init__(
+        self, fence: Path | None = None, *, utf8: bool = False, left_out: LeftOut | None = None
+    ):
         """Nothing is walked yet.
 
         Args:
             fence: the folder that links must not leave; None: they may lead anywhere.
             utf8: refuse names that are not UTF-8, which no cache can hold.
+            left_out: takes what is left out, where several walks count together.
         """
-        self.left_out = LeftOut()
-        self.seen: set[FolderKey] = set()
+        self.left_out = LeftOut() if left_out is None else left_out
+        self.seen: dict[FolderKey, Path] = {}
         self._fence = None if fence is None else os.path.realpath(fence)
         self._utf8 = utf8
 
@@ -169,7 +176,7 @@ class Walk:
                 self._into(place, found[name], links)
         while links:
             place = links.pop(0)
-            self._check_link(place.folder)
+            self.check_link(place.folder)
             self._into(place, found[place.name], links)
         # The order of the file system differs between machines.
         return {name: sorted(paths) for name, paths in found.items()}
@@ -181,9 +188,9 @@ class Walk:
             place = places.pop()
             status = os.stat(place.folder)
             if (status.st_dev, status.st_ino) in self.seen:
-                self.left_out.repeated.append(str(place.folder))
+                self.left_out.repeated.append(place.folder)
                 continue
-            self.seen.add((status.st_dev, status.st_ino))
+            self.seen[status.st_dev, status.st_ino] = place.folder
             with os.scandir(place.folder) as scanned:
                 entries = sorted(scanned, key=lambda entry: entry.name)
             for entry in entries:
@@ -191,7 +198,7 @@ class Walk:
                 if not entry.is_dir():
                     self._file(entry, inner, found)
                 elif is_left_out(entry.name):
-                    self.left_out.folders.append(entry.path)
+                    self.left_out.folders.append(inner.folder)
                 else:
                     below = _Place(place.name, inner.folder, f"{inner.inside}/")
                     self._check_name(entry.name, place.folder)
@@ -199,15 +206,14 @@ class Walk:
 
     def _file(self, entry: os.DirEntry[str], place: _Place, found: list[str]) -> None:
         if entry.name.startswith("."):
-            self.left_out.hidden.append(entry.path)
+            self.left_out.hidden.append(place.folder)
             return
         if not has_image_ending(entry.name) and not (entry.is_file() and begins_as_image(entry)):
             ending = os.path.splitext(entry.name)[1].lower()
             self.left_out.endings[printable(ending) or "without an ending"] += 1
             return
         self._check_name(entry.name, place.folder.parent)
-        if entry.is_symlink():
-            self._check_link(place.folder)
+        self.check_link(place.folder)
         found.append(place.inside)
 
     def _check_name(self, name: str, folder: Path) -> None:
@@ -219,8 +225,13 @@ class Walk:
                     f"the name {printable(name)} in {folder} is not UTF-8; rename it"
                 ) from None
 
-    def _check_link(self, link: Path) -> None:
-        if self._fence is None:
+    def check_link(self, link: Path) -> None:
+        """Refuse a link that leads out of the fence.
+
+        Raises:
+            DatasetError: it does.
+        """
+        if self._fence is None or not link.is_symlink():
             return
         target = os.path.realpath(link)
         common = os.path.commonpath([self._fence, target])
