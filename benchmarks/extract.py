@@ -36,7 +36,7 @@ from cliad.cache.extract.batch_size import default_batch
 from cliad.cache.extract.choices import EncoderChoice
 from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.filling import Progress
-from cliad.cache.extract.reading import default_workers
+from cliad.cache.extract.workers import default_workers
 from cliad.cli import set_up_process
 from cliad.pipelines.extract import extract
 

@@ -96,6 +96,20 @@ def extract(
 
     Example: cliad extract --dataset dtd --model ViT-B-32 --pretrained openai --data DIR
     """
+    from cliad.cache.datasets.own import Allowed
+    from cliad.pipelines.found_images import find_images
+
+    with show.download_bar() as fetching:
+        found = find_images(
+            dataset,
+            data=data,
+            split=split,
+            allowed=Allowed(root, allow_overlap),
+            fetch=not no_download,
+            log=show.log,
+            fetching=fetching,
+        )
+    # Only now, as these load torch: what is wrong with a list is said at once.
     from cliad.cache.extract.choices import EncoderChoice, Extras, PromptChoice
     from cliad.cache.folder import cache_dir
     from cliad.cache.views import parse_scale
@@ -116,15 +130,13 @@ def extract(
         pre_projection=pre_projection,
         tokens=tokens,
     )
-    with show.image_bar() as progress, show.download_bar() as fetching:
+    with show.image_bar() as progress:
         path = run_extract(
-            dataset,
+            found,
             cache_folder=cache_dir(cache),
             encoder=encoder,
             prompt_set=prompt_set,
             extras=extras,
-            split=split,
-            data=data,
             device=device,
             dtype=dtype,
             batch=batch,
@@ -133,7 +145,6 @@ def extract(
             fetch=not no_download,
             log=show.log,
             progress=progress,
-            fetching=fetching,
         )
     print(path)
 
@@ -252,8 +263,8 @@ def check_data(
     allowed = Allowed(root, allow_overlap)
     checked = data_check(name, data=data, split=split, quick=quick, allowed=allowed)
     if as_json:
-        root = None if checked.root is None else str(checked.root)
-        show.print_json({**asdict(checked), "root": root})
+        place = None if checked.root is None else str(checked.root)
+        show.print_json({**asdict(checked), "root": place})
     else:
         _print_data_check(checked)
     raise typer.Exit(0 if checked.ok else 1)

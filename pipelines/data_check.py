@@ -12,7 +12,7 @@ from pathlib import Path
 from cliad.cache.datasets import data_dir, find_dataset
 from cliad.cache.datasets.base import Dataset, DatasetError, Listing, Rows
 from cliad.cache.datasets.own import NOTHING, Allowed
-from cliad.cache.extract.reading import default_workers
+from cliad.cache.extract.workers import default_workers
 
 SHOWN = 5  # problems of one kind
 MISSING = "missing"

@@ -213,7 +213,9 @@ class Walk:
             self.left_out.endings[printable(ending) or "without an ending"] += 1
             return
         self._check_name(entry.name, place.folder.parent)
-        self.check_link(place.folder)
+        # A broken link, or one to a device, stays: it is counted where it is not read.
+        if entry.is_file():
+            self.check_link(place.folder)
         found.append(place.inside)
 
     def _check_name(self, name: str, folder: Path) -> None:

@@ -75,7 +75,7 @@ def read_metadata(root: Path) -> Metadata | None:
     for entry in sorted(root.iterdir()):
         if entry.name.lower() in SPLIT_NAMES and entry.is_dir():
             places[entry.name] = entry
-    found = {}
+    found: dict[str, Path] = {}
     for name, place in places.items():
         files = [place / file for file in FILES if (place / file).is_file()]
         if len(files) > 1 or (files and "" in found):
