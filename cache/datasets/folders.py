@@ -83,7 +83,8 @@ class LeftOut:
         return lines
 
     def _not_images(self) -> str:
-        kinds = [f"{number:,} {ending}" for ending, number in self.endings.most_common(SHOWN)]
+        most = self.endings.most_common(SHOWN)
+        kinds = [f"{number:,} {printable(ending)}" for ending, number in most]
         if len(self.endings) > SHOWN:
             kinds.append("...")
         n_file = sum(self.endings.values())
@@ -164,6 +165,9 @@ class Walk:
             DatasetError: a link leads outside, or a name is not UTF-8.
         """
         found: dict[str, list[str]] = {name: [] for name in names}
+        # A link to what lies above it is a link to a folder that is taken.
+        if "" not in names:
+            self._see(root)
         links: list[_Place] = []
         for name in names:
             place = _Place(name, root / name if name else root, "")
@@ -181,42 +185,49 @@ class Walk:
         # The order of the file system differs between machines.
         return {name: sorted(paths) for name, paths in found.items()}
 
+    def _see(self, folder: Path) -> bool:
+        """Note a folder; False where it was seen before."""
+        status = os.stat(folder)
+        key = (status.st_dev, status.st_ino)
+        if key in self.seen:
+            return False
+        self.seen[key] = folder
+        return True
+
     def _into(self, first: _Place, found: list[str], links: list[_Place]) -> None:
         """Add the images below a folder to `found`, and the links to folders in it to `links`."""
         places = [first]
         while places:
             place = places.pop()
-            status = os.stat(place.folder)
-            if (status.st_dev, status.st_ino) in self.seen:
+            if not self._see(place.folder):
                 self.left_out.repeated.append(place.folder)
                 continue
-            self.seen[status.st_dev, status.st_ino] = place.folder
             with os.scandir(place.folder) as scanned:
                 entries = sorted(scanned, key=lambda entry: entry.name)
             for entry in entries:
-                inner = _Place(place.name, Path(entry.path), f"{place.inside}{entry.name}")
                 if not entry.is_dir():
-                    self._file(entry, inner, found)
+                    self._file(entry, place, found)
                 elif is_left_out(entry.name):
-                    self.left_out.folders.append(inner.folder)
+                    self.left_out.folders.append(Path(entry.path))
                 else:
-                    below = _Place(place.name, inner.folder, f"{inner.inside}/")
                     self._check_name(entry.name, place.folder)
+                    inside = f"{place.inside}{entry.name}/"
+                    below = _Place(place.name, Path(entry.path), inside)
                     (links if entry.is_symlink() else places).append(below)
 
     def _file(self, entry: os.DirEntry[str], place: _Place, found: list[str]) -> None:
+        """Add a file of the folder `place` to `found`, or count why it is not taken."""
         if entry.name.startswith("."):
-            self.left_out.hidden.append(place.folder)
-            return
-        if not has_image_ending(entry.name) and not (entry.is_file() and begins_as_image(entry)):
+            self.left_out.hidden.append(Path(entry.path))
+        elif has_image_ending(entry.name) or begins_as_image(entry):
+            self._check_name(entry.name, place.folder)
+            # A broken link, or one to a device, stays: it is counted where it is not read.
+            if entry.is_symlink() and entry.is_file():
+                self.check_link(Path(entry.path))
+            found.append(f"{place.inside}{entry.name}")
+        else:
             ending = os.path.splitext(entry.name)[1].lower()
-            self.left_out.endings[printable(ending) or "without an ending"] += 1
-            return
-        self._check_name(entry.name, place.folder.parent)
-        # A broken link, or one to a device, stays: it is counted where it is not read.
-        if entry.is_file():
-            self.check_link(place.folder)
-        found.append(place.inside)
+            self.left_out.endings[ending or "without an ending"] += 1
 
     def _check_name(self, name: str, folder: Path) -> None:
         if self._utf8:
@@ -246,7 +257,7 @@ class Walk:
 
 @dataclass(frozen=True)
 class _Place:
-    """A folder or file of a walk: the class folder's name, where it lies, its path in that."""
+    """A folder of a walk: the class folder's name, where it lies, how paths in it begin."""
 
     name: str
     folder: Path
@@ -255,6 +266,8 @@ class _Place:
 
 def begins_as_image(entry: os.DirEntry[str]) -> bool:
     """Whether a regular file without the ending of an image is one all the same."""
+    if not entry.is_file():
+        return False
     try:
         with open(entry.path, "rb", buffering=0) as stream:
             first = stream.read(FIRST_BYTES)

@@ -30,7 +30,7 @@ from cliad.cache.datasets.base import (
 from cliad.cache.datasets.class_folders import ClassFolders, read_class_folders
 from cliad.cache.datasets.csv_list import ImageList, read_csv_list
 from cliad.cache.datasets.fence import Fence
-from cliad.cache.datasets.folders import Walk, count
+from cliad.cache.datasets.folders import Walk, class_folders, count
 from cliad.cache.datasets.metadata import Metadata, read_metadata
 from cliad.cache.documents import read_toml
 from cliad.cache.prompts import clean
@@ -104,10 +104,10 @@ def read_folder(root: Path, allowed: Allowed = NOTHING) -> Listing:
     metadata = read_metadata(root)
     if metadata is not None and not metadata.is_by_folder():
         return _read_metadata(root, metadata, allowed)
+    if metadata is not None and metadata.table is None and not class_folders(root):
+        metadata.images()  # says which columns it lacks
     found = read_class_folders(root, allowed.root)
     if metadata is not None:
-        if metadata.table is None and not any(found.images.values()):
-            metadata.images()  # says which columns it lacks
         found.notes.append(f"classes are read from the folders, not from {metadata.shown}")
     return _of_folders(root, found, allowed)
 
