@@ -110,7 +110,7 @@ def data_check(
         splits=checks,
         classnames=list(listing.classnames),
         per_class=per_class,
-        notes=list(listing.notes),
+        notes=[note.line(shown=None) for note in listing.notes],
         problems=problems,
         advice=advice(dataset, data) if is_incomplete else [],
     )

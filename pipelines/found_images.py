@@ -14,7 +14,6 @@ from cliad.cache.datasets import data_dir, find_dataset
 from cliad.cache.datasets.base import Dataset, DatasetError, DatasetMissing, Listing
 from cliad.cache.datasets.download import Fetching, download
 from cliad.cache.datasets.own import NOTHING, Allowed
-from cliad.errors import printable
 
 MISSING_SHARE = 0.5  # where more files are missing, it is a wrong folder, not some bad images
 SAMPLE = 500  # about as many paths are looked up on the disk
@@ -63,8 +62,8 @@ def find_images(
     listing = _listing(known, data_dir(data), split, fetch, log, fetching)
     if listing.problems:
         raise DatasetError(listing.problems[0])
-    for line in listing.notes:
-        log(printable(line))
+    for note in listing.notes:
+        log(note.line())
     return FoundImages(known, listing)
 
 

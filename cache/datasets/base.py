@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from cliad.cache.datasets.folders import DatasetError, Walk
+from cliad.cache.datasets.folders import DatasetError, Note, Walk
 from cliad.cache.datasets.pictures import open_image
 from cliad.cache.documents import read_text
 from cliad.errors import closest
@@ -47,7 +47,7 @@ class Listing:
     root: the folder that paths are relative to; None where images are not files.
     templates: those of a user's own data.
     content_hash: tells images apart that have the same names.
-    notes: what was left out or chosen, a line each; none where everything was used.
+    notes: what was left out or chosen; none where everything was used.
     problems: why no cache should be made of it, a line each.
     """
 
@@ -57,7 +57,7 @@ class Listing:
     root: Path | None = None
     templates: Sequence[str] = ()
     content_hash: str = ""
-    notes: Sequence[str] = ()
+    notes: Sequence[Note] = ()
     problems: Sequence[str] = ()
 
 

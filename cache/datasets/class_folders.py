@@ -11,11 +11,12 @@ from cliad.cache.datasets.folders import (
     DatasetError,
     FolderKey,
     LeftOut,
+    Note,
     Walk,
     class_folders,
-    count,
     is_left_out,
     loose_images,
+    number_of,
     subfolders,
 )
 
@@ -31,7 +32,7 @@ class ClassFolders:
     images: Mapping[str, Mapping[str, Sequence[str]]]
     folders: Mapping[str, str]
     shared: Sequence[str]
-    notes: list[str]
+    notes: list[Note]
 
     @property
     def has_splits(self) -> bool:
@@ -65,7 +66,7 @@ def read_class_folders(root: Path, allowed_root: Path | None = None) -> ClassFol
     left_out = LeftOut()
     images = {}
     walks = []
-    notes = []
+    notes: list[Note] = []
     for split, folder in folders.items():
         walk = Walk(allowed_root or root, utf8=True, left_out=left_out)
         if folder:
@@ -77,7 +78,7 @@ def read_class_folders(root: Path, allowed_root: Path | None = None) -> ClassFol
     _check_names(root, found)
     for folder in {"", *folders.values()}:
         left_out.folders += [entry for entry in _paths(root / folder) if is_left_out(entry.name)]
-    notes += [*_beside(root, folders), *_empty(found), *left_out.lines(root)]
+    notes += [*_beside(root, folders), *_empty(found), *left_out.notes(root)]
     return found
 
 
@@ -118,28 +119,32 @@ def _check_names(root: Path, found: ClassFolders) -> None:
         )
 
 
-def _loose(folder: Path) -> list[str]:
+def _loose(folder: Path) -> list[Note]:
     n_image = loose_images(folder)
     if not n_image:
         return []
-    what = "image" if n_image == 1 else "images"
-    return [f"left out {n_image:,} {what} in {folder} itself, in no class folder"]
+    what = number_of(n_image, "image that is", "images that are")
+    return [Note(f"left out {what} in no class folder, but in {folder} itself")]
 
 
-def _beside(root: Path, folders: Mapping[str, str]) -> list[str]:
-    """A line for folders beside those of the splits."""
+def _beside(root: Path, folders: Mapping[str, str]) -> list[Note]:
+    """Folders beside those of the splits."""
     if "" in folders:
         return []
     others = [name for name in class_folders(root) if name not in folders.values()]
-    return [f"left out {count(others, 'folder')}, beside the splits"] if others else []
+    if not others:
+        return []
+    return [Note(f"left out {number_of(len(others), 'folder')} beside the splits", others)]
 
 
-def _empty(found: ClassFolders) -> list[str]:
+def _empty(found: ClassFolders) -> list[Note]:
     classes = set(found.classes())
-    empty = set()
+    empty: set[str] = set()
     for by_class in found.images.values():
         empty |= set(by_class) - classes
-    return [f"left out {count(sorted(empty), 'folder')}, without images"] if empty else []
+    if not empty:
+        return []
+    return [Note(f"left out {number_of(len(empty), 'folder')} without images", sorted(empty))]
 
 
 def _shared(walks: Sequence[Walk]) -> list[str]:

@@ -57,7 +57,7 @@ class DatasetError(CliadError):
 
 @dataclass
 class LeftOut:
-    """What was not taken, to be said in lines.
+    """What was not taken, to be said in notes.
 
     endings: files that are not images, counted by ending; hidden: files whose names begin with a
     dot; folders: those of systems and hidden ones; repeated: links to folders that are taken.
@@ -68,41 +68,49 @@ class LeftOut:
     folders: list[Path] = field(default_factory=list)
     repeated: list[Path] = field(default_factory=list)
 
-    def lines(self, root: Path) -> list[str]:
-        """A line for each kind that there is, with paths from `root` on."""
-        lines = []
+    def notes(self, root: Path) -> list[Note]:
+        """A note for each kind that there is, with paths from `root` on."""
+        notes = []
         if self.endings:
-            lines.append(f"left out {self._not_images()}")
+            what = number_of(sum(self.endings.values()), "file that is", "files that are")
+            most = self.endings.most_common()
+            kinds = [f"{number:,} {ending}" for ending, number in most]
+            notes.append(Note(f"left out {what} not images", kinds))
         if self.hidden:
-            lines.append(f"left out {count(_from(root, self.hidden), 'hidden file')}")
+            what = number_of(len(self.hidden), "hidden file")
+            notes.append(Note(f"left out {what}", _from(root, self.hidden)))
         if self.folders:
-            lines.append(f"left out {count(_from(root, self.folders), 'hidden or system folder')}")
+            what = number_of(len(self.folders), "hidden or system folder")
+            notes.append(Note(f"left out {what}", _from(root, self.folders)))
         if self.repeated:
-            what = count(_from(root, self.repeated), "link to a folder", "links to folders")
-            lines.append(f"left out {what} (taken already)")
-        return lines
+            what = number_of(len(self.repeated), "link to a folder", "links to folders")
+            notes.append(Note(f"left out {what} already taken", _from(root, self.repeated)))
+        return notes
 
-    def _not_images(self) -> str:
-        most = self.endings.most_common(SHOWN)
-        kinds = [f"{number:,} {printable(ending)}" for ending, number in most]
-        if len(self.endings) > SHOWN:
-            kinds.append("...")
-        n_file = sum(self.endings.values())
-        what = "file that is not an image" if n_file == 1 else "files that are not images"
-        return f"{n_file:,} {what}: {', '.join(kinds)}"
+
+@dataclass(frozen=True)
+class Note:
+    """What was left out or chosen: a line that ends in names, of which there may be many."""
+
+    text: str
+    names: Sequence[str] = ()
+
+    def line(self, shown: int | None = SHOWN) -> str:
+        """The line with at most so many names; None: all."""
+        names = list(self.names[:shown])
+        if len(names) < len(self.names):
+            names.append("...")
+        # Names of files may hold what moves a terminal's cursor.
+        return printable(f"{self.text}: {', '.join(names)}" if names else self.text)
+
+
+def number_of(number: int, one: str, more: str = "") -> str:
+    """A number and the word for it: `1 folder`, `2 folders`."""
+    return f"{number:,} {one if number == 1 else more or one + 's'}"
 
 
 def _from(root: Path, paths: Sequence[Path]) -> list[str]:
     return sorted(os.path.relpath(path, root) for path in paths)
-
-
-def count(names: Sequence[str], one: str, more: str = "") -> str:
-    """How many there are of what, and the first names: `2 folders: a, b`."""
-    what = one if len(names) == 1 else more or f"{one}s"
-    shown = [printable(name) for name in names[:SHOWN]]
-    if len(names) > SHOWN:
-        shown.append("...")
-    return f"{len(names):,} {what}: {', '.join(shown)}"
 
 
 def is_left_out(folder_name: str) -> bool:

@@ -30,7 +30,7 @@ from cliad.cache.datasets.base import (
 from cliad.cache.datasets.class_folders import ClassFolders, read_class_folders
 from cliad.cache.datasets.csv_list import ImageList, read_csv_list
 from cliad.cache.datasets.fence import Fence
-from cliad.cache.datasets.folders import Walk, class_folders, count
+from cliad.cache.datasets.folders import Note, Walk, class_folders, number_of
 from cliad.cache.datasets.metadata import Metadata, read_metadata
 from cliad.cache.documents import read_toml
 from cliad.cache.prompts import clean
@@ -108,7 +108,7 @@ def read_folder(root: Path, allowed: Allowed = NOTHING) -> Listing:
         metadata.images()  # says which columns it lacks
     found = read_class_folders(root, allowed.root)
     if metadata is not None:
-        found.notes.append(f"classes are read from the folders, not from {metadata.shown}")
+        found.notes.append(Note(f"classes are read from the folders, not from {metadata.shown}"))
     return _of_folders(root, found, allowed)
 
 
@@ -141,10 +141,10 @@ def _read_metadata(root: Path, metadata: Metadata, allowed: Allowed) -> Listing:
     walk = Walk(allowed.root or root)
     listed = {os.path.normpath(item.path) for item in content.items}
     unlisted = [path for path in walk.images(root, [""])[""] if path not in listed]
-    notes = [f"classes are read from {metadata.shown}"]
+    notes = [Note(f"classes are read from {metadata.shown}")]
     if unlisted:
-        what = count(unlisted, "image")
-        notes.append(f"left out {what}, which {metadata.shown} does not list")
+        what = number_of(len(unlisted), "image")
+        notes.append(Note(f"left out {what} that it does not list", unlisted))
     return _of_list(root, content, f"folder:{root}", notes, allowed)
 
 
@@ -192,13 +192,13 @@ def read_csv(file: Path, allowed: Allowed = NOTHING) -> Listing:
     """
     content = read_csv_list(file)
     base = file.parent
-    notes = []
+    notes: list[Note] = []
     # A list may lie elsewhere than its images: the first of them tells.
     first = content.items[0].path
     is_elsewhere = allowed.root is not None and os.path.exists(allowed.root / first)
     if allowed.root is not None and is_elsewhere and not os.path.exists(base / first):
         base = allowed.root
-        notes.append(f"paths of {file} are read from {base}")
+        notes.append(Note(f"paths of {file} are read from {base}"))
     fence = Fence(base, file.parent if allowed.root is None else allowed.root)
     for item in content.items:
         fence.check(item.path, item.place)
@@ -206,7 +206,7 @@ def read_csv(file: Path, allowed: Allowed = NOTHING) -> Listing:
 
 
 def _of_list(
-    root: Path, content: ImageList, source: str, notes: list[str], allowed: Allowed
+    root: Path, content: ImageList, source: str, notes: list[Note], allowed: Allowed
 ) -> Listing:
     repeated = content.repeated()
     if content.has_splits:
@@ -234,7 +234,8 @@ def _of_list(
             by_class.setdefault(item.label, []).append(row)
         rows = by_chance(by_class)
     if repeated:
-        notes.append(f"{_images(len(repeated))} listed more than once, and counted each time")
+        paths = [item.path for item in repeated]
+        notes.append(Note(f"{_images(len(paths))} listed again, and counted each time", paths))
     return _own_listing(root, rows, content.classnames, source, notes)
 
 
@@ -258,7 +259,7 @@ def _own_listing(
     rows: Mapping[str, Rows],
     names: Sequence[str],
     source: str,
-    notes: Sequence[str],
+    notes: Sequence[Note],
 ) -> Listing:
     if not any(rows.values()):
         raise DatasetError(f"{source} has no images")
@@ -279,7 +280,7 @@ def _own_listing(
         root,
         settings.templates,
         _sizes_hash(root, rows),
-        [*notes, *_lines_of_test(rows, names)],
+        [*notes, *_notes_on_splits(rows, names)],
         _never_trained(source, rows, names),
     )
 
@@ -314,22 +315,24 @@ def _never_trained(source: str, rows: Mapping[str, Rows], names: Sequence[str]) 
     lacking = [name for label, name in enumerate(names) if label not in trained]
     if not (trained and lacking):
         return []
-    what = count(lacking, "class", "classes")
-    return [f"{source} has no training images of {what}; add some, or leave the class out"]
+    what = number_of(len(lacking), "class", "classes")
+    note = Note(f"{source} has no training images of {what}", lacking)
+    return [f"{note.line()}; add some, or leave these folders or rows out"]
 
 
-def _lines_of_test(rows: Mapping[str, Rows], names: Sequence[str]) -> list[str]:
+def _notes_on_splits(rows: Mapping[str, Rows], names: Sequence[str]) -> list[Note]:
     """What a cache of these rows cannot show."""
-    lines = []
+    notes = []
     if not rows.get("train"):
-        lines.append("there are no training images: only zero-shot can be measured")
+        notes.append(Note("there are no training images: only zero-shot can be measured"))
     tested = {label for _, label in rows.get("test", [])}
     lacking = [name for label, name in enumerate(names) if label not in tested]
     if not tested:
-        lines.append("test is empty: nothing can be measured on it")
+        notes.append(Note("test is empty: nothing can be measured on it"))
     elif lacking:
-        lines.append(f"test has no images of {count(lacking, 'class', 'classes')}")
-    return lines
+        what = number_of(len(lacking), "class", "classes")
+        notes.append(Note(f"test has no images of {what}", lacking))
+    return notes
 
 
 @dataclass(frozen=True)
