@@ -28,14 +28,15 @@ import open_clip
 import torch
 from safetensors.torch import save_file
 
-from cliad.cache.datasets.base import image_files, open_image
+from cliad.cache.datasets.folders import image_files
 from cliad.cache.datasets.own import read_folder
+from cliad.cache.datasets.pictures import open_image
 from cliad.cache.encoders import clip
 from cliad.cache.extract.batch_size import default_batch
 from cliad.cache.extract.choices import EncoderChoice
 from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.filling import Progress
-from cliad.cache.extract.reading import default_workers
+from cliad.cache.extract.workers import default_workers
 from cliad.cli import set_up_process
 from cliad.pipelines.extract import extract
 

@@ -76,6 +76,19 @@ ExtractDatasetOption = Annotated[
         help="Data set: a name of `cliad datasets`, or folder:PATH, csv:FILE, wds:PATTERN.",
     ),
 ]
+RootOption = Annotated[
+    Path | None,
+    Option(
+        "--root",
+        metavar="DIR",
+        help="Folder that the images of csv:FILE or folder:PATH may lie in, where it is not the"
+        " list's or the data set's own; a list's paths may begin there.",
+    ),
+]
+AllowOverlapOption = Annotated[
+    bool,
+    Option("--allow-overlap", help="Let an image be in several splits of csv:FILE or folder:PATH."),
+]
 ExtractModelOption = Annotated[
     str | None,
     Option(

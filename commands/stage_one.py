@@ -9,6 +9,7 @@ import typer
 
 from cliad.commands import show
 from cliad.commands.options import (
+    AllowOverlapOption,
     CacheOption,
     CheckedDatasetArgument,
     CheckedSplitOption,
@@ -44,6 +45,7 @@ from cliad.commands.options import (
     PreProjectionOption,
     QuickGeluOption,
     QuickOption,
+    RootOption,
     SqueezeOption,
     TemplateOption,
     TokensOption,
@@ -53,6 +55,7 @@ from cliad.commands.options import (
     ViewsSeedOption,
     WorkersOption,
 )
+from cliad.errors import printable
 
 if TYPE_CHECKING:
     from cliad.pipelines.data_check import DataCheck
@@ -68,6 +71,8 @@ def extract(
     squeeze: SqueezeOption = False,
     data: DataOption = None,
     split: ExtractSplitOption = "field",
+    root: RootOption = None,
+    allow_overlap: AllowOverlapOption = False,
     prompts: ExtractPromptsOption = None,
     template: TemplateOption = [],
     descriptions: DescriptionsOption = None,
@@ -91,6 +96,20 @@ def extract(
 
     Example: cliad extract --dataset dtd --model ViT-B-32 --pretrained openai --data DIR
     """
+    from cliad.cache.datasets.own import Allowed
+    from cliad.pipelines.found_images import find_images
+
+    with show.download_bar() as fetching:
+        found = find_images(
+            dataset,
+            data=data,
+            split=split,
+            allowed=Allowed(root, allow_overlap),
+            fetch=not no_download,
+            log=show.log,
+            fetching=fetching,
+        )
+    # Only now, as these load torch: what is wrong with a list is said at once.
     from cliad.cache.extract.choices import EncoderChoice, Extras, PromptChoice
     from cliad.cache.folder import cache_dir
     from cliad.cache.views import parse_scale
@@ -111,15 +130,13 @@ def extract(
         pre_projection=pre_projection,
         tokens=tokens,
     )
-    with show.image_bar() as progress, show.download_bar() as fetching:
+    with show.image_bar() as progress:
         path = run_extract(
-            dataset,
+            found,
             cache_folder=cache_dir(cache),
             encoder=encoder,
             prompt_set=prompt_set,
             extras=extras,
-            split=split,
-            data=data,
             device=device,
             dtype=dtype,
             batch=batch,
@@ -128,7 +145,6 @@ def extract(
             fetch=not no_download,
             log=show.log,
             progress=progress,
-            fetching=fetching,
         )
     print(path)
 
@@ -230,6 +246,8 @@ def check_data(
     name: CheckedDatasetArgument,
     data: DataOption = None,
     split: CheckedSplitOption = "field",
+    root: RootOption = None,
+    allow_overlap: AllowOverlapOption = False,
     quick: QuickOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -239,12 +257,14 @@ def check_data(
     """
     from dataclasses import asdict
 
+    from cliad.cache.datasets.own import Allowed
     from cliad.pipelines.data_check import data_check
 
-    checked = data_check(name, data=data, split=split, quick=quick)
+    allowed = Allowed(root, allow_overlap)
+    checked = data_check(name, data=data, split=split, quick=quick, allowed=allowed)
     if as_json:
-        root = None if checked.root is None else str(checked.root)
-        show.print_json({**asdict(checked), "root": root})
+        place = None if checked.root is None else str(checked.root)
+        show.print_json({**asdict(checked), "root": place})
     else:
         _print_data_check(checked)
     raise typer.Exit(0 if checked.ok else 1)
@@ -261,7 +281,11 @@ def _print_data_check(checked: DataCheck) -> None:
     if table:
         columns = ["split", "listed", "expected", "missing", "unreadable"]
         show.print_table("splits", columns, table)
-    print("\n".join([*checked.problems, *checked.advice]) or "no problem found")
+    lines = [*checked.notes, *checked.problems, *checked.advice]
+    if checked.ok:
+        lines.append("no problem found")
+    # Names of files and classes may hold what moves a terminal's cursor.
+    print("\n".join(map(printable, lines)))
 
 
 def _place(checked: DataCheck) -> str | Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from cliad.cache.datasets import data_dir, find_dataset
 from cliad.cache.datasets.base import Dataset, DatasetError, Listing, Rows
-from cliad.cache.extract.reading import default_workers
+from cliad.cache.datasets.own import NOTHING, Allowed
+from cliad.cache.extract.workers import default_workers
 
 SHOWN = 5  # problems of one kind
 MISSING = "missing"
@@ -37,6 +39,7 @@ class DataCheck:
 
     root: the image folder; None where images are not files, or nothing was found.
     per_class: images that can be read, by split and class name.
+    notes: what was left out of a folder, or chosen, a line each.
     problems: a line each; advice: where to get what is missing, a line each.
     """
 
@@ -45,6 +48,7 @@ class DataCheck:
     splits: list[SplitCheck] = field(default_factory=list)
     classnames: list[str] = field(default_factory=list)
     per_class: dict[str, dict[str, int]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)
 
@@ -59,6 +63,7 @@ def data_check(
     data: Path | None = None,
     split: str = "field",
     quick: bool = False,
+    allowed: Allowed = NOTHING,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> DataCheck:
     """Compare a data set on the disk with what it should be.
@@ -70,12 +75,13 @@ def data_check(
         data: the folder that holds the data sets; by default $CLIAD_DATA.
         split: "field" or "official".
         quick: look only whether images are there, do not open them.
+        allowed: what a user's own folder or list may do beyond the rule.
         progress: is called with the number of images opened so far, and in all.
 
     Raises:
         DatasetError: there is no data set of that name.
     """
-    dataset = find_dataset(name)
+    dataset = find_dataset(name, allowed)
     data = data_dir(data)
     try:
         listing = dataset.read(data, split)
@@ -91,6 +97,7 @@ def data_check(
         checks.append(_check_split(part, rows, expected.get(part), bad))
         per_class[part] = _readable_per_class(rows, listing.classnames, bad)
     problems = _count_problems(checks)
+    problems += listing.problems
     problems += _class_problems(dataset, listing, dataset.n_class if is_field else 0)
     problems += _image_problems(bad)
     for part, rows in listing.splits.items():
@@ -103,6 +110,7 @@ def data_check(
         splits=checks,
         classnames=list(listing.classnames),
         per_class=per_class,
+        notes=[note.line(shown=None) for note in listing.notes],
         problems=problems,
         advice=advice(dataset, data) if is_incomplete else [],
     )
@@ -119,7 +127,8 @@ def _bad_images(
     bad = {}
     if listing.root is not None:
         for path in paths:
-            if not (listing.root / path).is_file():
+            # Not Path.is_file, which raises an error of its own on a name that is too long.
+            if not os.path.isfile(listing.root / path):
                 bad[path] = MISSING
     if quick:
         return bad

@@ -5,26 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from cliad.cache.datasets import data_dir, find_dataset
-from cliad.cache.datasets.base import Dataset, DatasetError, DatasetMissing, Listing
-from cliad.cache.datasets.download import Fetching, download
+from cliad.cache.datasets.base import Listing
+from cliad.cache.datasets.download import Fetching
 from cliad.cache.encoders.base import EncoderError, choose_device
 from cliad.cache.extract.choices import EncoderChoice, Extras, Log, PromptChoice, silent
 from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.filling import Progress
-from cliad.cache.extract.reading import default_workers
 from cliad.cache.extract.run import PreparedExtraction, ensure_cache
+from cliad.cache.extract.workers import default_workers
 from cliad.cache.file.layout import recipe_id
 from cliad.cache.folder import cache_dir, cache_path
 from cliad.cache.views import parse_draws
 from cliad.pipelines.fewshot.draw import draw
-
-MISSING_SHARE = 0.5  # where more files are missing, it is a wrong folder, not some bad images
-SAMPLE = 500  # about as many paths are looked up on the disk
+from cliad.pipelines.found_images import FoundImages, find_images
 
 
 def extract(
-    dataset: str,
+    dataset: str | FoundImages,
     *,
     cache_folder: Path | None = None,
     model: str | None = None,
@@ -47,7 +44,8 @@ def extract(
     """The cache of a data set by an encoder, made, finished or found; missing prompts are added.
 
     Args:
-        dataset: a name of `cliad datasets`, or folder:PATH, csv:FILE, wds:PATTERN.
+        dataset: a name of `cliad datasets`, or folder:PATH, csv:FILE, wds:PATTERN; or what
+            `find_images` found, with which `split`, `data` and `fetching` have no meaning.
         cache_folder: where caches lie; None: $CLIAD_CACHE or the user's cache folder.
         model, pretrained: the encoder's names, in place of `encoder`.
         encoder: the encoder and how it sees images.
@@ -76,12 +74,16 @@ def extract(
     """
     if encoder is not None and (model, pretrained) != (None, None):
         raise ValueError(f"expected either encoder or its names, got {encoder=}, {model=}")
-    _check_words(dtype, split)
+    _check_dtype(dtype)
     extras = extras or Extras()
     prompt_set = prompt_set or PromptChoice()
     encoder = encoder or EncoderChoice(model, pretrained)
-    known = find_dataset(dataset)
-    listing = _listing(known, data_dir(data), split, fetch, log, fetching)
+    if isinstance(dataset, str):
+        dataset = find_images(
+            dataset, data=data, split=split, fetch=fetch, log=log, fetching=fetching
+        )
+    known = dataset.known
+    listing = dataset.listing
     texts = prompt_set.texts(listing, known)
     extraction = Extraction(
         dataset=known.name,
@@ -109,60 +111,9 @@ def extract(
     return ensure_cache(path, prepared, batch=batch, force=force)
 
 
-def _check_words(dtype: str, split: str) -> None:
+def _check_dtype(dtype: str) -> None:
     if dtype not in ("float16", "float32"):
         raise EncoderError(f"--dtype is float16 or float32; got {dtype}")
-    if split not in ("field", "official"):
-        raise DatasetError(
-            "--split is field (the split files of the literature) "
-            f"or official (the data set's own); got {split}"
-        )
-
-
-def _listing(
-    known: Dataset,
-    data: Path | None,
-    split: str,
-    fetch: bool,
-    log: Log,
-    fetching: Callable[[Fetching], None],
-) -> Listing:
-    """The data set's rows; what is missing is fetched first, where that can be done and is allowed.
-
-    Raises:
-        DatasetError: it is not on the disk, or most of its images are not.
-        DownloadError: it cannot be fetched.
-    """
-    try:
-        listing = known.read(data, split)
-    except DatasetMissing as error:
-        if not fetch or not known.remotes or known.by_hand:
-            raise DatasetMissing(
-                f"{error}; `cliad data check {known.name}` says where to get it"
-            ) from None
-        data = download(known.name, data=data, log=log, progress=fetching)
-        listing = known.read(data, split)
-    _check_files(known.name, listing)
-    return listing
-
-
-def _check_files(name: str, listing: Listing) -> None:
-    """Refuse a data set most of whose files are not there: a wrong folder, not some bad images."""
-    paths = []
-    for rows in listing.splits.values():
-        paths += [path for path, _ in rows]
-    if not paths:
-        where = f" in {listing.root}" if listing.root else ""
-        raise DatasetError(f"{name} has no images{where}")
-    if listing.root is None:
-        return  # its images are not files of their own
-    sample = paths[:: max(1, len(paths) // SAMPLE)]
-    missing = [path for path in sample if not (listing.root / path).is_file()]
-    if len(missing) > MISSING_SHARE * len(sample):
-        raise DatasetError(
-            f"most images of {name} are not there, such as {listing.root / missing[0]}; "
-            f"`cliad data check {name}` says more"
-        )
 
 
 def _support_rows(views_for: str | None, listing: Listing) -> list[int] | None:

@@ -11,9 +11,9 @@ from cliad.cache.datasets import cifar, imagenet, zhou_table
 from cliad.cache.datasets.aircraft import FGVC_AIRCRAFT
 from cliad.cache.datasets.base import Dataset, DatasetError
 from cliad.cache.datasets.digits import DIGITS
-from cliad.cache.datasets.own import own_dataset
+from cliad.cache.datasets.own import NOTHING, Allowed, own_dataset
 from cliad.cache.datasets.shards import shard_dataset
-from cliad.errors import closest
+from cliad.errors import closest, printable
 
 # In the order in which `cliad datasets` shows them.
 DATASETS: dict[str, Dataset] = {
@@ -50,18 +50,32 @@ OTHER_NAMES = {
 }
 
 
-def find_dataset(name: str) -> Dataset:
+def find_dataset(name: str, allowed: Allowed = NOTHING) -> Dataset:
     """The data set of that name.
 
     Args:
         name: a name of DATASETS or OTHER_NAMES (case and dashes do not matter), or a user's own
             images as `folder:PATH`, `csv:FILE` or `wds:PATTERN`.
+        allowed: what such a folder or list may do beyond the rule.
 
     Raises:
-        DatasetError: there is none; the message lists all and suggests the nearest.
+        DatasetError: there is none; the message lists all and suggests the nearest. Or the name is
+            not UTF-8, or something is allowed to a data set that has no use for it.
     """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        # It becomes the name of a folder and a text in the cache.
+        raise DatasetError(f"the data set's name {printable(name)} is not UTF-8") from None
     # A user's own data come first: their names hold a colon, which no known name has.
-    own = own_dataset(name) or shard_dataset(name)
+    own = own_dataset(name, allowed)
+    if own is not None:
+        return own
+    if allowed != NOTHING:
+        raise DatasetError(
+            f"--root and --allow-overlap are for folder:PATH and csv:FILE, not {name}"
+        )
+    own = shard_dataset(name)
     if own is not None:
         return own
     plain_name = name.lower().replace("-", "_")

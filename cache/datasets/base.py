@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
 
+from cliad.cache.datasets.folders import DatasetError, Note, Walk
+from cliad.cache.datasets.pictures import open_image
 from cliad.cache.documents import read_text
-from cliad.errors import CliadError, closest
+from cliad.errors import closest
 
 # CoOp's prompt where a data set has none of its own.
 PHOTO = ("a photo of a {}.",)
@@ -30,26 +30,7 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-# Endings of what Pillow reads, in lower case; other files in a folder are not images.
-IMAGE_ENDINGS = {
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".bmp",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".ppm",
-    ".pgm",
-    ".jpe",
-    ".jfif",
-}
 Rows = list[tuple[str, int]]  # (path, label), in the split's own order
-
-
-class DatasetError(CliadError):
-    """A data set that is unknown, missing or not as it should be; the message says what to do."""
 
 
 class DatasetMissing(DatasetError):
@@ -66,6 +47,8 @@ class Listing:
     root: the folder that paths are relative to; None where images are not files.
     templates: those of a user's own data.
     content_hash: tells images apart that have the same names.
+    notes: what was left out or chosen; none where everything was used.
+    problems: why no cache should be made of it, a line each.
     """
 
     splits: Mapping[str, Rows]
@@ -74,6 +57,8 @@ class Listing:
     root: Path | None = None
     templates: Sequence[str] = ()
     content_hash: str = ""
+    notes: Sequence[Note] = ()
+    problems: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -223,67 +208,18 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in stripped if line]
 
 
-def class_folders(root: Path) -> list[str]:
-    """Names of the folders in `root`, sorted; hidden ones are left out."""
-    return sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")
-    )
-
-
 def rows_of_class_folders(root: Path, names: Sequence[str], prefix: str = "") -> Rows:
     """All images of the class folders `names` below `root`: label i is folder i, files by name.
 
     A path is `prefix`, the class folder, and the path in it.
     """
+    found = Walk(utf8=True).images(root, names)
     rows: Rows = []
     for label, name in enumerate(names):
-        rows += [(f"{prefix}{name}/{path}", label) for path in image_files(root / name)]
+        rows += [(f"{prefix}{name}/{path}", label) for path in found[name]]
     return rows
-
-
-def image_files(folder: Path) -> list[str]:
-    """All images below a folder, as sorted relative paths; hidden files are left out."""
-    found: list[str] = []
-    for here, folders, files in os.walk(folder, followlinks=True):
-        # os.walk goes into the folders that are left in this list.
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(here).relative_to(folder)
-        found += [(inside / name).as_posix() for name in files if _is_image_name(name)]
-    # os.walk gives the order of the file system, which differs between machines.
-    return sorted(found)
-
-
-def _is_image_name(name: str) -> bool:
-    return Path(name).suffix.lower() in IMAGE_ENDINGS and not name.startswith(".")
 
 
 def opener(root: Path) -> Callable[[str], Image.Image]:
     """A function that reads images by their path below `root`."""
     return lambda path: open_image(root / path)
-
-
-def open_image(source: Path | IO[bytes], formats: Sequence[str] | None = None) -> Image.Image:
-    """An image file as upright RGB.
-
-    EXIF rotation is applied, 16 bits are scaled to 8, CMYK and palettes converted, alpha dropped.
-
-    Args:
-        source: a file's path, or its bytes as a stream.
-        formats: Pillow's names of the formats allowed; None: all that it knows.
-
-    Raises:
-        Exception: whatever Pillow raises on a file that is missing, truncated, or not an image.
-    """
-    allowed = None if formats is None else list(formats)
-    with warnings.catch_warnings():
-        # Pillow warns of odd metadata and of very large pictures, which are read all the same.
-        warnings.simplefilter("ignore")
-        with Image.open(source, formats=allowed) as image:
-            # Pillow reads lazily; what is wrong with the file must show here.
-            image.load()
-            # Cameras store a picture as the sensor lay, and in EXIF how to turn it.
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):
-                # 16 bits to 8: Pillow's own conversion would clip instead of scale.
-                image = image.point(lambda value: value / 256).convert("L")
-            return image.convert("RGB")

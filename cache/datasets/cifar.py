@@ -23,11 +23,11 @@ from cliad.cache.datasets.base import (
     Listing,
     Remote,
     Rows,
-    class_folders,
     find_folder,
     opener,
     rows_of_class_folders,
 )
+from cliad.cache.datasets.folders import class_folders
 from cliad.cache.prompts import clean
 
 TORONTO = "https://www.cs.toronto.edu/~kriz/"

@@ -17,13 +17,12 @@ from cliad.cache.datasets.base import (
     DatasetError,
     Listing,
     Rows,
-    class_folders,
     find_folder,
-    image_files,
     opener,
     read_lines,
     rows_of_class_folders,
 )
+from cliad.cache.datasets.folders import class_folders, image_files
 
 BUNDLED = Path(__file__).parent / "imagenet_classes.txt"
 # The field tests on the 50,000 validation images: the test labels were never published.

@@ -24,7 +24,6 @@ from pathlib import Path
 from PIL import Image
 
 from cliad.cache.datasets.base import (
-    IMAGE_ENDINGS,
     SPLIT_NAMES,
     Dataset,
     DatasetError,
@@ -33,6 +32,7 @@ from cliad.cache.datasets.base import (
     open_image,
     read_lines,
 )
+from cliad.cache.datasets.folders import IMAGE_ENDINGS
 from cliad.cache.datasets.own import Settings, by_chance, in_order, read_settings
 from cliad.cache.datasets.shard_names import common_folder, find_shards
 from cliad.cache.prompts import clean

@@ -7,6 +7,7 @@ Paths are relative to the image folder. Draws and hashes depend on the order of 
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import NamedTuple
 
 from cliad.cache.datasets.base import DatasetError
 from cliad.cache.documents import read_json
+from cliad.errors import printable
 
 FORM = '{"train": [[path, label, class name], ...], "val": [...], "test": [...]}'
 
@@ -47,7 +49,8 @@ def read_split_file(file: Path, required: Sequence[str] = ()) -> SplitFile:
 
     Raises:
         SplitFileError: the file cannot be read or has another form, a required split is missing,
-            a label has two names, or the labels are not 0, 1, 2, ... without gaps.
+            a path leads out of the image folder, a label has two names, or the labels are not
+            0, 1, 2, ... without gaps.
     """
     splits = _rows_of(file, read_json(file, SplitFileError, f"expected {FORM}"))
     for split in required:
@@ -62,16 +65,36 @@ def read_split_file(file: Path, required: Sequence[str] = ()) -> SplitFile:
 def _rows_of(file: Path, content: object) -> dict[str, list[SplitRow]]:
     if not isinstance(content, dict):
         raise _wrong_form(file, f"it holds a {type(content).__name__}")
-    # int() and str() take what other writers left: labels as text, names as numbers.
     splits = {}
-    try:
-        for split, items in content.items():
-            splits[split] = [
-                SplitRow(str(path), int(label), str(name)) for path, label, name in items
-            ]
-    except (ValueError, TypeError, OverflowError) as error:
-        raise _wrong_form(file, error) from None
+    for split, items in content.items():
+        if not isinstance(items, list):
+            raise _wrong_form(file, f"'{split[:40]}' holds a {type(items).__name__}")
+        splits[split] = [_row(file, item) for item in items]
     return splits
+
+
+def _row(file: Path, item: object) -> SplitRow:
+    if not (isinstance(item, list) and len(item) == 3):
+        raise _wrong_form(file, f"it has the row {item!r:.60}")
+    path, label, name = item
+    # Other writers left labels as text and names as numbers; the rest would be a guess.
+    is_number = isinstance(label, int | str) and not isinstance(label, bool)
+    is_name = isinstance(name, int | str) and not isinstance(name, bool)
+    if not (isinstance(path, str) and is_number and is_name):
+        raise _wrong_form(file, f"it has the row {item!r:.60}")
+    try:
+        row = SplitRow(path, int(label), str(name))
+    except ValueError as error:  # no number, or one of thousands of digits
+        raise _wrong_form(file, error) from None
+    if not (path and row.classname.strip()) or "\0" in path + row.classname:
+        raise _wrong_form(file, f"a path or name is empty in {item!r:.60}")
+    normal = posixpath.normpath(path)
+    if normal.startswith("/") or normal.split("/")[0] == "..":
+        raise SplitFileError(
+            f"{file} names {printable(path)}, which is outside of the image folder;"
+            " paths must be relative to that"
+        )
+    return row
 
 
 def _wrong_form(file: Path, reason: object) -> SplitFileError:

@@ -5,7 +5,6 @@ Threads are enough, as Pillow releases Python's lock while it decodes and resize
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -171,12 +170,3 @@ def _images_or_reason(future: Future[Sequence[Tensor]]) -> Sequence[Tensor] | st
         return "there is no such file"
     except Exception as error:  # a decoder may raise anything on a bad file
         return " ".join(f"{type(error).__name__}: {error}".split())[:120]
-
-
-def default_workers() -> int:
-    """As many threads as there are cores that this process may use, at least 2."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 2
-    return max(2, cores)

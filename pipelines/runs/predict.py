@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.core.classifier import Classifier
-from cliad.cache.datasets.base import image_files, open_image
+from cliad.cache.datasets.folders import image_files
+from cliad.cache.datasets.pictures import open_image
 from cliad.cache.encoders.base import Encoder
-from cliad.cache.extract.reading import PLAIN, Crop, Job, Loader, Read, default_workers
+from cliad.cache.extract.reading import PLAIN, Crop, Job, Loader, Read
+from cliad.cache.extract.workers import default_workers
 from cliad.pipelines.runs import run_folder
 from cliad.pipelines.runs.run_encoder import PredictError, load_encoder
 

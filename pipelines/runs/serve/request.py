@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from cliad.cache.datasets.base import open_image
+from cliad.cache.datasets.pictures import FORMATS, allowed_formats, open_image
 from cliad.errors import CliadError
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ LARGEST_UPLOAD = 32 * 2**20  # bytes
 UPLOAD_SECONDS = 60
 LARGEST_PIXELS = 50_000_000
 MOST_CLASSES = 100
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # none of these starts another program
 
 # Content types of an image file that is sent as it is; the last is what curl --data-binary says.
 BINARY_TYPES = ("application/octet-stream", "application/x-www-form-urlencoded")
@@ -100,7 +99,7 @@ def read_image(raw: bytes) -> Image.Image:
     if width * height > LARGEST_PIXELS:
         raise _too_many_pixels()
     try:
-        return open_image(io.BytesIO(raw), FORMATS)
+        return open_image(io.BytesIO(raw))
     except Exception:  # a decoder may raise anything on a bad file
         raise ServiceError("the image is damaged or cut short", 422) from None
 
@@ -109,7 +108,7 @@ def _size_of(raw: bytes) -> tuple[int, int]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(raw), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(raw), formats=allowed_formats()) as image:
                 return image.size
     except Image.DecompressionBombError:
         raise _too_many_pixels() from None
