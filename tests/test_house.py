@@ -30,7 +30,12 @@ ROOMS = {
     "adapters/core": set(),
     "cache/file": {"cache/files.py"},
     "cache/encoders": {"cache/file", "cache/files.py"},
-    "cache/datasets": {"cache/prompts.py", "cache/files.py", "cache/documents.py"},
+    "cache/datasets": {
+        "cache/prompts.py",
+        "cache/files.py",
+        "cache/documents.py",
+        "cache/classnames.py",
+    },
     "cache/formats": {
         "cache/file",
         "cache/files.py",

@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 import http.client
 import os
-import shutil
-import tarfile
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cliad.cache.datasets import data_dir, default_data_dir, find_dataset
+from cliad.cache.datasets.archives import DownloadError, unpack
 from cliad.cache.datasets.base import Dataset, Remote
-from cliad.errors import CliadError
 
 CHUNK = 1 << 20  # bytes
 TRIES = 5
@@ -28,10 +25,6 @@ PARTIAL_CONTENT = 206
 REQUEST_TIMEOUT = 408
 RANGE_NOT_SATISFIABLE = 416
 TOO_MANY_REQUESTS = 429
-
-
-class DownloadError(CliadError):
-    """A file that cannot be fetched or has another content; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -231,41 +224,3 @@ def _check(remote: Remote, part: Path) -> None:
             f" ({kind} {found[:12]}, not {expected[:12]});"
             " it was removed, run the same command again"
         )
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar or zip archive into a folder; a tar in a zip is unpacked in its own place.
-
-    Raises:
-        DownloadError: it is not a complete archive, or holds files that would land elsewhere.
-    """
-    try:
-        inner = _extract(archive, folder)
-        for file in inner:
-            unpack(file, file.parent)
-            file.unlink()
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
-        raise DownloadError(
-            f"{archive} cannot be unpacked ({str(error)[:80]});"
-            " remove it and run the same command again"
-        ) from None
-    except OSError as error:
-        free = shutil.disk_usage(folder).free / 1e6
-        raise DownloadError(
-            f"cannot unpack {archive} into {folder}: {error.strerror or error}"
-            f" ({free:,.0f} MB free)"
-        ) from None
-
-
-def _extract(archive: Path, folder: Path) -> list[Path]:
-    """Unpack an archive, and return the tar archives that a zip brought (Caltech-101's does)."""
-    if zipfile.is_zipfile(archive):
-        # zipfile leaves out leading slashes and .. by itself, so all files land in `folder`.
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(folder)
-            names = content.namelist()
-        return [folder / name for name in names if name.endswith((".tar.gz", ".tgz"))]
-    # The filter "data" refuses files outside `folder`, devices, and links that lead out of it.
-    with tarfile.open(archive) as tar:
-        tar.extractall(folder, filter="data")
-    return []

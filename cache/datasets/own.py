@@ -280,8 +280,8 @@ def _own_listing(
         root,
         settings.templates,
         _sizes_hash(root, rows),
-        [*notes, *_notes_on_splits(rows, names)],
-        _never_trained(source, rows, names),
+        [*notes, *notes_on_splits(rows, names)],
+        never_trained(source, rows, names),
     )
 
 
@@ -309,7 +309,7 @@ def check_classnames(source: str, names: Sequence[str], classnames: Sequence[str
             )
 
 
-def _never_trained(source: str, rows: Mapping[str, Rows], names: Sequence[str]) -> list[str]:
+def never_trained(source: str, rows: Mapping[str, Rows], names: Sequence[str]) -> list[str]:
     """Names the classes that no head can learn. With no training images only zero-shot is left."""
     trained = {label for _, label in rows.get("train", [])}
     lacking = [name for label, name in enumerate(names) if label not in trained]
@@ -320,7 +320,7 @@ def _never_trained(source: str, rows: Mapping[str, Rows], names: Sequence[str]) 
     return [f"{note.line()}; add some, or leave these folders or rows out"]
 
 
-def _notes_on_splits(rows: Mapping[str, Rows], names: Sequence[str]) -> list[Note]:
+def notes_on_splits(rows: Mapping[str, Rows], names: Sequence[str]) -> list[Note]:
     """What a cache of these rows cannot show."""
     notes = []
     if not rows.get("train"):

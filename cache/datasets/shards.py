@@ -3,8 +3,7 @@
 The files are an image and its class, such as `0001.jpg` and `0001.cls`. PATTERN is a folder (as
 clip_benchmark lays it out: train/*.tar, test/*.tar, classnames.txt), or names with braces and
 stars such as `data/{train,test}-{0000..0003}.tar`. The split is the word train, val or test in a
-shard's name or folder; where shards have none, these alone are used and are split by chance as
-folders are.
+shard's name or folder; where no shard has one, all are split by chance as folders are.
 
 Shards are read in place: an index of offsets is made once per run, so that any image can be had
 without reading what lies before it. Nothing but the standard library is needed.
@@ -14,15 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
-import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from cliad.cache.classnames import read_classnames
 from cliad.cache.datasets.base import (
     SPLIT_NAMES,
     Dataset,
@@ -32,28 +30,23 @@ from cliad.cache.datasets.base import (
     open_image,
     read_lines,
 )
-from cliad.cache.datasets.folders import IMAGE_ENDINGS
-from cliad.cache.datasets.own import Settings, by_chance, in_order, read_settings
+from cliad.cache.datasets.folders import Note, number_of
+from cliad.cache.datasets.own import (
+    Settings,
+    by_chance,
+    check_classnames,
+    in_order,
+    never_trained,
+    notes_on_splits,
+    read_settings,
+)
+from cliad.cache.datasets.shard_index import LeftOut, Sample, index_shard, need_samples
 from cliad.cache.datasets.shard_names import common_folder, find_shards
+from cliad.cache.documents import open_regular
 from cliad.cache.prompts import clean
+from cliad.errors import printable
 
-# Endings of the files that hold a sample's class.
-LABEL_ENDINGS = ("cls", "label", "json", "index")
-LABEL_KEYS = ("label", "cls", "class")  # of a .json file, the first that is there
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image in a shard: where its bytes lie, and what the shard calls its class.
-
-    label: a number or a name.
-    """
-
-    shard: Path
-    key: str
-    offset: int
-    size: int
-    label: str
+MOST_CLASSES = 100_000
 
 
 def shard_dataset(name: str) -> Dataset | None:
@@ -79,72 +72,26 @@ def read_shards(pattern: str, data: Path | None = None) -> Listing:
     shards = find_shards(Path(pattern).expanduser(), data)
     root = common_folder(shards)
     samples: list[Sample] = []
+    left_out = LeftOut()
     for shard in shards:
-        samples += _index(shard)
-    if not samples:
-        raise DatasetError(
-            f"wds:{pattern} has no samples with an image"
-            " and a .cls, .label or .json file that holds the class"
-        )
+        samples += index_shard(shard, left_out)
+    need_samples(pattern, samples, left_out)
     settings = read_settings(root)
     classes = _find_classes(root, {sample.label for sample in samples}, settings)
-    rows = _rows_by_split(root, samples, classes)
+    source = f"wds:{pattern}"
+    classnames = [clean(name) for name in classes.names]
+    check_classnames(source, classes.names, classnames)
+    rows, notes = _rows_by_split(root, samples, classes)
     return Listing(
         rows,
-        [clean(name) for name in classes.names],
+        classnames,
         _opener(root, samples),
         root=None,
         templates=_templates(root, settings),
         content_hash=_sizes_hash(shards),
+        notes=[*left_out.notes(), *notes, *notes_on_splits(rows, classes.names)],
+        problems=never_trained(source, rows, classes.names),
     )
-
-
-def _index(shard: Path) -> list[Sample]:
-    """The samples of a shard in its own order; those without an image or a class are left out."""
-    images: dict[str, tarfile.TarInfo] = {}
-    labels: dict[str, str] = {}
-    try:
-        # "r:" refuses compressed archives, in which an offset is not a place in the file.
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                if not member.isfile():
-                    continue
-                folder, _, file = member.name.rpartition("/")
-                # webdataset's rule: the key ends at the first dot.
-                key, _, ending = file.partition(".")
-                key = f"{folder}/{key}".lstrip("./")
-                if f".{ending.lower()}" in IMAGE_ENDINGS:
-                    images[key] = member
-                elif ending in LABEL_ENDINGS:
-                    content = archive.extractfile(member)
-                    assert content is not None  # only None for what is not a file
-                    labels[key] = _class_in(ending, content.read())
-    except (tarfile.TarError, OSError, ValueError, KeyError) as error:
-        raise DatasetError(
-            f"{shard} cannot be read as a shard ({str(error)[:80]});"
-            " it must be an uncompressed .tar"
-        ) from None
-    samples = []
-    for key, member in images.items():
-        label = labels.get(key)
-        # An empty label file is as good as none.
-        if label:
-            samples.append(Sample(shard, key, member.offset_data, member.size, label))
-    return samples
-
-
-def _class_in(ending: str, content: bytes) -> str:
-    """The class that a label file holds; empty where it says none."""
-    text = content.decode().strip()
-    if ending != "json":
-        return text
-    value = json.loads(text)
-    if not isinstance(value, dict):
-        return str(value)
-    for key in LABEL_KEYS:
-        if key in value:
-            return str(value[key])
-    return ""
 
 
 @dataclass(frozen=True)
@@ -162,6 +109,14 @@ def _find_classes(root: Path, labels: set[str], settings: Settings) -> _Classes:
     numbers are numbered in name order.
     """
     given = settings.classnames
+    unknown = sorted(set(given) - labels)
+    # A number that no image has may be named: a class may be missing in these shards.
+    unknown = [name for name in unknown if not name.isdecimal()]
+    if unknown:
+        raise DatasetError(
+            f"{root / 'cliad.toml'} names class '{printable(unknown[0])}', which the shards do not"
+            f" have; they have {', '.join(printable(label) for label in sorted(labels)[:5])}"
+        )
     if not all(label.isdecimal() for label in labels):
         ordered = sorted(labels)
         numbers = {label: number for number, label in enumerate(ordered)}
@@ -170,13 +125,18 @@ def _find_classes(root: Path, labels: set[str], settings: Settings) -> _Classes:
     # Names count for classes without an image in these shards, too.
     n_class = max(numbers.values()) + 1
     if given:
+        if n_class > MOST_CLASSES:
+            raise DatasetError(
+                f"the shards use label {n_class - 1}, at most {MOST_CLASSES:,} classes are allowed"
+            )
         return _Classes(numbers, [given.get(str(number), str(number)) for number in range(n_class)])
     file = root / "classnames.txt"
     if not file.is_file():
         raise DatasetError(
             f"{root} has numbers for classes and no classnames.txt that names them, a line each"
         )
-    names = read_lines(file)
+    # An empty line would shift the names of all labels below it.
+    names = read_classnames(file)
     if len(names) < n_class:
         raise DatasetError(
             f"{file} has {len(names)} names, the shards use label {n_class - 1};"
@@ -185,25 +145,40 @@ def _find_classes(root: Path, labels: set[str], settings: Settings) -> _Classes:
     return _Classes(numbers, names)
 
 
-def _rows_by_split(root: Path, samples: Sequence[Sample], classes: _Classes) -> dict[str, Rows]:
-    """The samples as rows, shard by shard.
+def _rows_by_split(
+    root: Path, samples: Sequence[Sample], classes: _Classes
+) -> tuple[dict[str, Rows], list[Note]]:
+    """The samples as rows, shard by shard, and what is to be said of their splits.
 
-    Where some shards have no split in their names, these are split by chance and the others are
-    left out.
+    Where no shard has a split in its name, all samples are split by chance.
+
+    Raises:
+        DatasetError: some shards have a split in their names and others have none.
     """
     rows: dict[str, Rows] = {}
     without_split: dict[str, Rows] = {}
+    named: set[Path] = set()
+    nameless: set[Path] = set()
     for sample in samples:
         label = classes.numbers[sample.label]
         split = _split_of(sample.shard, root)
         if split is None:
+            nameless.add(sample.shard)
             group = without_split.setdefault(classes.names[label], [])
         else:
+            named.add(sample.shard)
             group = rows.setdefault(split, [])
         group.append((_path(sample, root), label))
-    if without_split:
-        rows = by_chance(without_split)
-    return in_order(rows)
+    if named and nameless:
+        raise DatasetError(
+            f"{number_of(len(named), 'shard')} say which split they are, such as"
+            f" {printable(min(named).name)}, and {len(nameless):,} do not, such as"
+            f" {printable(min(nameless).name)}; name them alike, or leave some out of the pattern"
+        )
+    if not nameless:
+        return in_order(rows), []
+    note = "no shard says train, val or test: each class is split by chance, 50 : 20 : 30"
+    return in_order(by_chance(without_split)), [Note(note)]
 
 
 def _split_of(shard: Path, root: Path) -> str | None:
@@ -225,7 +200,7 @@ def _opener(root: Path, samples: Sequence[Sample]) -> Callable[[str], Image.Imag
 
 
 def _read_image(sample: Sample) -> Image.Image:
-    with open(sample.shard, "rb") as file:
+    with open_regular(sample.shard, DatasetError) as file:
         file.seek(sample.offset)
         return open_image(io.BytesIO(file.read(sample.size)))
 

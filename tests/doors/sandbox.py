@@ -175,7 +175,7 @@ def _writing_to(descriptor: int) -> io.TextIOWrapper:
 
 def _unpacking(archive: str, folder: str) -> Callable[[], None]:
     """Unpacking as a command: an error of ours is one line and exit code 1."""
-    from cliad.cache.datasets.download import unpack
+    from cliad.cache.datasets.archives import unpack
     from cliad.errors import CliadError
 
     def main() -> None:
