@@ -27,7 +27,9 @@ def read_classnames(file: Path, n_class: int | None = None) -> list[str]:
     """
     text = read_text(file, ClassnamesError, "give a UTF-8 text file with one class name a line")
     # What editors leave at the end of a file is not an empty name.
-    names = [line.strip() for line in text.rstrip().splitlines()]
+    # Not splitlines, which also ends a line at signs that a name may hold.
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")
+    names = [line.strip() for line in lines]
     for number, name in enumerate(names, 1):
         if not name:
             raise ClassnamesError(

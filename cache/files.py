@@ -229,11 +229,25 @@ def _read_owner(note: Path) -> str:
 def file_lock(path: Path, log: Callable[[str], None] = lambda message: None) -> Iterator[None]:
     """Hold the right to write `path`; while another process has it, say who and wait.
 
+    The folders above it are made; those in which nothing was written are gone after the block.
+
     Raises:
         OSError: the lock beside `path` cannot be made.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path.with_name(path.name + ".lock"))
+    missing = missing_folders(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _held(path, log):
+            yield
+    finally:
+        remove_empty(missing)
+
+
+@contextmanager
+def _held(path: Path, log: Callable[[str], None]) -> Iterator[None]:
+    """`file_lock`, in a folder that is there."""
+    place = path.with_name(path.name + ".lock")
+    lock = filelock.FileLock(place)
     owner = path.with_name(path.name + ".owner")
     try:
         lock.acquire(timeout=0)
@@ -245,6 +259,9 @@ def file_lock(path: Path, log: Callable[[str], None] = lambda message: None) -> 
         owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
-        # Before the lock is released, or the next owner's note would be removed.
-        owner.unlink(missing_ok=True)
+        # Before the lock is released, or the next owner's note and lock would be removed. Those who
+        # wait for a lock that was removed make a new one. Windows keeps a file that is open.
+        with suppress(OSError):
+            owner.unlink(missing_ok=True)
+            place.unlink(missing_ok=True)
         lock.release()

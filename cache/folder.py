@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -10,6 +11,8 @@ import platformdirs
 
 from cliad.cache.file.layout import CacheError
 from cliad.cache.file.read import FeatureCache, open_cache
+
+LONGEST_SLUG = 80  # letters; a file's name also holds an id and endings, 255 bytes in all
 
 
 def cache_dir(given: Path | None = None) -> Path:
@@ -24,7 +27,12 @@ def slug(name: str) -> str:
     """`name` in [a-z0-9._-], so that `ViT-B/32` or `hf-hub:a/b` can be a file name."""
     allowed = re.sub(r"[^a-z0-9._-]+", "-", name.lower())
     # A file name that starts with a dot is hidden, and `..` is the folder above.
-    return allowed.strip("-.") or "unnamed"
+    allowed = allowed.strip("-.") or "unnamed"
+    if len(allowed) <= LONGEST_SLUG:
+        return allowed
+    # Two long names that begin alike are told apart by a hash.
+    digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
+    return f"{allowed[:LONGEST_SLUG]}-{digest}"
 
 
 def cache_path(folder: Path, dataset: str, encoder: str, image_id: str) -> Path:

@@ -107,6 +107,10 @@ def _fill_all(template: str, classnames: Sequence[str]) -> list[str]:
     return [fill(template, name) for name in classnames]
 
 
+# The names of template sets that come with cliad.
+TEMPLATE_SETS = ("single", "imagenet7", "imagenet80")
+
+
 def template_set(name: str) -> tuple[str, ...] | None:
     """The templates of a named set; None where there is no such set.
 

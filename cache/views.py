@@ -14,6 +14,8 @@ from cliad.errors import CliadError
 # RandomResizedCrop has the same.
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
+MOST_VIEWS = 10_000  # of an image; the field uses 1 to 300
+MOST_DRAWS = 10_000  # whose images get views
 
 
 class ViewError(CliadError):
@@ -54,8 +56,10 @@ class ViewSet:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if self.n_view < 1:
-            raise ViewError(f"--views is a number of views, at least 1; got {self.n_view}")
+        if not 1 <= self.n_view <= MOST_VIEWS:
+            raise ViewError(f"--views is a number from 1 to {MOST_VIEWS:,}; got {self.n_view}")
+        if not 0 <= self.seed < 2**63:
+            raise ViewError(f"--views-seed is a number from 0 to 2^63 - 1; got {self.seed}")
         if self.scale is None:
             return
         low, high = self.scale
@@ -155,11 +159,15 @@ def parse_draws(text: str) -> Draws:
     """
     try:
         protocol, shots, seeds = text.split(":")
-        return Draws(protocol, _numbers(shots), _numbers(seeds))
+        draws = Draws(protocol, _numbers(shots), _numbers(seeds))
     except ValueError:
         raise ViewError(
-            f"--views-for is PROTOCOL:SHOTS:SEEDS such as coop:16:1,2,3; got '{text}'"
+            f"--views-for is PROTOCOL:SHOTS:SEEDS such as coop:16:1,2,3; got '{text[:80]}'"
         ) from None
+    number = len(draws.shots) * len(draws.seeds)
+    if number > MOST_DRAWS:
+        raise ViewError(f"--views-for stands for {number:,} draws, at most {MOST_DRAWS:,} allowed")
+    return draws
 
 
 def _numbers(text: str) -> list[int]:

@@ -13,6 +13,7 @@ from cliad.cache.datasets import data_dir, find_dataset
 from cliad.cache.datasets.base import Dataset, DatasetError, Listing, Rows
 from cliad.cache.datasets.own import NOTHING, Allowed
 from cliad.cache.extract.workers import default_workers
+from cliad.pipelines.found_images import check_use
 
 SHOWN = 5  # problems of one kind
 MISSING = "missing"
@@ -82,6 +83,7 @@ def data_check(
         DatasetError: there is no data set of that name.
     """
     dataset = find_dataset(name, allowed)
+    check_use(dataset, data, split)
     data = data_dir(data)
     try:
         listing = dataset.read(data, split)

@@ -12,12 +12,14 @@ from cliad.cache.extract.choices import EncoderChoice, Extras, Log, PromptChoice
 from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.filling import Progress
 from cliad.cache.extract.run import PreparedExtraction, ensure_cache
-from cliad.cache.extract.workers import default_workers
+from cliad.cache.extract.workers import number_of_workers
 from cliad.cache.file.layout import recipe_id
 from cliad.cache.folder import cache_dir, cache_path
 from cliad.cache.views import parse_draws
 from cliad.pipelines.fewshot.draw import draw
 from cliad.pipelines.found_images import FoundImages, find_images
+
+MOST_AT_ONCE = 65_536  # images in one call of the encoder
 
 
 def extract(
@@ -75,8 +77,11 @@ def extract(
     if encoder is not None and (model, pretrained) != (None, None):
         raise ValueError(f"expected either encoder or its names, got {encoder=}, {model=}")
     _check_dtype(dtype)
+    _check_batch(batch)
+    number_of_workers(workers)
     extras = extras or Extras()
     prompt_set = prompt_set or PromptChoice()
+    prompt_set.check()
     encoder = encoder or EncoderChoice(model, pretrained)
     if isinstance(dataset, str):
         dataset = find_images(
@@ -102,7 +107,7 @@ def extract(
         texts=texts,
         prompt_key=prompt_set.key,
         text_pre_projection=extras.pre_projection,
-        workers=workers or default_workers(),
+        workers=number_of_workers(workers),
         log=log,
         progress=progress,
     )
@@ -114,6 +119,11 @@ def extract(
 def _check_dtype(dtype: str) -> None:
     if dtype not in ("float16", "float32"):
         raise EncoderError(f"--dtype is float16 or float32; got {dtype}")
+
+
+def _check_batch(batch: int | None) -> None:
+    if batch is not None and not 1 <= batch <= MOST_AT_ONCE:
+        raise EncoderError(f"--batch is a number from 1 to {MOST_AT_ONCE:,}; got {batch}")
 
 
 def _support_rows(views_for: str | None, listing: Listing) -> list[int] | None:

@@ -53,18 +53,32 @@ def find_images(
             or its lists contradict themselves.
         DownloadError: it cannot be fetched.
     """
-    if split not in ("field", "official"):
-        raise DatasetError(
-            "--split is field (the split files of the literature) "
-            f"or official (the data set's own); got {split}"
-        )
     known = find_dataset(name, allowed)
+    check_use(known, data, split)
     listing = _listing(known, data_dir(data), split, fetch, log, fetching)
     if listing.problems:
         raise DatasetError(listing.problems[0])
     for note in listing.notes:
         log(note.line())
     return FoundImages(known, listing)
+
+
+def check_use(known: Dataset, data: Path | None, split: str) -> None:
+    """Refuse options that a data set has no use for: what was typed was meant to do something.
+
+    Raises:
+        DatasetError: a bundled data set is looked for in a folder, or a user's own data or bundled
+            ones with an official split.
+    """
+    if split not in ("field", "official"):
+        raise DatasetError(
+            "--split is field (the split files of the literature) "
+            f"or official (the data set's own); got {split}"
+        )
+    if known.bundled and data is not None:
+        raise DatasetError(f"{known.name} comes with cliad; leave out --data")
+    if split == "official" and (known.bundled or ":" in known.name):
+        raise DatasetError(f"{known.name} has one way to be split; leave out --split official")
 
 
 def _listing(

@@ -28,7 +28,9 @@ from cliad.cache.datasets.base import (
     rows_of_class_folders,
 )
 from cliad.cache.datasets.folders import class_folders
+from cliad.cache.documents import read_bytes
 from cliad.cache.prompts import clean
+from cliad.errors import printable
 
 TORONTO = "https://www.cs.toronto.edu/~kriz/"
 # Images per split, the same in both data sets.
@@ -53,13 +55,17 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _unpickled(path: Path) -> dict[str, Any]:
+    raw = read_bytes(path, DatasetError, "fetch it again")
     try:
         # Python 2 wrote the batches: its strings are bytes, which latin1 reads one by one.
-        return _ArrayUnpickler(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise DatasetError(
-            f"{path} is not a CIFAR batch ({str(error)[:80]}); fetch it again"
-        ) from None
+        content = _ArrayUnpickler(io.BytesIO(raw), encoding="latin1").load()
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return content
+    # A damaged pickle may make its own machine fail in any way.
+    except Exception as error:
+        reason = printable(str(error))[:80]
+        raise DatasetError(f"{path} is not a CIFAR batch ({reason}); fetch it again") from None
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,12 @@ from cliad.cache.datasets.base import Dataset, Listing
 from cliad.cache.encoders import clip, weights
 from cliad.cache.encoders.base import Encoder, EncoderError
 from cliad.cache.views import FLIPPED, ViewSet
+from cliad.errors import printable, unknown
 
 Log = Callable[[str], None]
+
+DEFAULT_PROMPTS = "default"  # the name of a data set's own prompts
+LONGEST_NAME = 100  # of a prompt set
 
 
 def silent(line: str) -> None:
@@ -113,15 +117,40 @@ class PromptChoice:
         """Own templates win over a named set, that over those that come with the data."""
         if self.templates:
             return self.templates
-        named = prompts.template_set(self.name) if self.name else None
-        return named or listing.templates or dataset.templates
+        own = listing.templates or dataset.templates
+        if self.name is None or self.name == DEFAULT_PROMPTS:
+            return own
+        named = prompts.template_set(self.name)
+        if named is None and self.classnames is not None:
+            return own  # a set of other class names
+        if named is None:
+            # A misspelt name would store the data set's own templates under another name.
+            raise prompts.PromptError(
+                unknown("prompt set", self.name, prompts.TEMPLATE_SETS)
+                + "; templates of your own come with --template 'a photo of a {}.'"
+            )
+        return named
 
     @property
     def key(self) -> str:
         """The name under which the file keeps the prompts."""
-        if self.name:
+        if self.name is not None:
             return self.name
-        return "descriptions" if self.descriptions else "default"
+        return "descriptions" if self.descriptions else DEFAULT_PROMPTS
+
+    def check(self) -> None:
+        """Refuse a name that no cache file can hold.
+
+        Raises:
+            PromptError: it is empty, too long, or holds a slash or what no terminal shows.
+        """
+        name = self.key
+        is_fine = 0 < len(name) <= LONGEST_NAME and "/" not in name and not name.startswith(".")
+        if not is_fine or printable(name) != name:
+            raise prompts.PromptError(
+                f"--prompts {printable(name)[:40]!r} cannot name a prompt set; give a name of at"
+                f" most {LONGEST_NAME} letters without / and leading ."
+            )
 
 
 @dataclass(frozen=True)

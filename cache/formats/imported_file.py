@@ -23,7 +23,6 @@ from cliad.cache.file.layout import (
 )
 from cliad.cache.file.read import open_cache
 from cliad.cache.file.write import Writer, add_text, create, lock_cache
-from cliad.cache.files import missing_folders, remove_empty
 from cliad.cache.folder import slug
 from cliad.cache.formats.base import ImportedSplit, check_text_width
 from cliad.cache.formats.labelling import LabelledFeatures
@@ -274,27 +273,20 @@ def write_import(
     layouts = {}
     for name, rows in splits.items():
         layouts[name] = SplitLayout(rows.paths, rows.y, {"features": rows.x.shape[1:]})
-    missing = missing_folders(path.parent)
-    try:
-        with lock_cache(path, log):
-            if path.exists() and not force:
-                return _with_text(path, text)
-            try:
-                # A killed import starts anew: reading took longer than writing will.
-                create(path, header, layouts, [text])
-                with Writer(path) as writer:
-                    for name, start, stop in writer.todo():
-                        batch = {"features": stored_batch(splits[name], start, header.dtype)}
-                        writer.write(name, start, batch, splits[name].status[start:stop])
-                    return writer.finish()
-            except BaseException:
-                part_of(path).unlink(missing_ok=True)
-                # Those who wait for a lock that was removed make a new one.
-                path.with_name(path.name + ".lock").unlink(missing_ok=True)
-                raise
-    except BaseException:
-        remove_empty(missing)
-        raise
+    with lock_cache(path, log):
+        if path.exists() and not force:
+            return _with_text(path, text)
+        try:
+            # A killed import starts anew: reading took longer than writing will.
+            create(path, header, layouts, [text])
+            with Writer(path) as writer:
+                for name, start, stop in writer.todo():
+                    batch = {"features": stored_batch(splits[name], start, header.dtype)}
+                    writer.write(name, start, batch, splits[name].status[start:stop])
+                return writer.finish()
+        except BaseException:
+            part_of(path).unlink(missing_ok=True)
+            raise
 
 
 def _with_text(path: Path, text: TextSet) -> Path:

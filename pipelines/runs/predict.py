@@ -17,7 +17,7 @@ from cliad.cache.datasets.folders import image_files
 from cliad.cache.datasets.pictures import open_image
 from cliad.cache.encoders.base import Encoder
 from cliad.cache.extract.reading import PLAIN, Crop, Job, Loader, Read
-from cliad.cache.extract.workers import default_workers
+from cliad.cache.extract.workers import number_of_workers
 from cliad.pipelines.runs import run_folder
 from cliad.pipelines.runs.run_encoder import PredictError, load_encoder
 
@@ -165,7 +165,7 @@ class SavedRun:
             _jobs(len(paths), batch),
             read_image,
             shape=(3, *in_use.preprocess_size),
-            workers=workers or default_workers(),
+            workers=number_of_workers(workers),
         )
         for read in loader:
             yield from self._predictions(paths, read, in_use, top)

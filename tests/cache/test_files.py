@@ -174,3 +174,14 @@ def test_folders_made_for_what_failed_are_removed(tmp_path):
     with pytest.raises(ZeroDivisionError), replacing(tmp_path / "there" / "a" / "b" / "c"):
         raise ZeroDivisionError
     assert list(tmp_path.rglob("*")) == [tmp_path / "there"]
+
+
+def test_a_lock_leaves_nothing_where_nothing_was_written(tmp_path):
+    path = tmp_path / "d" / "cache.h5"
+    with pytest.raises(KeyError), file_lock(path):
+        assert names(path.parent) == ["cache.h5.lock", "cache.h5.owner"]
+        raise KeyError("x")
+    assert names(tmp_path) == []
+    with file_lock(path):
+        path.touch()
+    assert names(path.parent) == ["cache.h5"]

@@ -1,6 +1,7 @@
 """Finding the cache that a user means."""
 
 import os
+from pathlib import Path
 
 import pytest
 from written import write
@@ -75,3 +76,9 @@ def test_several_matches_are_listed_and_the_full_name_chooses(tmp_path):
     with pytest.raises(CacheError, match="vit-b-32-openai-11111111"):
         find(tmp_path, "dtd")
     assert find(tmp_path, "dtd", "vit-b-32-openai-11111111").path == one
+
+
+def test_a_name_of_thousands_of_letters_has_a_folder_and_is_told_from_others():
+    one = cache_path(Path("."), "a" * 5000, "e", "0" * 8)
+    other = cache_path(Path("."), "a" * 4999 + "b", "e", "0" * 8)
+    assert one != other and len(one.parent.name) < 100

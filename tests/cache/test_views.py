@@ -58,7 +58,7 @@ def test_names_say_the_scale():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: ViewSet(0, (0.5, 1)), "at least 1; got 0"),
+        (lambda: ViewSet(0, (0.5, 1)), "from 1 to 10,000; got 0"),
         (lambda: ViewSet(1, (0.5, 1.5)), "got 0.5:1.5"),
         (lambda: ViewSet(1, (0.9, 0.5)), "got 0.9:0.5"),
         (lambda: parse_scale("half"), "LOW:HIGH"),
