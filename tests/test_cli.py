@@ -142,6 +142,27 @@ def test_the_command_ends_with_the_exit_code():
     assert done.stderr == "cliad: shots is the number of images per class, at least 1; got 0\n"
 
 
+@pytest.mark.parametrize("command", ["extract --dataset", "data check"])
+def test_a_wrong_list_is_refused_before_torch_is_loaded(tmp_path, command):
+    file = tmp_path / "list.csv"
+    file.write_text("file,class\na.jpg,0\n")
+    words = [*command.split(), f"csv:{file}"]
+    code = f"""
+import sys, cliad.cli
+sys.argv = ["cliad", *{words!r}]
+try:
+    cliad.cli.main()
+finally:
+    assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "should begin with a line that names the columns path and label" in (
+        done.stdout + done.stderr
+    )
+    assert "AssertionError" not in done.stderr
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
 def test_the_command_keeps_its_memory_pages():
     code = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,8 @@ def _make(path: Path, prepared: PreparedExtraction, batch: int | None, force: bo
             force = True
             prepared.log(f"out of memory; starting anew with {size} images at a time")
     _report(path, stats, prepared.log)
+    for split in _unread_splits(prepared.extraction, stats):
+        prepared.log(f"no image of {split} could be read: nothing can be done with that split")
 
 
 def _prepare_part(path: Path, prepared: PreparedExtraction, batch: int, force: bool) -> None:
@@ -181,3 +184,11 @@ def _report(path: Path, stats: ExtractionStats, log: Log) -> None:
     if n_more > 0:
         log(f"and {n_more} more unreadable images; `cliad info` lists them")
     log(f"wrote {path}")
+
+
+def _unread_splits(extraction: Extraction, stats: ExtractionStats) -> list[str]:
+    """The splits of which this extraction could read no image."""
+    # A name is the split, a space and the path.
+    unreadable = Counter(name.split(" ", 1)[0] for name, _ in stats.unreadable)
+    splits = extraction.listing.splits.items()
+    return [split for split, rows in splits if rows and unreadable[split] == len(rows)]

@@ -10,7 +10,9 @@ import pytest
 
 from cliad.cache import prompts
 from cliad.cache.datasets import DATASETS, find_dataset
-from cliad.cache.datasets.base import DatasetError, open_image
+from cliad.cache.datasets.base import DatasetError
+from cliad.cache.datasets.own import Allowed
+from cliad.cache.datasets.pictures import open_image
 
 MADE = {name: getattr(layouts, name) for name in DATASETS if name != "digits"}
 WITH_OFFICIAL = [
@@ -266,6 +268,17 @@ def test_a_list_with_names_numbers_and_splits(tmp_path):
         (["path,label", "a.jpg,", "b.jpg,cat"], "list.csv, line 2: path or label is empty"),
         (["path,label", "", "a.jpg,0", "b.jpg,"], "list.csv, line 4: path or label is empty"),
         (["path,label", "a.jpg,0,1"], "list.csv, line 2 has more fields than"),
+        (["path,label,label", "a.jpg,0,1"], "two columns 'label'"),
+        (
+            ["path,label", 'a.jpg,"0', "b.jpg,1"],
+            "label goes over several lines; is a quote missing",
+        ),
+        (["path,label", "a.jpg,0", f"b.jpg,{'9' * 5000}"], "5,000 digits; numbers must be 0 to 1"),
+        (["path,label,classname", "a.jpg,0,x", "b.jpg,1,x"], "labels 0 and 1 have one class name"),
+        (["path,label,classname", "a.jpg,p,x", "b.jpg,q,x"], "labels p and q have one class name"),
+        (["path,label", "a.jpg,Cat", "b.jpg,cat"], "classes 'Cat' and 'cat' have one name"),
+        (["path,label", "a.jpg,_", "b.jpg,cat"], "class '_' has no name that a prompt can hold"),
+        (["path,label", "a.jpg,0", "./a.jpg,1"], "label 1, and label 0 further up .*line 2"),
     ],
 )
 def test_a_wrong_list_is_one_line(tmp_path, content, message):
@@ -275,11 +288,116 @@ def test_a_wrong_list_is_one_line(tmp_path, content, message):
     assert "\n" not in str(error.value)
 
 
+def read_list(folder, *content, **allowed):
+    layouts.lines(folder / "list.csv", *content)
+    return find_dataset(f"csv:{folder / 'list.csv'}", Allowed(**allowed)).read(None, "field")
+
+
 def test_numbers_with_leading_zeros_are_labels(tmp_path):
-    layouts.lines(tmp_path / "list.csv", "path,label,split", "a.jpg,01,train", "b.jpg,00,test")
-    listing = find_dataset(f"csv:{tmp_path / 'list.csv'}").read(None, "field")
+    listing = read_list(tmp_path, "path,label,split", "a.jpg,01,train", "b.jpg,00,test")
     assert listing.splits == {"train": [("a.jpg", 1)], "test": [("b.jpg", 0)]}
     assert listing.classnames == ["00", "01"]
+
+
+def test_numbers_are_labels_by_their_value(tmp_path):
+    rows = ["a.jpg,1,train", "b.jpg,01,train", "c.jpg,00,train", "d.jpg,٢,train"]
+    listing = read_list(tmp_path, "path,label,split", *rows)
+    assert [label for _, label in listing.splits["train"]] == [1, 1, 0, 2]
+
+
+@pytest.mark.parametrize("label", ["²", "cat", "1st"])
+def test_labels_that_are_not_all_numbers_are_names(tmp_path, label):
+    listing = read_list(tmp_path, "path,label,split", "a.jpg,0,train", f"b.jpg,{label},train")
+    assert listing.classnames == sorted(["0", label])
+
+
+@pytest.mark.parametrize("label", ["1.0", "1e3", "-1"])
+def test_numbers_that_no_class_can_have_are_refused(tmp_path, label):
+    with pytest.raises(DatasetError, match=f"label {label} is a number that no class can have"):
+        read_list(tmp_path, "path,label", "a.jpg,0", f"b.jpg,{label}")
+
+
+def test_quotes_are_read_as_pythons_csv_module_reads_them(tmp_path):
+    listing = read_list(
+        tmp_path,
+        '"path","label"',
+        '"a, b.jpg","a ""big"" one, red"',
+        'c.jpg,"a ""big"" one, red"',
+        "d.jpg,cat\x1cdog",
+    )
+    assert listing.classnames == ['a "big" one, red', "cat dog"]
+    paths = {path for rows in listing.splits.values() for path, _ in rows}
+    assert paths == {"a, b.jpg", "c.jpg", "d.jpg"}
+
+
+def test_the_separator_is_what_makes_the_heading(tmp_path):
+    rows = ["label\tpath\tnote, long", "cat\ta.jpg\tx;y", "dog\tb.jpg\tx,y"]
+    assert read_list(tmp_path, *rows).classnames == ["cat", "dog"]
+
+
+def test_an_image_in_two_splits_is_refused_with_the_number_unless_it_is_allowed(tmp_path):
+    rows = ["path,label,split", "a.jpg,0,train", "b.jpg,0,train", "./a.jpg,0,test", "b.jpg,0,val"]
+    said = r"2 images are in several splits, such as \./a.jpg .*line 4.*--allow-overlap"
+    with pytest.raises(DatasetError, match=said):
+        read_list(tmp_path, *rows)
+    listing = read_list(tmp_path, *rows, overlap=True)
+    assert [len(rows) for rows in listing.splits.values()] == [2, 1, 1]
+    assert (
+        listing.notes[0].line()
+        == "2 images are listed again, and counted each time: ./a.jpg, b.jpg"
+    )
+
+
+def test_an_image_that_chance_could_put_in_two_splits_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match=r"1 image is listed more than once, such as a\.jpg"):
+        read_list(tmp_path, "path,label", "a.jpg,0", "a.jpg,0", "b.jpg,0")
+
+
+@pytest.mark.parametrize("path", ["../x.jpg", "a/../../x.jpg", "/etc/passwd", "..", "away/x.jpg"])
+def test_a_path_that_leaves_the_folder_of_the_list_is_refused_by_name(tmp_path, path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "away").symlink_to("..")
+    with pytest.raises(DatasetError) as error:
+        read_list(tmp_path / "own", "path,label", "a.jpg,0", f"{path},0")
+    assert f"list.csv, line 3: {path} is outside of {tmp_path / 'own'}; " in str(error.value)
+    assert "--root DIR" in str(error.value)
+
+
+def test_a_list_may_lie_elsewhere_than_its_images_where_the_root_is_given(tmp_path):
+    layouts.class_folders(tmp_path / "images", ["a"], 4, "jpg")
+    for prefix in (f"{tmp_path / 'images'}/", "", "../images/"):
+        rows = [f"{prefix}a/a_{i}.jpg,cat" for i in range(4)]
+        listing = read_list(tmp_path / "lists", "path,label", *rows, root=tmp_path / "images")
+        assert listing.open(listing.splits["train"][0][0]).mode == "RGB"
+        assert listing.splits["train"][0][0].startswith(prefix)
+
+
+def test_a_class_of_a_list_without_training_images_is_a_problem_that_names_it(tmp_path):
+    rows = ["a.jpg,cat,train", "b.jpg,dog,test"]
+    (problem,) = read_list(tmp_path, "path,label,split", *rows).problems
+    assert "has no training images of 1 class: dog" in problem
+
+
+@pytest.mark.parametrize(
+    "encoding, message",
+    [
+        ("latin-1", r"is not UTF-8 text \(line 2"),
+        ("utf-16", "is UTF-16 text; save it as UTF-8"),
+        ("utf-16-le", "holds zero bytes, as UTF-16 text does; save the list as UTF-8"),
+    ],
+)
+def test_a_list_in_another_encoding_is_said_to_be_one(tmp_path, encoding, message):
+    # Without accents UTF-16 is UTF-8 with zero bytes in between.
+    name = "eclair" if encoding == "utf-16-le" else "\xe9clair"
+    text = f"path,label\na.jpg,{name}\n"
+    (tmp_path / "list.csv").write_bytes(text.encode(encoding))
+    with pytest.raises(DatasetError, match=message):
+        find_dataset(f"csv:{tmp_path / 'list.csv'}").read(None, "field")
+
+
+def test_what_only_folders_and_lists_have_is_refused_for_others():
+    with pytest.raises(DatasetError, match="--root and --allow-overlap are for folder:PATH"):
+        find_dataset("digits", Allowed(overlap=True))
 
 
 def test_wrong_folders_are_one_line(tmp_path):

@@ -227,6 +227,16 @@ def test_bad_images_keep_their_row_and_are_listed(toy, tmp_path):
     assert problems(cache) == []
 
 
+def test_a_split_of_which_no_image_can_be_read_is_said(toy, tmp_path):
+    for name in ("cat", "dog"):
+        layouts.save(tmp_path / "pets" / "train" / name / "a.png")
+        layouts.lines(tmp_path / "pets" / "test" / name / "b.png", "no image")
+    lines = []
+    run(toy, tmp_path, tmp_path, "folder:pets", log=lines.append)
+    said = [line for line in lines if line.startswith("no image of ")]
+    assert said == ["no image of test could be read: nothing can be done with that split"]
+
+
 def test_prompts_are_added_to_a_whole_file(toy, photos, tmp_path):
     path = run(toy, tmp_path, photos)
     (tmp_path / "said.json").write_text(

@@ -1,5 +1,7 @@
 """The data check, and the lists of data sets and models."""
 
+import os
+
 import layouts
 import pytest
 
@@ -60,6 +62,32 @@ def test_digits_is_whole_and_own_folders_can_be_checked(tmp_path):
     assert data_check(
         f"folder:{tmp_path}", progress=lambda *state: states.append(state)
     ).ok and states[-1] == (8, 8)
+
+
+def test_what_was_left_out_is_named_in_full_and_is_no_problem(tmp_path):
+    layouts.class_folders(tmp_path, ["a", "b"], 4, "png")
+    empty = [f"empty{number}" for number in range(8)]
+    for name in empty:
+        (tmp_path / name).mkdir()
+    found = data_check(f"folder:{tmp_path}")
+    assert found.ok
+    assert found.notes == [f"left out 8 folders without images: {', '.join(empty)}"]
+
+
+def test_a_class_that_cannot_be_learnt_is_a_problem(tmp_path):
+    layouts.class_folders(tmp_path / "train", ["a", "b"], 2, "png")
+    layouts.class_folders(tmp_path / "test", ["a", "b", "c"], 2, "png")
+    (problem,) = data_check(f"folder:{tmp_path}").problems
+    assert "has no training images of 1 class: c" in problem
+
+
+def test_what_is_no_file_or_too_long_a_name_is_a_problem_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    layouts.save(tmp_path / "a.png")
+    long = "x" * 5000
+    layouts.lines(tmp_path / "list.csv", "path,label", "a.png,x", "pipe.png,x", f"{long},x")
+    found = data_check(f"csv:{tmp_path / 'list.csv'}")
+    assert set(found.problems) >= {"pipe.png: missing", f"{long}: missing"}
 
 
 def test_the_list_of_data_sets_says_what_is_there(dtd, tmp_path):
