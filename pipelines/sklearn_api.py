@@ -20,7 +20,7 @@ import torch
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
 from cliad.adapters import HEADS
@@ -33,6 +33,8 @@ from cliad.pipelines.fewshot.draw import rows_by_class
 
 # What a matrix of features does not hold: heads that need any of these are not classifiers here.
 NOT_IN_A_MATRIX = {"views", "pre_projection"}
+# How many times as many rows are trained on at most, where rows have weights.
+FINENESS = 8
 
 
 # Equality and repr are scikit-learn's. Parameters are keywords, so that those of a head can follow.
@@ -85,14 +87,18 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         y: ArrayLike,
         text: ArrayLike | None = None,
         classnames: Sequence | None = None,
+        sample_weight: ArrayLike | None = None,
     ) -> HeadClassifier:
         """Train the head.
 
         Args:
             X: (n, dim) image features, finite; raw ones where the head's formula needs their
                 length (the linear probe).
-            y: (n,) labels of any kind that can be sorted.
+            y: (n,) labels of any kind that can be sorted. Where `classnames` are texts they may
+                also be all of 0 to n_class - 1: the places in the sorted names, as which
+                scikit-learn's meta-estimators pass labels on.
             text, classnames: as the constructor's, over which they take precedence.
+            sample_weight: (n,) how often each row counts, see `repeated`.
 
         Returns:
             self, with `classes_` (n_class,), sorted, and `n_features_in_`.
@@ -105,6 +111,9 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         features, targets = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(targets)
         rows = draw_rows(targets.tolist(), self.shots, int(self.seed))
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, features, ensure_non_negative=True)
+            rows = repeated(rows, weight)
         names = _class_names(targets, self.classnames if classnames is None else classnames)
         given_text = self.text if text is None else text
         class_text = None
@@ -190,6 +199,10 @@ def _class_names(y: np.ndarray, classnames: Sequence | None) -> np.ndarray:
     """
     labels = np.unique(y)
     names = labels if classnames is None else np.asarray(classnames)
+    are_places = labels.dtype.kind in "iu" and np.array_equal(labels, np.arange(len(names)))
+    if are_places and names.dtype.kind in "UO" and not np.isin(labels, names).any():
+        # The name that is number i of the sorted ones is class i.
+        return np.argsort(np.argsort(names))
     if len(np.unique(names)) != len(names) or not np.isin(labels, names).all():
         strange = [str(label) for label in labels if label not in names][:3]
         raise ValueError(
@@ -215,6 +228,34 @@ def _sorted_text(text: ArrayLike, order: np.ndarray, dim: int) -> np.ndarray:
             f" a row per class; got shape {array.shape}"
         )
     return np.ascontiguousarray(array[:, order])
+
+
+def repeated(rows: Sequence[int], weight: np.ndarray) -> list[int]:
+    """Rows, each as often as its weight says: a head is trained on items, which have no weights.
+
+    Whole numbers are taken as they are, so that weight 2 is the row twice and weight 0 is without
+    it. Other weights share FINENESS times as many rows, by the method of largest remainders.
+
+    Args:
+        rows: those that are trained on.
+        weight: (n,) not negative, of all rows.
+
+    Raises:
+        ValueError: all weights are 0.
+    """
+    own = weight[rows]
+    total = own.sum()
+    if not total > 0:
+        raise ValueError("expected a sample_weight above 0 for at least one row; got none")
+    counts = own
+    n_most = FINENESS * len(rows)
+    if total > n_most or not np.array_equal(own, np.round(own)):
+        shares = own / total * n_most
+        counts = np.floor(shares)
+        # Of equal remainders the first rows' come first.
+        order = np.argsort(counts - shares, kind="stable")
+        counts[order[: n_most - int(counts.sum())]] += 1
+    return np.repeat(np.asarray(rows), counts.astype(int)).tolist()
 
 
 def draw_rows(y: Sequence, shots: int | None, seed: int) -> list[int]:
