@@ -383,7 +383,7 @@ def test_a_class_of_a_list_without_training_images_is_a_problem_that_names_it(tm
     [
         ("latin-1", r"is not UTF-8 text \(line 2"),
         ("utf-16", "is UTF-16 text; save it as UTF-8"),
-        ("utf-16-le", "holds zero bytes, as UTF-16 text does; save the list as UTF-8"),
+        ("utf-16-le", "holds zero bytes, as UTF-16 text does; save it as UTF-8"),
     ],
 )
 def test_a_list_in_another_encoding_is_said_to_be_one(tmp_path, encoding, message):
