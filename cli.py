@@ -18,6 +18,7 @@ from cliad import __version__
 from cliad.commands import cache_files, experiments, stage_one, use
 from cliad.errors import CliadError, printable
 
+INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 # Parameters of mallopt, from glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -60,6 +61,15 @@ def main() -> None:
             # Here, as an error of what Python writes when it ends would be nobody's to catch.
             if sys.stdout is not None:
                 sys.stdout.flush()
+    except SystemExit as ended:
+        # typer turns Ctrl-C into this code without a word.
+        if ended.code == INTERRUPTED:
+            print("cliad: interrupted", file=sys.stderr)
+        raise
+    except BrokenPipeError:
+        # `cliad ... | head -1`: whoever reads has seen enough.
+        _drop_output()
+        sys.exit(1)
     except Exception as error:
         if os.environ.get("CLIAD_DEBUG"):
             raise

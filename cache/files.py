@@ -48,8 +48,7 @@ def _renamed(path: Path) -> Iterator[Path]:
         yield new
         # Before the rename: after a power cut, the name must not stand for an empty file.
         _sync(new)
-        if new.is_file():
-            _set_mode(new)
+        _set_mode(new)
         # A rename replaces a file, but no folder that holds something. Where a file was written,
         # the rename fails and the folder stays: it is not what the user meant to lose.
         if path.is_dir() and new.is_dir():
@@ -91,13 +90,24 @@ def remove_empty(folders: list[Path]) -> None:
             folder.rmdir()
 
 
-def _set_mode(file: Path) -> None:
-    """Let others read a file as the umask says: some libraries write files for the owner alone."""
+def _set_mode(path: Path) -> None:
+    """Let others read a file, or those of a folder, as the umask says.
+
+    Some libraries write files for their owner alone.
+    """
     if os.name != "posix":
         return
     umask = os.umask(0o077)  # it can only be read by setting it
     os.umask(umask)
-    file.chmod(0o666 & ~umask)
+    for file in _files_of(path):
+        file.chmod(0o666 & ~umask)
+
+
+def _files_of(path: Path) -> list[Path]:
+    """The file at a path, or all files of the folder there."""
+    if path.is_dir():
+        return [entry for entry in path.rglob("*") if entry.is_file()]
+    return [path]
 
 
 def check_place(path: Path) -> None:
@@ -188,10 +198,7 @@ def _remove(path: Path) -> None:
 
 def _sync(path: Path) -> None:
     """Put a file, or all files of a folder, on the disk."""
-    files = [path]
-    if path.is_dir():
-        files = [entry for entry in path.rglob("*") if entry.is_file()]
-    for file in files:
+    for file in _files_of(path):
         with open(file, "rb+") as stream:
             os.fsync(stream.fileno())
 

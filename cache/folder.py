@@ -46,6 +46,19 @@ def cached(folder: Path, dataset: str | None = None) -> list[Path]:
     return sorted(folder.glob(pattern), key=_newest_first)
 
 
+def newest(folder: Path | None = None) -> Path:
+    """The cache that was written last in a cache folder, see `cache_dir`.
+
+    Raises:
+        CacheError: there is none.
+    """
+    folder = cache_dir(folder)
+    paths = cached(folder)
+    if not paths:
+        raise CacheError(f"there is no cache in {folder}; `cliad extract` makes one")
+    return paths[0]
+
+
 def _newest_first(path: Path) -> tuple[int, Path]:
     # Files of the same time come in the order of their names, so that the order is always one.
     return (-path.stat().st_mtime_ns, path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -25,14 +26,14 @@ from cliad.commands.options import (
 ALWAYS_STORED = ("labels", "paths", "status", "checksums")
 
 
-def info(file: CacheFileArgument, as_json: JsonOption = False) -> None:
+def info(file: CacheFileArgument = None, as_json: JsonOption = False) -> None:
     """Show what a cache file holds.
 
     Example: cliad info FILE.h5
     """
     from cliad.pipelines.info import info as read_info
 
-    facts = read_info(file)
+    facts = read_info(file or _newest_cache())
     if as_json:
         show.print_json(facts)
         return
@@ -40,16 +41,16 @@ def info(file: CacheFileArgument, as_json: JsonOption = False) -> None:
     rows = "unit rows" if facts["unit_rows"] else "raw rows"
     # A `.part` file can be looked at, too, while an extraction runs or after it was killed.
     state = "" if facts["complete"] else ", NOT complete"
-    print(
+    show.line(
         f"{facts['dataset']} by {facts['encoder']}, fingerprint {facts['fingerprint']}, "
         f"{megabytes:.1f} MB"
     )
-    print(f"{facts['dim']} features as {facts['dtype']}, {rows}{state}")
+    show.line(f"{facts['dim']} features as {facts['dtype']}, {rows}{state}")
     _print_splits(facts["splits"])
     _print_prompt_sets(facts["prompts"])
     versions = [f"{package} {version}" for package, version in facts["versions"].items()]
-    print(f"made with {', '.join(versions)}")
-    print(f"recipe {json.dumps(facts['recipe'])}")
+    show.line(f"made with {', '.join(versions)}")
+    show.line(f"recipe {json.dumps(facts['recipe'])}")
 
 
 def _print_splits(splits: dict[str, dict[str, Any]]) -> None:
@@ -63,7 +64,7 @@ def _print_splits(splits: dict[str, dict[str, Any]]) -> None:
     show.print_table("splits", columns, table)
     for split in splits.values():
         for path in split["unreadable_paths"]:
-            print(f"unreadable: {path}")
+            show.line(f"unreadable: {path}")
 
 
 def _print_prompt_sets(prompt_sets: dict[str, dict[str, Any]]) -> None:
@@ -78,20 +79,23 @@ def _print_prompt_sets(prompt_sets: dict[str, dict[str, Any]]) -> None:
     show.print_table("prompts", columns, table)
 
 
-def verify(file: CacheFileArgument) -> None:
+def verify(file: CacheFileArgument = None) -> None:
     """Check that every row of a cache file is there, finite and undamaged; exit code 1 where not.
 
     Example: cliad verify FILE.h5
     """
     from cliad.cache.file.check import verify as find_problems
 
+    file = file or _newest_cache()
     problems = find_problems(file)
-    print("\n".join(problems) or f"{file} is complete and undamaged")
+    for problem in problems or [f"{file} is complete and undamaged"]:
+        show.line(problem)
     raise typer.Exit(1 if problems else 0)
 
 
 def export(
-    source: ExportSourceArgument,
+    *,
+    source: ExportSourceArgument = None,
     form: ExportFormatOption,
     out: ExportOutOption,
     prompts: PromptsOption = None,
@@ -109,6 +113,7 @@ def export(
     from cliad.cache.formats.exporting import export_cache
     from cliad.pipelines.runs.export import export_run, is_run
 
+    source = source or _newest_cache()
     # A cache is a file and a run is a folder, so the source alone says which is meant.
     if is_run(source):
         if prompts:
@@ -129,4 +134,13 @@ def export(
             )
         written = export_cache(source, format=form, out=out, prompts=prompts, force=force)
     for path in written:
-        print(f"wrote {path}")
+        show.line(f"wrote {path}")
+
+
+def _newest_cache() -> Path:
+    """The cache that was written last, as `train` takes it."""
+    from cliad.cache.folder import newest
+
+    path = newest()
+    show.log(f"the newest cache: {path}")
+    return path

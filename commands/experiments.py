@@ -290,9 +290,9 @@ def _print_grid(done: Grid) -> None:
     """How many rows were added, how quickly, and how to see them."""
     if done.done:
         rate = done.done / done.seconds
-        print(f"{done.done} rows in {done.seconds:.1f} s, {rate:.1f} rows/s")
+        show.line(f"{done.done} rows in {done.seconds:.1f} s, {rate:.1f} rows/s")
     hint = f"`cliad report {done.out} --out report.html` shows them"
-    print(f"{done.out}: {done.asked} rows of this grid; {hint}")
+    show.line(f"{done.out}: {done.asked} rows of this grid; {hint}")
 
 
 def report(
@@ -314,7 +314,7 @@ def report(
     if out is None:
         print(text, end="")
     else:
-        print(out)
+        show.line(out)
 
 
 def demo(
@@ -349,7 +349,7 @@ def demo(
         table,
     )
     for path in done.files:
-        print(f"wrote {path}")
+        show.line(f"wrote {path}")
 
 
 # --------------------------------------------------------------- what there is to train on and with
@@ -377,11 +377,11 @@ def heads(
         line = f"    needs: {needs}; selects on: {head.select}"
         if head.parameters is not None:
             line += f"; {head.parameters:,} parameters on {head.cache}"
-        print(head.head)
-        print(f"    {head.what}")
-        print(line)
+        show.line(head.head)
+        show.line(f"    {head.what}")
+        show.line(line)
         for field in head.hyper:
-            print(f"    {field.name} = {field.default}: {field.meaning}{field.range}")
+            show.line(f"    {field.name} = {field.default}: {field.meaning}{field.range}")
 
 
 def shots(
@@ -403,4 +403,4 @@ def shots(
         return
     for role, items in drawn.items():
         for item in items:
-            print(f"{role}\t{item['label']}\t{item['classname']}\t{item['path']}")
+            show.cells(role, item["label"], item["classname"], item["path"])

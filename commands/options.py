@@ -63,7 +63,9 @@ WorkersOption = Annotated[
 # `auto` takes mps for encoders only, because heads are too small to gain from it.
 DeviceOption = Annotated[str, Option(help="auto, cuda, cuda:1, mps or cpu.")]
 JsonOption = Annotated[bool, Option("--json", help="Print one JSON document on stdout.")]
-CacheFileArgument = Annotated[Path, Argument(help="A cache file.")]
+CacheFileArgument = Annotated[
+    Path | None, Argument(help="A cache file; by default the one that was written last.")
+]
 ShotsOption = Annotated[int, Option(help="Support images per class.")]
 ProtocolOption = Annotated[str, Option(help="Few-shot protocol: coop, tip, lp++ or clip-lora.")]
 
@@ -235,9 +237,11 @@ ModelWordArgument = Annotated[str, Argument(help="Only models with this in their
 # --------------------------------------------------------------- export
 
 ExportSourceArgument = Annotated[
-    Path,
+    Path | None,
     Argument(
-        metavar="FILE|RUN", help="A cache file, a run folder, or latest: the newest run in runs/."
+        metavar="FILE|RUN",
+        help="A cache file, a run folder, or latest: the newest run in runs/. By default the cache"
+        " that was written last.",
     ),
 ]
 ExportFormatOption = Annotated[

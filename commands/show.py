@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from cliad.errors import CliadError
+from cliad.errors import CliadError, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn
+    from rich.text import Text
 
     from cliad.cache.datasets.download import Fetching
     from cliad.cache.extract.filling import Progress as ExtractProgress
@@ -37,7 +39,15 @@ class OutputError(CliadError):
 
 def log(message: str) -> None:
     """A line for the user on stderr; stdout holds results only, so that it can be piped."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message), file=sys.stderr, flush=True)
+
+
+def line(text: object, *, flush: bool = False) -> None:
+    """A line of the result on stdout.
+
+    Names of files and classes come from anywhere: what a terminal would obey is shown as an escape.
+    """
+    print(printable(str(text)), flush=flush)
 
 
 def check_stdout() -> None:
@@ -60,9 +70,28 @@ def check_stdout() -> None:
         raise OutputError("cannot write the result to stdout: the disk is full; free some space")
 
 
+def cells(*values: object) -> None:
+    """A line of the result whose cells have tabs between them, as cut and awk take them."""
+    print("\t".join(printable(str(value)) for value in values))
+
+
 def print_json(document: object) -> None:
-    # Class names and paths stay as they are written, in any alphabet.
-    print(json.dumps(document, indent=1, ensure_ascii=False))
+    print(json_text(document, indent=1))
+
+
+def json_text(document: object, indent: int | None = None) -> str:
+    """A document as JSON: names stay as they are written, in any alphabet, but for what a terminal
+    would obey, which stands as JSON's escape."""
+    text = json.dumps(document, indent=indent, ensure_ascii=False)
+    return _OBEYED.sub(_json_escape, text)
+
+
+# JSON escapes what is below a space by itself; its own line breaks stay.
+_OBEYED = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found.group()):04x}"
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -70,12 +99,19 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=_cell(title), title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(_cell, row))
     Console().print(table)
+
+
+def _cell(text: str) -> Text:
+    """Text as it stands: rich would take [red] in a class name for a colour."""
+    from rich.text import Text
+
+    return Text(printable(text))
 
 
 def percent(fraction: float | None) -> str:
@@ -194,12 +230,12 @@ def print_run(row: Mapping[str, Any]) -> None:
         ],
     )
     if row["found"]:
-        print(", ".join(_setting(name, value) for name, value in row["found"].items()))
-    print(f"run folder: {row['run']}")
+        line(", ".join(_setting(name, value) for name, value in row["found"].items()))
+    line(f"run folder: {row['run']}")
     for other in row.get("transfer", []):
         top1 = percent(other["top1"])
         zero_shot = percent(other["zero_shot_top1"])
-        print(f"on {other['test_dataset']}: {top1}, zero-shot {zero_shot}")
+        line(f"on {other['test_dataset']}: {top1}, zero-shot {zero_shot}")
 
 
 def print_halves(row: Mapping[str, Any]) -> None:
@@ -241,7 +277,7 @@ def print_predictions(predictions: Iterable[Prediction]) -> int:
         lines = [prediction.path]
         for name, probability in prediction.top:
             lines.append(f"  {percent(probability):>8}  {name}")
-        print("\n".join(lines), flush=True)
+        print("\n".join(map(printable, lines)), flush=True)
         classified += 1
     return classified
 
@@ -251,7 +287,7 @@ def print_predictions_as_json(predictions: Iterable[Prediction]) -> int:
     classified = 0
     before = "["
     for prediction in predictions:
-        print(before + json.dumps(prediction.json(), ensure_ascii=False), end="", flush=True)
+        print(before + json_text(prediction.json()), end="", flush=True)
         before = ",\n "
         if prediction.error is None:
             classified += 1
@@ -265,16 +301,22 @@ def print_predictions_as_csv(predictions: Iterable[Prediction]) -> int:
     """A line for each class of each image, or one with the error."""
     import csv
 
+    from cliad.pipelines.report.csv_cells import harmless
+
     # csv writes \r\n unless told otherwise, which cut and awk keep in the last field.
     table = csv.writer(sys.stdout, lineterminator="\n")
-    table.writerow(["path", "rank", "class", "probability", "error"])
+
+    def write(*cells: object) -> None:
+        table.writerow([harmless(printable(str(cell))) for cell in cells])
+
+    write("path", "rank", "class", "probability", "error")
     classified = 0
     for prediction in predictions:
         if prediction.error is not None:
-            table.writerow([prediction.path, "", "", "", prediction.error])
+            write(prediction.path, "", "", "", prediction.error)
         else:
             classified += 1
         for rank, (name, probability) in enumerate(prediction.top, 1):
-            table.writerow([prediction.path, rank, name, f"{probability:.6f}", ""])
+            write(prediction.path, rank, name, f"{probability:.6f}", "")
         sys.stdout.flush()  # a pipe sees each image at once, not 8 kB later
     return classified

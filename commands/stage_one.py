@@ -55,7 +55,6 @@ from cliad.commands.options import (
     ViewsSeedOption,
     WorkersOption,
 )
-from cliad.errors import printable
 
 if TYPE_CHECKING:
     from cliad.pipelines.data_check import DataCheck
@@ -146,7 +145,7 @@ def extract(
             log=show.log,
             progress=progress,
         )
-    print(path)
+    show.line(path)
 
 
 def import_(
@@ -189,7 +188,7 @@ def import_(
         force=force,
         log=show.log,
     )
-    print(path)
+    show.line(path)
 
 
 # --------------------------------------------------------------- what there is
@@ -219,7 +218,7 @@ def datasets(
         images = f"{row.images:,}" if row.images else "-"
         table.append([row.name, classes, images, row.on_disk or "-", encoders or "-"])
     show.print_table("data sets", ["name", "classes", "images", "on disk", "cached with"], table)
-    print("your own images: folder:PATH, csv:FILE or wds:PATTERN")
+    show.line("your own images: folder:PATH, csv:FILE or wds:PATTERN")
 
 
 def models(word: ModelWordArgument = "", as_json: JsonOption = False) -> None:
@@ -235,8 +234,18 @@ def models(word: ModelWordArgument = "", as_json: JsonOption = False) -> None:
     if as_json:
         show.print_json([asdict(row) for row in listed])
         return
-    table = [[row.name, row.default or "-", ", ".join(row.pretrained)] for row in listed]
-    show.print_table("encoders", ["model", "default weights", "all weights"], table)
+    # A line for all words that go together after `cliad extract --dataset NAME`, so that a line
+    # can be copied, and cut and grep find what they look for.
+    show.cells("words", "million parameters", "pixels", "dim", "activation", "default")
+    for row in listed:
+        millions = f"{row.parameters / 1e6:.1f}" if row.parameters else "-"
+        size = row.image_size or "-"
+        for tag, activation in zip(row.pretrained, row.activations, strict=True):
+            words = f"--model {row.name} --pretrained {tag}"
+            if row.name == "tiny":
+                words = "--model tiny"
+            default = "default" if tag == row.default else ""
+            show.cells(words, millions, size, row.dim or "-", activation, default)
 
 
 # --------------------------------------------------------------- cliad data
@@ -271,7 +280,7 @@ def check_data(
 
 
 def _print_data_check(checked: DataCheck) -> None:
-    print(f"{checked.dataset}: {_place(checked)}; {len(checked.classnames)} classes")
+    show.line(f"{checked.dataset}: {_place(checked)}; {len(checked.classnames)} classes")
     table = []
     for split in checked.splits:
         expected = "-" if split.expected is None else f"{split.expected:,}"
@@ -285,7 +294,8 @@ def _print_data_check(checked: DataCheck) -> None:
     if checked.ok:
         lines.append("no problem found")
     # Names of files and classes may hold what moves a terminal's cursor.
-    print("\n".join(map(printable, lines)))
+    for line in lines:
+        show.line(line)
 
 
 def _place(checked: DataCheck) -> str | Path:
@@ -304,4 +314,4 @@ def download_data(name: DownloadedDatasetArgument, data: DataOption = None) -> N
 
     with show.download_bar() as progress:
         folder = download(name, data=data, log=show.log, progress=progress)
-    print(folder)
+    show.line(folder)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cliad.cache.datasets import DATASETS, data_dir
 from cliad.cache.datasets.base import Dataset, DatasetError, find_folder
 from cliad.cache.file.layout import CacheError
 from cliad.cache.file.read import open_cache
 from cliad.cache.folder import cached, slug
+
+if TYPE_CHECKING:
+    from cliad.cache.encoders.weights import Facts
 
 
 @dataclass(frozen=True)
@@ -82,12 +86,17 @@ def _place(dataset: Dataset, data: Path | None) -> str | None:
 class ModelRow:
     """An encoder: the names of its weights, and the one taken by default.
 
-    default is None where --pretrained must say.
+    default is None where --pretrained must say; parameters, image_size (pixels) and dim (length of
+    a feature) are None where they are not known. activations: of each of the weights.
     """
 
     name: str
     pretrained: list[str]
     default: str | None
+    parameters: int | None
+    image_size: int | list[int] | None
+    dim: int | None
+    activations: list[str]
 
     def matches(self, word: str) -> bool:
         """Whether `word` is part of the name, or of name/weights; case and dashes do not matter."""
@@ -105,9 +114,22 @@ def list_models(word: str = "") -> list[ModelRow]:
     # Imported here: open_clip is slow to import, and `cliad datasets` does not need it.
     from cliad.cache.encoders import weights
 
-    rows = [ModelRow("tiny", ["bundled"], "bundled")]
+    rows = [_model_row("tiny", ["bundled"], "bundled", weights.tiny_facts())]
     for name, tags in weights.published().items():
-        rows.append(ModelRow(name, tags, weights.default_tag(tags)))
+        facts = weights.facts_of(name, tags)
+        rows.append(_model_row(name, tags, weights.default_tag(tags), facts))
     if not word:
         return rows
     return [row for row in rows if row.matches(word)]
+
+
+def _model_row(name: str, tags: list[str], default: str | None, facts: Facts) -> ModelRow:
+    return ModelRow(
+        name=name,
+        pretrained=tags,
+        default=default,
+        parameters=facts.parameters,
+        image_size=facts.image_size,
+        dim=facts.dim,
+        activations=facts.activations,
+    )

@@ -23,6 +23,7 @@ FLOORS = {
     "pipelines": {"errors", "cache", "adapters"},
     "commands": {"errors", "cache", "pipelines"},
     "cli": {"errors", "commands"},
+    "__main__": {"cli"},
 }
 
 # Which rooms and files of the same floor a room may import, beside itself.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import huggingface_hub
@@ -19,6 +21,7 @@ from cliad.errors import closest
 
 DEFAULT = ("ViT-B-32", "openai")
 HUB = "on the Hugging Face hub"
+PARAMETERS = Path(__file__).with_name("parameters.json")
 
 
 def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
@@ -76,6 +79,56 @@ def published() -> dict[str, list[str]]:
     for name, tag in open_clip.list_pretrained():
         tags.setdefault(name, []).append(tag)
     return tags
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an architecture without building it.
+
+    image_size: side of the square, or [height, width], in pixels. dim: length of a feature.
+    activations: of each set of weights. parameters: of both towers together; None where nobody has
+    counted them.
+    """
+
+    image_size: int | list[int] | None
+    dim: int | None
+    activations: list[str]
+    parameters: int | None
+
+
+def facts_of(model: str, tags: Sequence[str]) -> Facts:
+    """The facts of one of open_clip's architectures with these tags, from its configuration."""
+    config = open_clip.get_model_config(model) or {}
+    activations = []
+    for tag in tags:
+        published = open_clip.get_pretrained_cfg(model, tag)
+        is_quick = bool(config.get("quick_gelu")) or wants_quick_gelu(published)
+        activations.append("QuickGELU" if is_quick else "GELU")
+    return Facts(
+        image_size=config.get("vision_cfg", {}).get("image_size"),
+        dim=config.get("embed_dim"),
+        activations=activations,
+        parameters=_parameters().get(model),
+    )
+
+
+def tiny_facts() -> Facts:
+    """The facts of the bundled encoder."""
+    from cliad.cache.encoders.network import TINY
+
+    config = json.loads((TINY / "tiny.json").read_text(encoding="utf-8"))
+    return Facts(
+        image_size=config["vision_cfg"]["image_size"],
+        dim=config["embed_dim"],
+        activations=["QuickGELU" if config.get("quick_gelu") else "GELU"],
+        parameters=_parameters().get("tiny"),
+    )
+
+
+@cache
+def _parameters() -> dict[str, int]:
+    """How many parameters architectures have, counted once: to build them all takes a minute."""
+    return json.loads(PARAMETERS.read_text(encoding="utf-8"))
 
 
 def _dashed(model: str) -> str:

@@ -46,11 +46,11 @@ def as_csv(study: Study) -> str:
 def _line(cells: Sequence[object]) -> str:
     out = io.StringIO(newline="")
     # Of both characters of this end of a line, csv takes care inside of cells.
-    csv.writer(out, lineterminator="\r\n").writerow(map(_harmless, cells))
+    csv.writer(out, lineterminator="\r\n").writerow(map(harmless, cells))
     return out.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _harmless(cell: object) -> object:
+def harmless(cell: object) -> object:
     """A cell that is no formula: a text that begins like one gets an apostrophe (OWASP)."""
     if isinstance(cell, str) and cell.startswith(FORMULA):
         return "'" + cell

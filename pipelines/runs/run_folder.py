@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cliad.adapters.core.classifier import Classifier
+from cliad.cache.documents import read_bytes, read_json
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.files import check_place, replacing, sha256_of
 from cliad.cache.folder import slug
@@ -35,6 +36,7 @@ from cliad.pipelines.experiments.spec import make_head
 from cliad.pipelines.runs.card import card
 
 SCHEMA = 1
+LARGEST_HEAD = 2**32  # bytes; 4,096 classes with keys of 16 shots of 4,096 features take a quarter
 WIDEST = 2**20  # a larger width in run.json is damage: no encoder gives such features
 
 # What each word of run.json must be. Beside them stand `schema` and `temperature` (a number or
@@ -256,13 +258,17 @@ def load(folder: Path) -> tuple[Classifier, dict]:
 
 
 def _read(folder: Path) -> tuple[Classifier, dict]:
-    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    about = read_json(folder / "run.json", RunFolderError)
     _check(about)
     # The bytes that are hashed are the bytes that are used: the file is read once.
-    raw = (folder / "head.safetensors").read_bytes()
+    raw = read_bytes(folder / "head.safetensors", RunFolderError, largest=LARGEST_HEAD)
     if hashlib.sha256(raw).hexdigest() != about["head_sha256"]:
         raise ValueError("head.safetensors is not the file that run.json describes")
-    return _classifier(about, read_tensors(raw)), about
+    tensors = read_tensors(raw)
+    for name, value in tensors.items():
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} in head.safetensors: expected finite numbers")
+    return _classifier(about, tensors), about
 
 
 def _classifier(about: Mapping, tensors: Mapping[str, Tensor]) -> Classifier:
@@ -333,6 +339,8 @@ def _check_numbers(about: Mapping) -> None:
     # Without a limit, the try on one row of zeros could fill the memory.
     if not 0 < about["dim"] <= about["width"] <= WIDEST:
         raise ValueError(f"invalid width in run.json: {about['width']} with dim {about['dim']}")
+    if not _is_positive(about["logit_scale"]):
+        raise ValueError(f"invalid logit_scale in run.json: {about['logit_scale']}")
     if not about["classnames"]:
         raise ValueError("invalid classnames in run.json: there are none")
 

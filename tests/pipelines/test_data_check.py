@@ -3,7 +3,9 @@
 import os
 
 import layouts
+import open_clip
 import pytest
+import torch
 
 from cliad.cache import datasets
 from cliad.pipelines.data_check import SplitCheck, data_check
@@ -120,3 +122,25 @@ def test_the_list_of_models():
     assert all(
         any("metaclip" in tag for tag in row.pretrained) for row in list_models("metaclip-400m")
     )
+
+
+def test_a_model_is_listed_with_what_people_choose_it_by():
+    rows = {row.name: row for row in list_models()}
+    # 151 million: OpenAI's model card of ViT-B/32; 102 million: that of RN50
+    assert round(rows["ViT-B-32"].parameters / 1e6) == 151
+    assert round(rows["RN50"].parameters / 1e6) == 102
+    assert (rows["ViT-L-14-336"].image_size, rows["ViT-L-14-336"].dim) == (336, 768)
+    of_tag = dict(zip(rows["ViT-B-32"].pretrained, rows["ViT-B-32"].activations, strict=True))
+    assert (of_tag["openai"], of_tag["laion2b_s34b_b79k"]) == ("QuickGELU", "GELU")
+
+
+@pytest.mark.parametrize("name", ["RN50", "ViT-B-32", "tiny"])
+def test_parameters_are_those_of_the_built_model(name):
+    from cliad.cache.encoders.network import TINY
+
+    if name == "tiny":
+        open_clip.add_model_config(TINY / "tiny.json")
+    with torch.device("meta"):
+        network = open_clip.create_model(name, device="meta")
+    counted = sum(parameter.numel() for parameter in network.parameters())
+    assert {row.name: row for row in list_models(name)}[name].parameters == counted

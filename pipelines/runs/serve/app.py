@@ -21,6 +21,7 @@ from cliad.pipelines.runs.serve.guard import Guard
 from cliad.pipelines.runs.serve.request import read_body, read_top
 from cliad.pipelines.runs.serve.service import InferenceService
 
+MOST_CONNECTIONS = 64  # so that at most 2 GB of uploads are held in memory
 PAGE = Path(__file__).with_name("page.html")
 
 # Our words for what the server library refuses.
@@ -83,10 +84,11 @@ def serve(
     log(f"{ready.run.folder.name}: {head} with {ready.encoder.name} on {ready.encoder.device}")
     log(f"open {_url(host, listener.getsockname()[1])} in a browser; Ctrl-C ends it")
     config = uvicorn.Config(
-        make_app(service, host),
-        log_level="warning",
-        limit_concurrency=64,  # at most 2 GB of uploads are held in memory
+        make_app(service, host, log),
+        log_level="critical",  # what fails is said by `failed`, in one line
+        limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=5,  # seconds
+        timeout_graceful_shutdown=2,  # seconds for answers that are on their way at Ctrl-C
         lifespan="off",
         ws="none",
     )
@@ -113,12 +115,16 @@ def _url(host: str, port: int) -> str:
     return f"http://{name}:{port}/"
 
 
-def make_app(service: InferenceService, host: str = "127.0.0.1") -> Guard:
+def make_app(
+    service: InferenceService,
+    host: str = "127.0.0.1",
+    log: Callable[[str], None] = lambda line: None,
+) -> Guard:
     """The ASGI application: the page, the list of runs, and the endpoint that classifies."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
-    from starlette.requests import Request
+    from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
@@ -141,14 +147,25 @@ def make_app(service: InferenceService, host: str = "127.0.0.1") -> Guard:
 
     async def failed(request: Request, error: Exception) -> Response:
         failure = describe(error)
+        if failure.status == 500:
+            log(f"a request failed: {type(error).__name__}: {error}")
         return JSONResponse({"error": failure.text}, failure.status)
+
+    async def left(request: Request, error: Exception) -> Response:
+        return Response(status_code=400)  # to nobody: the client is gone
 
     routes = [
         Route("/", page),
         Route("/api/runs", runs),
         Route("/api/classify", classify, methods=["POST"]),
     ]
-    app = Starlette(routes=routes, exception_handlers={HTTPException: failed, ValueError: failed})
+    handlers = {
+        HTTPException: failed,
+        ValueError: failed,
+        ClientDisconnect: left,
+        Exception: failed,
+    }
+    app = Starlette(routes=routes, exception_handlers=handlers)
     return Guard(app, host)
 
 

@@ -61,7 +61,7 @@ class Guard:
         if not self.is_own(host):
             return f"this page answers to its own address only, not to '{host:.80}'"
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if origin is not None and _place_of(origin) != host.lower():
             return (
                 "requests from pages of other origins are refused;"
                 f" this one comes from '{origin:.80}'"
@@ -86,6 +86,14 @@ class Guard:
         except ValueError:
             return False
         return address.is_loopback or not _is_loopback(self.host)
+
+
+def _place_of(origin: str) -> str | None:
+    """The host and port of an Origin header in lower case; None where it is no address."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _headers(scope: Scope) -> dict[str, str]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from cliad.adapters.core.ops import class_weights, unit
 from cliad.cache import prompts
 from cliad.cache.datasets import data_dir
+from cliad.cache.documents import read_json
 from cliad.cache.encoders.base import Encoder
 from cliad.cache.file.layout import CacheError
 from cliad.cache.file.read import FeatureCache, open_cache
@@ -23,6 +24,7 @@ from cliad.pipelines.runs.predict import ClassProbability, SavedRun, load_folder
 from cliad.pipelines.runs.serve.nearest import NearestSupport, support_of
 from cliad.pipelines.runs.serve.request import ServiceError, read_image
 
+MOST_READY = 16  # runs that are kept in memory
 # What reading the JSON of a folder that is not a sound run may raise.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
@@ -141,11 +143,20 @@ class InferenceService:
         run = load_folder(folder)
         key = (folder, (folder / "run.json").stat().st_mtime_ns)
         if key not in self._ready:
+            self._make_room(folder)
             cache = self._cache(run)
             encoder = self._encoder_of(run)
             zero_shot = _zero_shot(run, encoder, cache)
             self._ready[key] = ReadyRun(run, encoder, zero_shot, support_of(run, cache, self.data))
         return self._ready[key]
+
+    def _make_room(self, folder: Path) -> None:
+        """Drop what this folder held before it was trained again, and the oldest of many runs."""
+        outdated = [key for key in self._ready if key[0] == folder]
+        too_many = len(self._ready) - len(outdated) - MOST_READY + 1
+        oldest = [key for key in self._ready if key[0] != folder][: max(too_many, 0)]
+        for key in outdated + oldest:
+            del self._ready[key]
 
     def _encoder_of(self, run: SavedRun) -> Encoder:
         """The run's encoder; runs of the same encoder and precision share one."""
@@ -154,7 +165,10 @@ class InferenceService:
         # With sorted keys, equal recipes are equal text.
         key = json.dumps(decides, sort_keys=True)
         if key not in self._encoders:
-            self._encoders[key] = self._options.load(run)
+            # Runs that are ready keep theirs: the memory holds as many as they use.
+            in_use = {id(ready.encoder) for ready in self._ready.values()}
+            kept = {name: one for name, one in self._encoders.items() if id(one) in in_use}
+            self._encoders = kept | {key: self._options.load(run)}
         return self._encoders[key]
 
     def _cache(self, run: SavedRun) -> FeatureCache | None:
@@ -223,4 +237,4 @@ def _summary(name: str, folder: Path) -> dict[str, object] | None:
 
 
 def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path, run_folder.RunFolderError)
