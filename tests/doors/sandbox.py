@@ -86,12 +86,22 @@ def run(words: list[str], home: Path) -> Outcome:
 
     `unpack ARCHIVE FOLDER` is what `cliad data download` does with an archive that it has fetched.
     """
+    return run_and_end(words, home)
+
+
+def run_and_end(
+    words: list[str], home: Path, after: float | None = None, number: int = signal.SIGKILL
+) -> Outcome:
+    """The same; the command gets the signal `number` so many seconds `after` its start."""
     before = snapshot(home)
     logs = Path(tempfile.mkdtemp())
     started = time.monotonic()
     child = os.fork()
     if child == 0:
         _become(words, home, logs)  # never returns
+    if after is not None:
+        time.sleep(after)
+        os.kill(child, number)  # a child that has ended is there until it is waited for
     # Twice the limit: time that other processes took is not the command's.
     status, usage = _wait(child, started + 2 * SECONDS)
     seconds = usage.ru_utime + usage.ru_stime
@@ -101,16 +111,25 @@ def run(words: list[str], home: Path) -> Outcome:
     outcome = Outcome(
         code=os.WEXITSTATUS(status) if os.WIFEXITED(status) else None,
         signal=os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-        stdout=(logs / "out").read_text(errors="surrogateescape"),
-        stderr=(logs / "err").read_text(errors="surrogateescape"),
+        stdout=_text_of(logs / "out"),
+        stderr=_text_of(logs / "err"),
         seconds=seconds,
-        memory=usage.ru_maxrss * 1024 - int((logs / "memory").read_text()),
+        memory=usage.ru_maxrss * 1024 - _number_in(logs / "memory"),
         new=sorted(set(after) - set(before)),
         gone=sorted(set(before) - set(after)),
-        reached=(logs / "reached").read_text(errors="surrogateescape").splitlines(),
+        reached=_text_of(logs / "reached").splitlines(),
     )
     shutil.rmtree(logs)
     return outcome
+
+
+def _text_of(file: Path) -> str:
+    """What a process has written; nothing where it was ended before it began."""
+    return file.read_text(errors="surrogateescape") if file.exists() else ""
+
+
+def _number_in(file: Path) -> int:
+    return int(_text_of(file) or 0)
 
 
 def _memory_now() -> int:
@@ -132,6 +151,7 @@ def _wait(child: int, until: float):
 def _become(words: list[str], home: Path, logs: Path) -> None:
     """The rest of the forked process: the command, then its end."""
     code = 70
+    has_begun = False
     try:
         for number, name in ((1, "out"), (2, "err")):
             descriptor = os.open(logs / name, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -150,18 +170,22 @@ def _become(words: list[str], home: Path, logs: Path) -> None:
         grown = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         resource.setrlimit(resource.RLIMIT_AS, (grown + 8 * MEMORY, grown + 8 * MEMORY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        from cliad.cli import main
+        from cliad.__main__ import main
 
         if words[0] == "unpack":
             main = _unpacking(*words[1:])
         sys.argv = ["cliad", *words]
         sys.addaudithook(_auditor(home, reached))
+        has_begun = True
         try:
             main()
             code = 0
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
-    except BaseException:
+    except BaseException as error:
+        # Ctrl-C before the program has begun is not the program's.
+        if isinstance(error, KeyboardInterrupt) and not has_begun:
+            os._exit(130)
         traceback.print_exc()
     with suppress(Exception):
         sys.stdout.flush()

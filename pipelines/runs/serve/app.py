@@ -88,7 +88,7 @@ def serve(
         log_level="critical",  # what fails is said by `failed`, in one line
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=5,  # seconds
-        timeout_graceful_shutdown=2,  # seconds for answers that are on their way at Ctrl-C
+        timeout_graceful_shutdown=1,  # seconds for answers that are on their way at Ctrl-C
         lifespan="off",
         ws="none",
     )

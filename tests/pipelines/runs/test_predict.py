@@ -365,3 +365,13 @@ def test_the_likeliest_classes_come_first_with_their_probabilities(used):
 def test_numbers_below_one_are_refused(used, words, said):
     with pytest.raises(PredictError, match=f"{said} the number of .*, at least 1; got 0"):
         predict(used.run, [], **words)
+
+
+def test_a_cell_that_a_spreadsheet_would_compute_is_text(used, cliad, tmp_path):
+    image = sorted(used.images.iterdir())[0]
+    name = tmp_path / "=1+1.png"
+    shutil.copy(image, name)
+    os.chdir(tmp_path)
+    code, out, _ = cliad("predict", used.run, name.name, "--csv", "--pretrained", used.weights)
+    assert code == 0
+    assert out.splitlines()[1].startswith("'=1+1.png,1,")

@@ -1,6 +1,7 @@
 """The run folder: all that a run needs elsewhere; damaged and hostile ones are refused."""
 
 import json
+import os
 import random
 import shutil
 
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from cliad.adapters import HEADS
 from cliad.adapters.core.head import HeadError
+from cliad.cache.files import sha256_of
 from cliad.pipelines.experiments.train import train
 from cliad.pipelines.runs import run_folder
 from cliad.pipelines.runs.predict import PredictError, load
@@ -177,3 +179,45 @@ def test_200_spoiled_run_folders_are_one_line_each(used, tmp_path):
         else:
             assert name == "run.json"  # a letter in a name or a command: nothing that can be known
         shutil.rmtree(run)
+
+
+def test_every_file_of_a_run_may_be_read_by_those_whom_the_umask_lets(toy, tmp_path):
+    before = os.umask(0o022)
+    try:
+        result, cache = train(folder=toy, shots=1, head="gda")
+        folder = run_folder.save(result, cache, tmp_path / "run")
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert modes == dict.fromkeys(modes, 0o644) and len(modes) == 4
+
+
+@pytest.mark.parametrize("name", ["run.json", "head.safetensors"])
+def test_a_pipe_or_a_device_in_place_of_a_file_is_refused_at_once(used, tmp_path, name):
+    folder = shutil.copytree(used.run, tmp_path / "run")
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(run_folder.RunFolderError):
+        run_folder.load(folder)
+
+
+def test_what_may_not_be_read_is_not_called_damaged(used, tmp_path):
+    folder = shutil.copytree(used.run, tmp_path / "run")
+    (folder / "head.safetensors").unlink()
+    (folder / "head.safetensors").mkdir()
+    with pytest.raises(run_folder.RunFolderError, match=r"cannot read .*: it is a folder"):
+        run_folder.load(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_damage(used, tmp_path, value):
+    folder = shutil.copytree(used.run, tmp_path / "run")
+    tensors = load_file(folder / "head.safetensors")
+    first = next(iter(tensors))
+    tensors[first].flatten()[0] = value
+    save_file(tensors, folder / "head.safetensors")
+    about = json.loads((folder / "run.json").read_text())
+    about["head_sha256"] = sha256_of(folder / "head.safetensors")
+    (folder / "run.json").write_text(json.dumps(about))
+    with pytest.raises(run_folder.RunFolderError, match="expected finite numbers"):
+        run_folder.load(folder)

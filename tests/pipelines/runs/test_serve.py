@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import io
 import json
+import os
 import random
 import shutil
 import socket
@@ -196,6 +197,21 @@ def test_its_own_page_is_let_through(port, digit):
             "sec_fetch_site": "same-origin",
         }
         assert send(port, "/api/classify", digit[0], **own)[0] == 200
+
+
+@pytest.mark.parametrize("origin", ["http://[::1", "http://a:b:c", "null", "", "\xff"])
+def test_an_origin_that_is_no_address_is_refused(port, digit, origin):
+    refused(port, 403, body=digit[0], Origin=origin.encode("latin1"))
+
+
+def test_runs_that_are_trained_again_do_not_fill_the_memory(used, digit, tmp_path):
+    shutil.copytree(used.probe, tmp_path / "runs" / "probe")
+    run = tmp_path / "runs" / "probe"
+    service = InferenceService(run, caches=used.caches, pretrained=str(used.weights))
+    for moment in range(1, 6):
+        os.utime(run / "run.json", (moment, moment))
+        service.classify(digit[0])
+    assert len(service._ready) == len(service._encoders) == 1
 
 
 def test_an_open_address_answers_to_numbers_but_not_to_foreign_names():
