@@ -45,6 +45,8 @@ def info(file: CacheFileArgument, as_json: JsonOption = False) -> None:
         f"{megabytes:.1f} MB"
     )
     print(f"{facts['dim']} features as {facts['dtype']}, {rows}{state}")
+    if facts["unchecked"]:
+        print(facts["unchecked"])
     _print_splits(facts["splits"])
     _print_prompt_sets(facts["prompts"])
     versions = [f"{package} {version}" for package, version in facts["versions"].items()]
@@ -83,10 +85,15 @@ def verify(file: CacheFileArgument) -> None:
 
     Example: cliad verify FILE.h5
     """
+    from cliad.cache.file.check import unchecked
     from cliad.cache.file.check import verify as find_problems
+    from cliad.cache.file.read import open_cache
 
     problems = find_problems(file)
     print("\n".join(problems) or f"{file} is complete and undamaged")
+    not_seen = None if problems else unchecked(open_cache(file, any_prompts=True))
+    if not_seen:
+        show.log(not_seen)
     raise typer.Exit(1 if problems else 0)
 
 

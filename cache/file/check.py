@@ -40,7 +40,7 @@ def verify(path: Path) -> list[str]:
     try:
         # Damaged bytes may also give arrays of types and axes that no check below expects.
         with damage_as_cache_error(path):
-            return _all_problems(open_cache(path))
+            return _all_problems(open_cache(path, any_prompts=True))
     except CacheError as error:
         return [str(error)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,6 @@ from cliad.cache.file.table import (
     FormError,
     check_attributes,
     check_name,
-    form_of,
 )
 
 # Bytes left free for HDF5's own metadata.
@@ -97,7 +96,12 @@ def header_arrays(header: Header) -> NewArrays:
 
 
 def split_arrays(name: str, split: SplitLayout, header: Header) -> NewArrays:
-    """The data sets of a split: labels and paths are known, all rows are still to do."""
+    """The data sets of a split: labels and paths are known, all rows are still to do.
+
+    Raises:
+        CacheError: a file cannot have a split or views of this name.
+    """
+    _check_names([name, *split.views])
     root = f"splits/{name}"
     n = len(split.labels)
     n_batch = math.ceil(n / header.batch)
@@ -118,6 +122,14 @@ def split_arrays(name: str, split: SplitLayout, header: Header) -> NewArrays:
     return arrays
 
 
+def _check_names(names: Iterable[str]) -> None:
+    try:
+        for name in names:
+            check_name(name)
+    except FormError as error:
+        raise CacheError(f"{error}; choose another name") from None
+
+
 def _plain(value: object) -> AttributeValue:
     """A value as Python's own type: what a checksum is made of is the same when it is read."""
     if isinstance(value, str):
@@ -128,7 +140,12 @@ def _plain(value: object) -> AttributeValue:
 
 
 def text_arrays(text: TextSet, dtype: str, schema: int = SCHEMA) -> NewArrays:
-    """The data sets of a prompt set, all of them known; `schema` is that of the file."""
+    """The data sets of a prompt set, all of them known; `schema` is that of the file.
+
+    Raises:
+        CacheError: a file cannot have a prompt set of this name.
+    """
+    _check_names([text.name])
     root = f"text/{text.name}"
     arrays = {
         f"{root}/templates": _known_strings(text.templates),
@@ -184,7 +201,7 @@ def add_to_file(
         CacheError: it does not fit on the disk.
         OSError: the file cannot be written.
     """
-    _check_forms(arrays, attributes, cache)
+    _check_attributes(attributes, cache)
     _check_room(arrays, cache)
     offsets = _define(path, mode, arrays, attributes)
     descriptor = open_for_writing(path)
@@ -200,7 +217,7 @@ def add_to_file(
         os.close(descriptor)
 
 
-def _check_forms(arrays: NewArrays, attributes: NewAttributes, cache: Path) -> None:
+def _check_attributes(attributes: NewAttributes, cache: Path) -> None:
     """CacheError where the file could not be opened again, or HDF5 would not take an attribute."""
     for values in attributes.values():
         for key, value in values.items():
@@ -211,10 +228,6 @@ def _check_forms(arrays: NewArrays, attributes: NewAttributes, cache: Path) -> N
                     f"most {LARGEST_ATTRIBUTE:,}; shorten it, or make the file anew with --force"
                 )
     try:
-        for name in arrays:
-            for part in name.split("/"):
-                check_name(part)
-            form_of(name)
         if "" in attributes:
             check_attributes(attributes[""])
     except FormError as error:
