@@ -200,6 +200,8 @@ def _checked_type(kind: h5py.h5t.TypeID, form: Form, name: str) -> np.dtype:
         dtype = np.dtype(f"S{kind.get_size()}")
     if dtype is None or not form.takes(dtype):
         what = CLASSES.get(kind.get_class(), "another kind")
+        if kind.get_class() in (h5py.h5t.INTEGER, h5py.h5t.FLOAT):
+            what = f"{'big' if kind.get_order() == h5py.h5t.ORDER_BE else 'little'}-endian {what}"
         expected = " or ".join(form.types)
         raise FormError(f"{name} holds {what} of {kind.get_size()} bytes, expected type {expected}")
     return dtype
@@ -207,7 +209,9 @@ def _checked_type(kind: h5py.h5t.TypeID, form: Form, name: str) -> np.dtype:
 
 def _checked_shape(node: h5py.h5d.DatasetID, form: Form, name: str) -> tuple[int, ...]:
     if node.get_space().get_simple_extent_type() != h5py.h5s.SIMPLE or node.rank != form.rank:
-        raise FormError(f"{name} has {node.rank} axes, expected {form.rank} ({form.axes})")
+        raise FormError(
+            f"{name} has {node.rank} axes, expected {form.rank}: {form.axes.replace('?', '')}"
+        )
     return node.shape
 
 
