@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,9 @@ from cliad.cache.file.table import DOCUMENTS, TEXT_DOCUMENTS
 
 # Wider than what an import accepts as rows of length one, so that no import fails here.
 UNIT_TOLERANCE = 1e-2
+
+# Lines on what differs from a list of contents; a damaged list may differ in all.
+MOST_DIFFERENCES = 50
 
 
 def verify(path: Path) -> list[str]:
@@ -119,7 +123,8 @@ def _content_problems(cache: FeatureCache) -> Iterator[str]:
         stored = {key: value for key, value in attrs.items() if key not in documents}
         lines.setdefault(root_of(node), []).extend(attribute_lines(node, stored))
     for root, found in sorted(lines.items()):
-        yield from differences(cache.read(f"{root}contents").tobytes(), as_text(found))
+        stored_list = cache.read(f"{root}contents").tobytes()
+        yield from islice(differences(stored_list, as_text(found)), MOST_DIFFERENCES)
 
 
 # ------------------------------------------------------------------------------------------- rows

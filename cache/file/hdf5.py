@@ -166,9 +166,12 @@ class _Found:
         form = form_of(name)
         dtype = _checked_type(node.get_type(), form, name)
         shape = _checked_shape(node, form, name)
+        size = math.prod(shape) * dtype.itemsize
+        if form.largest is not None and size > form.largest:
+            raise FormError(f"{name} has {size:,} bytes, more than {form.largest:,}")
         if name.startswith("splits/") and "/views/" in name:
             self.attrs[name] = _read_attributes(node, name)
-        if math.prod(shape) == 0:
+        if size == 0:
             self.arrays[name] = StoredArray(None, shape, dtype)
             return
         properties = node.get_create_plist()

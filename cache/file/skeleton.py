@@ -26,10 +26,14 @@ from cliad.cache.file.layout import (
 )
 from cliad.cache.file.table import (
     LARGEST_ATTRIBUTE,
+    LONGEST_STRING,
     FormError,
+    HasShape,
     check_attributes,
     check_name,
+    check_shapes,
 )
+from cliad.errors import printable
 
 # Bytes left free for HDF5's own metadata.
 METADATA_BYTES = 2**20
@@ -65,6 +69,12 @@ def _known(data: np.ndarray) -> NewArray:
 def _known_strings(values: Sequence[str]) -> NewArray:
     encoded = [value.encode() for value in values]
     longest = max(map(len, encoded), default=0)
+    if longest > LONGEST_STRING:
+        start = max(values, key=len)[:40]
+        raise CacheError(
+            f"'{printable(start)}...' has {longest:,} bytes; paths, class names and templates "
+            f"have at most {LONGEST_STRING:,}"
+        )
     # HDF5 has no strings of length 0.
     return _known(np.array(encoded, dtype=f"S{max(longest, 1)}"))
 
@@ -183,6 +193,14 @@ def contents_arrays(arrays: NewArrays, attributes: NewAttributes) -> NewArrays:
     for name, values in attributes.items():
         lines.setdefault(root_of(name), []).extend(attribute_lines(name, values))
     return {f"{root}contents": _known_text(as_text(lines[root])) for root in lines}
+
+
+def check_new(arrays: Mapping[str, HasShape], batch: int, cache: Path) -> None:
+    """CacheError where a file with these arrays could not be opened again."""
+    try:
+        check_shapes(arrays, batch)
+    except FormError as error:
+        raise CacheError(f"cannot write {cache.name}: {error}") from None
 
 
 def add_to_file(

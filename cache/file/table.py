@@ -20,6 +20,11 @@ FLOATS = ("<f2", "<f4")
 STRINGS = ("|S",)  # of fixed length, padded with zero bytes
 BYTES = ("|u1",)
 
+MOST_ROWS = 100_000_000  # of a split
+# Of a JSON text, or of all class names or templates of a prompt set, in bytes.
+LARGEST = 2**28
+# Of a path, a class name or a template, in bytes.
+LONGEST_STRING = 2**16
 # Splits, prompt sets and view sets have names of at most so many letters.
 LONGEST_NAME = 255
 
@@ -44,16 +49,20 @@ class Form:
 
     Axes of one name have one length in a file, a split or a prompt set: see `_scope`. Only an axis
     with a question mark may be of length 0. `filled` arrays change while rows are extracted.
+    `largest` is its largest size in bytes, where the array is read when a file is opened: a file
+    with holes is as large as it says.
     """
 
     pattern: str
     types: tuple[str, ...]
     axes: str
     filled: bool = False
+    largest: int | None = None
 
     def takes(self, dtype: np.dtype) -> bool:
         """Whether the array may be of this type."""
-        return dtype.str in self.types or (dtype.kind == "S" and self.types == STRINGS)
+        is_string = dtype.kind == "S" and dtype.itemsize <= LONGEST_STRING
+        return dtype.str in self.types or (is_string and self.types == STRINGS)
 
     @property
     def rank(self) -> int:
@@ -64,25 +73,25 @@ class Form:
 # Arrays that say how long an axis is come before all others that have it. A name is of the first
 # form whose pattern it matches.
 ARRAYS = (
-    Form("splits/*/labels", ("<i4",), "n?"),
+    Form("splits/*/labels", ("<i4",), "n?", largest=4 * MOST_ROWS),
     Form("splits/*/features", FLOATS, "n? dim", filled=True),
     Form("splits/*/paths", STRINGS, "n?"),
     Form("splits/*/status", BYTES, "n?", filled=True),
     Form("splits/*/checksums", ("<u4",), "n_batch?", filled=True),
     Form("splits/*/pre_projection", FLOATS, "n? dim_pre", filled=True),
     Form("splits/*/tokens", FLOATS, "n? n_token dim", filled=True),
-    Form("splits/*/views/*_rows", ("<i8",), "n_row?"),
+    Form("splits/*/views/*_rows", ("<i8",), "n_row?", largest=8 * MOST_ROWS),
     Form("splits/*/views/*", FLOATS, "n_view n_row? dim", filled=True),
-    Form("text/*/templates", STRINGS, "n_template?"),
-    Form("text/*/classnames", STRINGS, "n_class"),
+    Form("text/*/templates", STRINGS, "n_template?", largest=LARGEST),
+    Form("text/*/classnames", STRINGS, "n_class", largest=LARGEST),
     Form("text/*/features", FLOATS, "n_template n_class dim"),
     Form("text/*/pre_projection", FLOATS, "n_template n_class dim_text"),
     # From schema 2 on: JSON texts, which may be longer than an attribute, and lists of checksums.
-    Form("text/*/text_recipe", BYTES, "n_byte"),
-    Form("text/*/contents", BYTES, "n_byte"),
-    Form("image_recipe", BYTES, "n_byte"),
-    Form("versions", BYTES, "n_byte"),
-    Form("contents", BYTES, "n_byte"),
+    Form("text/*/text_recipe", BYTES, "n_byte", largest=LARGEST),
+    Form("text/*/contents", BYTES, "n_byte", largest=LARGEST),
+    Form("image_recipe", BYTES, "n_byte", largest=LARGEST),
+    Form("versions", BYTES, "n_byte", largest=LARGEST),
+    Form("contents", BYTES, "n_byte", largest=LARGEST),
 )
 GROUPS = ("splits", "splits/*", "splits/*/views", "text", "text/*")
 

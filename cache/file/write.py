@@ -27,6 +27,7 @@ from cliad.cache.file.layout import (
 from cliad.cache.file.read import FeatureCache, open_cache
 from cliad.cache.file.skeleton import (
     add_to_file,
+    check_new,
     contents_arrays,
     header_arrays,
     header_attributes,
@@ -55,6 +56,7 @@ def create(
     for text in texts:
         arrays |= text_arrays(text, header.dtype)
         attributes |= text_attributes(text)
+    check_new(arrays, header.batch, path)
     arrays |= contents_arrays(arrays, attributes)
     with disk_errors(path), replacing(part_of(path)) as new:
         add_to_file(new, "w", arrays, attributes, cache=path)
@@ -84,6 +86,7 @@ def add_text(path: Path, text: TextSet) -> None:
     _check_names_enough(cache, text)
     arrays = text_arrays(text, cache.dtype, cache.schema)
     attributes = text_attributes(text, cache.schema)
+    check_new({**cache.arrays, **arrays}, cache.batch, path)
     if cache.schema > 1:
         arrays |= contents_arrays(arrays, attributes)
     with disk_errors(path), replacing(path) as new:

@@ -1,17 +1,18 @@
 """What a file that others made may hold: arrays packed in other ways, and everything else."""
 
 import zlib
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
-from written import text_set, write
+from written import header, layout, text_set, write
 
 from cliad.cache.file.check import verify
-from cliad.cache.file.layout import CacheError
+from cliad.cache.file.layout import CacheError, SplitLayout
 from cliad.cache.file.read import open_cache
 from cliad.cache.file.rows import gather
-from cliad.cache.file.write import add_text
+from cliad.cache.file.write import add_text, create
 
 FEATURES = "splits/train/features"
 LABELS = "splits/train/labels"
@@ -292,3 +293,46 @@ def test_rows_of_a_part_of_a_mapped_array_are_those_of_the_part(tmp_path):
     x.flush()
     for part in (x[50:], x[::2], x[::-1], x[:, 1:3], x[20:].view(np.uint8)):
         np.testing.assert_array_equal(gather(part, [3, 1]), np.asarray(part)[[3, 1]])
+
+
+def test_features_that_are_not_finite_are_refused_where_they_are_used(tmp_path):
+    path = write(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        file[FEATURES][5, 0] = np.inf
+    split = open_cache(path).split("train")
+    assert np.isfinite(split.rows([4, 6])).all()
+    with pytest.raises(CacheError, match="NaN or infinity; `cliad verify FILE`"):
+        split.rows()
+
+
+# ---------------------------------------------------------------------------------------- writing
+
+
+def test_what_could_not_be_opened_again_is_not_written(tmp_path):
+    split = layout()
+    empty = SplitLayout(split.paths, split.labels, {"features": (0,)}, {})
+    with pytest.raises(CacheError, match=r"cannot write a\.h5: .* has no dim to it"):
+        create(tmp_path / "a.h5", header(split), {"train": empty}, [text_set()])
+    narrow = replace(text_set("narrow"), features=np.ones((2, 3, 5)))
+    with pytest.raises(CacheError, match=r"is \(2, 3, 5\), expected \(2, 3, 6\)"):
+        create(tmp_path / "a.h5", header(split), {"train": split}, [narrow])
+    assert list(tmp_path.iterdir()) == []
+    path = write(tmp_path / "a.h5")
+    with pytest.raises(CacheError, match=r"is \(2, 3, 5\), expected \(2, 3, 6\)"):
+        add_text(path, narrow)
+    with pytest.raises(CacheError, match=r"'xxx.* has 70,000 bytes"):
+        add_text(path, text_set("long", classnames=("x" * 70_000, "dog", "eel")))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.h5"] and verify(path) == []
+
+
+def test_arrays_with_holes_of_any_size_are_refused_unread(tmp_path):
+    path = write(tmp_path / "a.h5")
+
+    def of_a_terabyte(file, name, content):
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        file.create_dataset(name, (2**38,), content.dtype, dcpl=properties)
+
+    change(path, LABELS, of_a_terabyte)
+    refused(path, "1,099,511,627,776 bytes, more than 400,000,000")
