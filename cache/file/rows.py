@@ -75,16 +75,8 @@ class Split:
         return [path.decode(errors="replace") for path in encoded]
 
     def rows(self, index: RowIndex = ALL_ROWS, *, unit: bool = False) -> np.ndarray:
-        """float32 features (n_index, dim) of some rows: raw, or with rows of length one.
-
-        Raises:
-            CacheError: not all of them are finite.
-        """
+        """float32 features (n_index, dim) of some rows: raw, or with rows of length one."""
         x = np.array(gather(self.x, index), np.float32)
-        if not np.isfinite(x).all():
-            raise CacheError(
-                "image features hold NaN or infinity; `cliad verify FILE` says in which rows"
-            )
         if not unit:
             return x
         norms = np.linalg.norm(x, axis=-1, keepdims=True)

@@ -295,16 +295,6 @@ def test_rows_of_a_part_of_a_mapped_array_are_those_of_the_part(tmp_path):
         np.testing.assert_array_equal(gather(part, [3, 1]), np.asarray(part)[[3, 1]])
 
 
-def test_features_that_are_not_finite_are_refused_where_they_are_used(tmp_path):
-    path = write(tmp_path / "a.h5")
-    with h5py.File(path, "r+") as file:
-        file[FEATURES][5, 0] = np.inf
-    split = open_cache(path).split("train")
-    assert np.isfinite(split.rows([4, 6])).all()
-    with pytest.raises(CacheError, match="NaN or infinity; `cliad verify FILE`"):
-        split.rows()
-
-
 # ---------------------------------------------------------------------------------------- writing
 
 
