@@ -46,6 +46,8 @@ def info(file: CacheFileArgument = None, as_json: JsonOption = False) -> None:
         f"{megabytes:.1f} MB"
     )
     show.line(f"{facts['dim']} features as {facts['dtype']}, {rows}{state}")
+    if facts["unchecked"]:
+        show.line(facts["unchecked"])
     _print_splits(facts["splits"])
     _print_prompt_sets(facts["prompts"])
     versions = [f"{package} {version}" for package, version in facts["versions"].items()]
@@ -84,12 +86,17 @@ def verify(file: CacheFileArgument = None) -> None:
 
     Example: cliad verify FILE.h5
     """
+    from cliad.cache.file.check import unchecked
     from cliad.cache.file.check import verify as find_problems
+    from cliad.cache.file.read import open_cache
 
     file = file or _newest_cache()
     problems = find_problems(file)
     for problem in problems or [f"{file} is complete and undamaged"]:
         show.line(problem)
+    not_seen = None if problems else unchecked(open_cache(file, any_prompts=True))
+    if not_seen:
+        show.log(not_seen)
     raise typer.Exit(1 if problems else 0)
 
 

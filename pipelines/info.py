@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cliad.cache.file.index import StoredArray
+from cliad.cache.file.check import unchecked
+from cliad.cache.file.hdf5 import StoredArray
 from cliad.cache.file.layout import DONE, TO_DO, UNREADABLE
 from cliad.cache.file.read import FeatureCache, open_cache
 
@@ -37,8 +38,8 @@ def info(path: Path, prompts: str | None = None) -> dict:
         "path": str(cache.path),
         "bytes": cache.path.stat().st_size,
         "encoder_id": cache.encoder_id,
-        # HDF5 gives numpy's integers, which JSON does not know.
-        "schema": int(cache.attrs["schema"]),
+        "schema": cache.schema,
+        "unchecked": unchecked(cache),
         "dtype": cache.dtype,
         "dim": int(cache.dim),
         "unit_rows": cache.unit_rows,

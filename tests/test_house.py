@@ -29,7 +29,7 @@ FLOORS = {
 # Which rooms and files of the same floor a room may import, beside itself.
 ROOMS = {
     "adapters/core": set(),
-    "cache/file": {"cache/files.py"},
+    "cache/file": {"cache/files.py", "cache/documents.py"},
     "cache/encoders": {"cache/file", "cache/files.py"},
     "cache/datasets": {
         "cache/prompts.py",

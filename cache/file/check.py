@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
+from cliad.cache.file.contents import (
+    array_line,
+    as_text,
+    attribute_lines,
+    differences,
+    root_of,
+)
 from cliad.cache.file.index import damage_as_cache_error
 from cliad.cache.file.layout import (
     DONE,
     TO_DO,
-    UNREADABLE,
     CacheError,
-    batch_checksum,
     covered_rows_array,
     file_list_hash,
     is_view_array,
     view_positions,
 )
 from cliad.cache.file.read import FeatureCache, open_cache
+from cliad.cache.file.table import DOCUMENTS, TEXT_DOCUMENTS
 
 # Wider than what an import accepts as rows of length one, so that no import fails here.
 UNIT_TOLERANCE = 1e-2
+
+# Lines on what differs from a list of contents; a damaged list may differ in all.
+MOST_DIFFERENCES = 50
 
 
 def verify(path: Path) -> list[str]:
@@ -35,25 +44,23 @@ def verify(path: Path) -> list[str]:
     try:
         # Damaged bytes may also give arrays of types and axes that no check below expects.
         with damage_as_cache_error(path):
-            return _all_problems(open_cache(path))
+            return _all_problems(open_cache(path, any_prompts=True))
     except CacheError as error:
         return [str(error)]
 
 
 def _all_problems(cache: FeatureCache) -> list[str]:
-    prompt_sets = [cache.with_prompts(name) for name in cache.prompt_sets]
-    # First all that can be seen without rows: where a shape is wrong, rows cannot be read by it.
-    lines: list[str] = []
-    for split in cache.split_names:
-        lines += _shape_problems(cache, split)
-    for prompts in prompt_sets:
-        lines += _text_problems(prompts)
-    if lines:
-        return lines
-
     lines = problems(cache)
-    for prompts in prompt_sets:
-        lines += _label_problems(prompts)
+    for name in cache.prompt_sets:
+        try:
+            prompts = cache.with_prompts(name)
+        except CacheError as error:
+            lines.append(str(error))
+            continue
+        if name != cache.prompts:
+            lines += _text_problems(prompts)
+    if cache.schema > 1:
+        lines += _content_problems(cache)
     if cache.unit_rows:
         lines += _unit_problems(cache)
     return lines
@@ -77,67 +84,47 @@ def problems(cache: FeatureCache) -> list[str]:
             lines += _batch_problems(cache, name, start, stop)
     if cache.recipe.get("files") != file_list_hash(file_lists):
         lines.append("the list of paths and labels does not match the image id")
-    text = cache.text
-    if text is not None and not np.isfinite(text).all():
-        lines.append(_text_not_finite(cache))
+    lines += _text_problems(cache)
     return lines
 
 
-# ----------------------------------------------------------------------------------------- shapes
+def unchecked(cache: FeatureCache) -> str | None:
+    """What `verify` cannot see in a file of an older schema, in words; None where it sees all."""
+    if cache.schema > 1:
+        return None
+    return "schema 1: texts, marks of rows and attributes have no checksum"
 
 
-def _shape_problems(cache: FeatureCache, split: str) -> Iterator[str]:
-    root = f"splits/{split}/"
-    shapes = {}
-    for full_name, array in cache.arrays.items():
-        if full_name.startswith(root):
-            shapes[full_name.removeprefix(root)] = array.shape
-    n = shapes["labels"][0]
-    if shapes["features"] != (n, cache.dim):
-        yield f"{split}: features are {shapes['features']}, expected {(n, cache.dim)}"
-    for name, shape in shapes.items():
-        if is_view_array(name):
-            continue
-        expected = math.ceil(n / cache.batch) if name == "checksums" else n
-        if shape[0] != expected:
-            yield f"{split}: {name} has {shape[0]} rows, expected {expected}"
-    for name in cache.row_arrays(split):
-        if is_view_array(name):
-            yield from _view_problems(cache, split, name, n)
-
-
-def _view_problems(cache: FeatureCache, split: str, name: str, n: int) -> Iterator[str]:
-    """Views (n_view, n_row, dim) need their row numbers (n_row,), ascending and below n."""
-    shape = cache.arrays[f"splits/{split}/{name}"].shape
-    rows_name = covered_rows_array(name)
-    rows = cache.column(split, rows_name)
-    n_row = 0 if rows is None else len(rows)
-    if rows is None or shape[1:] != (n_row, cache.dim):
-        yield f"{split}: {name} is {shape}, expected (n_view, {n_row}, {cache.dim})"
-    elif n_row > 0 and (rows[0] < 0 or rows[-1] >= n or (np.diff(rows) <= 0).any()):
-        yield f"{split}: {rows_name} are not ascending row numbers below {n}"
+# --------------------------------------------------------------------------------------- contents
 
 
 def _text_problems(cache: FeatureCache) -> Iterator[str]:
-    """What is wrong with the prompt set of `cache`; one line is enough."""
-    where = f"prompts '{cache.prompts}'"
-    expected = (len(cache.templates), len(cache.classnames), cache.dim)
-    stored = cache.arrays.get(f"text/{cache.prompts}/features")
-    if stored is not None and stored.shape != expected:
-        yield (
-            f"{where}: text is {stored.shape}, expected {expected} "
-            "(templates, class names, image feature width)"
-        )
-        return
-    text = cache.text
-    if text is not None and not np.isfinite(text).all():
-        yield _text_not_finite(cache)
-    elif not cache.logit_scale > 0:  # nan is not above 0 either
-        yield f"{where}: logit scale {cache.logit_scale} is not above 0"
+    """What is wrong with the values of the prompt set of `cache`."""
+    for name in ("features", "pre_projection"):
+        full_name = f"text/{cache.prompts}/{name}"
+        if full_name in cache.arrays and not np.isfinite(cache.read(full_name)).all():
+            yield f"prompts '{cache.prompts}': not all text {name} are finite"
 
 
-def _text_not_finite(cache: FeatureCache) -> str:
-    return f"prompts '{cache.prompts}': not all text features are finite"
+def _content_problems(cache: FeatureCache) -> Iterator[str]:
+    """What differs between the lists of contents and what the file holds."""
+    lines: dict[str, list[str]] = {}
+    for name, array in cache.arrays.items():
+        # A list does not list itself.
+        if name.rpartition("/")[2] != "contents":
+            line = array_line(name, array.shape, array.dtype, cache.read(name))
+            lines.setdefault(root_of(name), []).append(line)
+    nodes = {"": cache.attrs, **cache.view_attrs}
+    for prompts, attrs in cache.text_attrs.items():
+        nodes[f"text/{prompts}"] = attrs
+    documents = (*DOCUMENTS, *TEXT_DOCUMENTS)
+    for node, attrs in nodes.items():
+        # The documents among them are arrays in the file.
+        stored = {key: value for key, value in attrs.items() if key not in documents}
+        lines.setdefault(root_of(node), []).extend(attribute_lines(node, stored))
+    for root, found in sorted(lines.items()):
+        stored_list = cache.read(f"{root}contents").tobytes()
+        yield from islice(differences(stored_list, as_text(found)), MOST_DIFFERENCES)
 
 
 # ------------------------------------------------------------------------------------------- rows
@@ -148,7 +135,8 @@ def _batch_problems(cache: FeatureCache, split: str, start: int, stop: int) -> I
     if not all(np.isfinite(rows).all() for rows in batch.values()):
         yield f"{split}: rows {start} to {stop - 1} hold values that are not finite"
     checksums = cache.read(f"splits/{split}/checksums")
-    if batch_checksum(batch) != checksums[start // cache.batch]:
+    status = cache.read(f"splits/{split}/status")[start:stop]
+    if cache.checksum_of(batch, status) != checksums[start // cache.batch]:
         yield f"{split}: rows {start} to {stop - 1} are damaged (their checksum differs)"
 
 
@@ -164,20 +152,6 @@ def _stored_batch(cache: FeatureCache, split: str, start: int, stop: int) -> dic
         else:
             batch[name] = rows[start:stop]
     return batch
-
-
-def _label_problems(cache: FeatureCache) -> Iterator[str]:
-    n_class = len(cache.classnames)
-    for name in cache.split_names:
-        split = cache.split(name)
-        nameless = split.y[(split.y < 0) | (split.y >= n_class)]
-        if len(nameless) > 0:
-            yield (
-                f"{name}: label {nameless[0]} has no class name ({n_class} names in prompts "
-                f"'{cache.prompts}'; {len(nameless)} such rows)"
-            )
-        if (split.status > UNREADABLE).any():
-            yield f"{name}: status {split.status.max()} is none of 0 to do, 1 done, 2 unreadable"
 
 
 def _unit_problems(cache: FeatureCache) -> Iterator[str]:

@@ -21,13 +21,20 @@ def open_for_writing(path: Path) -> int:
 
 def write_at(descriptor: int, data: np.ndarray, offset: int) -> None:
     """Write an array at an offset of the file, in bytes."""
-    # Not os.pwrite, which Windows lacks. Nobody else moves the position: there is one writer.
-    os.lseek(descriptor, offset, os.SEEK_SET)
     remaining = as_bytes(np.ascontiguousarray(data))
     while remaining:
         # A write may end early, for example when a signal comes in.
-        written = os.write(descriptor, remaining)
+        written = _write(descriptor, remaining, offset)
         remaining = remaining[written:]
+        offset += written
+
+
+def _write(descriptor: int, data: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(descriptor, data, offset)
+    # Windows lacks it. Nobody else moves the position: there is one writer.
+    os.lseek(descriptor, offset, os.SEEK_SET)
+    return os.write(descriptor, data)
 
 
 def disk_error(error: OSError, path: Path) -> CacheError:

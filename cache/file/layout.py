@@ -1,9 +1,12 @@
 """The format of a cache file, written down, and the small types that describe one.
 
-Layout (schema 1). Every HDF5 data set is contiguous, every string UTF-8 of fixed length:
+Layout (schema 2). Every HDF5 data set is contiguous, every string UTF-8 of fixed length; the table
+in `table.py` holds the same for programs:
 
     /                           attributes: schema dataset encoder encoder_id image_id
-                                image_recipe batch unit_rows versions
+                                batch unit_rows
+    /image_recipe, /versions    (n_byte,) uint8    JSON texts
+    /contents                   (n_byte,) uint8    checksums, see `contents.py`
 
     /splits/<split>/
         features                (n, dim)       raw image features of the plain view
@@ -16,12 +19,17 @@ Layout (schema 1). Every HDF5 data set is contiguous, every string UTF-8 of fixe
         views/<name>            (n_view, n_row, dim)        optional; attributes: how they were made
         views/<name>_rows       (n_row,) int64 the rows of the split that have views, ascending
 
-    /text/<prompts>/            attributes: text_id text_recipe encoder_id logit_scale
+    /text/<prompts>/            attributes: text_id encoder_id logit_scale
+        text_recipe             (n_byte,) uint8             JSON text
         features                (n_template, n_class, dim)  raw, optional; a row of zeros: the
                                 class has no such sentence
         pre_projection          (n_template, n_class, dim_text)  optional
         templates               (n_template,)
         classnames              (n_class,)
+        contents                (n_byte,) uint8             checksums, see `contents.py`
+
+Schema 1 is still read: its recipes and versions are attributes, so of 64 KB at most, it has no
+`contents`, and its batch checksums leave `status` out.
 
 An id is the first 8 hex digits of the sha256 of its recipe, a JSON object that holds everything
 that decides the numbers.
@@ -45,8 +53,9 @@ import numpy as np
 
 from cliad.errors import CliadError
 
-# The version of the format. A file with another one is refused.
-SCHEMA = 1
+# The version of the format, and those that are read. A file with another one is refused.
+SCHEMA = 2
+SCHEMAS = (1, 2)
 
 # The values of `status`.
 TO_DO = 0
@@ -165,16 +174,18 @@ def as_bytes(array: np.ndarray) -> memoryview:
     return array.data.cast("B")
 
 
-def batch_checksum(arrays: Mapping[str, np.ndarray]) -> int:
+def batch_checksum(arrays: Mapping[str, np.ndarray], status: np.ndarray | None) -> int:
     """The CRC-32 of the rows of one batch: the bytes of its arrays one after another.
 
     Arrays come in the order of their names ("features", "tokens", "views/<name>", ...), in the
-    type in which the file stores them.
+    type in which the file stores them; then `status` (n,) uint8, which is None in schema 1.
     """
     # The CRC of a concatenation is computed piece by piece, each starting from the last.
     checksum = 0
     for name in sorted(arrays):
         checksum = zlib.crc32(as_bytes(np.ascontiguousarray(arrays[name])), checksum)
+    if status is not None:
+        checksum = zlib.crc32(as_bytes(np.ascontiguousarray(status)), checksum)
     return checksum
 
 

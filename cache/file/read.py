@@ -11,16 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from cliad.cache.file.index import (
-    SPLIT_ARRAYS,
-    Attributes,
-    StoredArray,
-    damage_as_cache_error,
-    read_index,
-    split_names,
-)
-from cliad.cache.file.layout import CacheError, recipe_id
+from cliad.cache.file.hdf5 import Attributes, StoredArray
+from cliad.cache.file.index import damage_as_cache_error, read_index
+from cliad.cache.file.layout import CacheError, batch_checksum, recipe_id
 from cliad.cache.file.rows import Split
+from cliad.cache.file.table import SPLIT_ARRAYS, split_names
 
 # Arrays of a split that describe its rows. All others hold what the encoder computed, or say which
 # rows have views.
@@ -32,16 +27,22 @@ class FeatureCache:
     """An open cache file, with one of its prompt sets.
 
     Everything is memory-mapped: opening is quick, and memory holds only the rows in use.
-    `arrays` and `text_attrs` are by HDF5 name and by prompt set.
+    `arrays` and `view_attrs` are by HDF5 name, `text_attrs` by prompt set.
     """
 
     path: Path
     attrs: Attributes
     arrays: Mapping[str, StoredArray]
     text_attrs: Mapping[str, Attributes]
+    view_attrs: Mapping[str, Attributes]
     prompts: str
 
     # ---------------------------------------------------------------- what the file is
+
+    @property
+    def schema(self) -> int:
+        """The version of the file's format."""
+        return self.attrs["schema"]
 
     @property
     def dataset(self) -> str:
@@ -156,11 +157,11 @@ class FeatureCache:
 
     def read(self, name: str) -> np.ndarray:
         """A data set by its HDF5 name, memory-mapped read-only."""
-        array = self.arrays[name]
-        # A memory map cannot be empty.
-        if array.offset is None:
-            return np.empty(array.shape, array.dtype)
-        return np.memmap(self.path, array.dtype, "r", array.offset, array.shape)
+        return self.arrays[name].read(self.path)
+
+    def checksum_of(self, batch: Mapping[str, np.ndarray], status: np.ndarray) -> int:
+        """The checksum of a batch, of arrays and marks (n,) as the file stores them."""
+        return batch_checksum(batch, status if self.schema > 1 else None)
 
     # ---------------------------------------------------------------- texts
 
@@ -180,6 +181,7 @@ class FeatureCache:
             cache = dataclasses.replace(self, prompts=chosen)
             _check_ids(cache)
             _check_text(cache)
+            _check_labels(cache)
         return cache
 
     @property
@@ -199,10 +201,22 @@ class FeatureCache:
 
     @property
     def text(self) -> np.ndarray | None:
-        """Raw text features (n_template, n_class, dim) in float32; None where the file has none."""
-        # A copy, in float32 whatever the file has: text features are few, and sums need precision.
+        """Raw text features (n_template, n_class, dim) in float32; None where the file has none.
+
+        Raises:
+            CacheError: not all of them are finite.
+        """
         name = f"text/{self.prompts}/features"
-        return np.array(self.read(name), np.float32) if name in self.arrays else None
+        if name not in self.arrays:
+            return None
+        # A copy, in float32 whatever the file has: text features are few, and sums need precision.
+        text = np.array(self.read(name), np.float32)
+        if not np.isfinite(text).all():
+            raise CacheError(
+                f"{self.path}: prompts '{self.prompts}': not all text features are finite; "
+                "extract it again with --force"
+            )
+        return text
 
     def _strings(self, name: str) -> list[str]:
         """An array of strings of the prompt set, "classnames" or "templates"."""
@@ -242,10 +256,12 @@ def open_cache(
     with damage_as_cache_error(path):
         index = read_index(path)
         chosen = _choose_prompts(path, list(index.text_attrs), prompts, any_prompts)
-        cache = FeatureCache(path, index.attrs, index.arrays, index.text_attrs, chosen)
-        _check_versions(cache)
+        cache = FeatureCache(
+            path, index.attrs, index.arrays, index.text_attrs, index.view_attrs, chosen
+        )
         _check_ids(cache)
         _check_text(cache)
+        _check_labels(cache)
     return cache
 
 
@@ -257,14 +273,6 @@ def _choose_prompts(path: Path, known: Sequence[str], wanted: str | None, any_pr
         return "default" if "default" in known else known[0]
     found = f"no prompts '{wanted}'" if wanted else "several prompt sets"
     raise CacheError(f"{path.name} has {found}; choose one of {sorted(known)} with --prompts NAME")
-
-
-def _check_versions(cache: FeatureCache) -> None:
-    if not isinstance(cache.versions, dict):
-        raise CacheError(
-            f"{cache.path} is damaged, its versions are {cache.versions!r}; "
-            "extract it again with --force"
-        )
 
 
 def _check_ids(cache: FeatureCache) -> None:
@@ -292,3 +300,16 @@ def _check_text(cache: FeatureCache) -> None:
             f"{cache.path}: image features are of encoder {cache.encoder_id}, text features of "
             f"{text_encoder}; extract both with one encoder"
         )
+
+
+def _check_labels(cache: FeatureCache) -> None:
+    """Every label has a class name."""
+    n_class = len(cache.classnames)
+    for name in cache.split_names:
+        labels = cache.split(name).y
+        if len(labels) > 0 and labels.max() >= n_class:
+            nameless = labels[labels >= n_class]
+            raise CacheError(
+                f"{cache.path}: {name}: label {nameless[0]} has no class name ({n_class} names in "
+                f"prompts '{cache.prompts}'; {len(nameless)} such rows); extract again with --force"
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,14 +22,15 @@ SMALLEST_NORM = 1e-12
 
 
 def gather(x: np.ndarray, index: RowIndex) -> np.ndarray:
-    """x[index] along the first axis, where `x` may be a whole data set mapped from a file.
-
-    A part of a map will not do: numpy gives it the offset of the whole.
+    """x[index] along the first axis, where `x` may be mapped from a file.
 
     Raises:
         CacheError: the file ends too early.
     """
     if isinstance(index, slice | int) or not isinstance(x, np.memmap) or x.filename is None:
+        return x[index]
+    # numpy gives a part of a map, or a view of it, the offset of the whole; only the base differs.
+    if not isinstance(x.base, mmap.mmap):
         return x[index]
     positions = np.arange(len(x))[index]
     if positions.ndim != 1 or len(positions) > FEW * len(x):

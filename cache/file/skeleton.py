@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from cliad.cache.file.contents import array_line, as_text, attribute_lines, root_of
 from cliad.cache.file.disk import open_for_writing, write_at
 from cliad.cache.file.layout import (
     SCHEMA,
@@ -23,9 +24,21 @@ from cliad.cache.file.layout import (
     covered_rows_array,
     view_array,
 )
+from cliad.cache.file.table import (
+    LARGEST_ATTRIBUTE,
+    LONGEST_STRING,
+    FormError,
+    HasShape,
+    check_attributes,
+    check_name,
+    check_shapes,
+)
+from cliad.errors import printable
 
 # Bytes left free for HDF5's own metadata.
 METADATA_BYTES = 2**20
+
+AttributeValue = str | int | float
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,7 @@ class NewArray:
     shape: tuple[int, ...]
     dtype: np.dtype
     data: np.ndarray | None = None
-    attrs: Mapping[str, object] = field(default_factory=dict)
+    attrs: Mapping[str, AttributeValue] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -43,9 +56,9 @@ class NewArray:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-# HDF5 names -> data sets, and HDF5 names of the file or of groups -> attributes.
+# HDF5 names -> data sets, and HDF5 names of groups, "" for the file, -> attributes.
 NewArrays = dict[str, NewArray]
-NewAttributes = dict[str, dict[str, object]]
+NewAttributes = dict[str, dict[str, AttributeValue]]
 
 
 def _known(data: np.ndarray) -> NewArray:
@@ -56,28 +69,49 @@ def _known(data: np.ndarray) -> NewArray:
 def _known_strings(values: Sequence[str]) -> NewArray:
     encoded = [value.encode() for value in values]
     longest = max(map(len, encoded), default=0)
+    if longest > LONGEST_STRING:
+        start = max(values, key=len)[:40]
+        raise CacheError(
+            f"'{printable(start)}...' has {longest:,} bytes; paths, class names and templates "
+            f"have at most {LONGEST_STRING:,}"
+        )
     # HDF5 has no strings of length 0.
     return _known(np.array(encoded, dtype=f"S{max(longest, 1)}"))
 
 
+def _known_text(text: str) -> NewArray:
+    return _known(np.frombuffer(text.encode(), np.uint8))
+
+
 def header_attributes(header: Header) -> NewAttributes:
     """The attributes of the file itself."""
-    attributes: dict[str, object] = {
+    attributes: dict[str, AttributeValue] = {
         "schema": SCHEMA,
         "dataset": header.dataset,
         "encoder": header.encoder,
         "encoder_id": header.encoder_id,
         "image_id": header.image_id,
-        "image_recipe": canonical_json(header.recipe),
-        "batch": header.batch,
+        "batch": int(header.batch),
         "unit_rows": int(header.unit_rows),
-        "versions": canonical_json(header.versions),
     }
-    return {"/": attributes}
+    return {"": attributes}
+
+
+def header_arrays(header: Header) -> NewArrays:
+    """The JSON texts of the file itself, which may be too long for an attribute."""
+    return {
+        "image_recipe": _known_text(canonical_json(header.recipe)),
+        "versions": _known_text(canonical_json(header.versions)),
+    }
 
 
 def split_arrays(name: str, split: SplitLayout, header: Header) -> NewArrays:
-    """The data sets of a split: labels and paths are known, all rows are still to do."""
+    """The data sets of a split: labels and paths are known, all rows are still to do.
+
+    Raises:
+        CacheError: a file cannot have a split or views of this name.
+    """
+    _check_names([name, *split.views])
     root = f"splits/{name}"
     n = len(split.labels)
     n_batch = math.ceil(n / header.batch)
@@ -92,13 +126,36 @@ def split_arrays(name: str, split: SplitLayout, header: Header) -> NewArrays:
     for view_set, views in split.views.items():
         shape = (views.n_view, len(views.rows), *split.columns["features"])
         name_of_views = f"{root}/{view_array(view_set)}"
-        arrays[name_of_views] = NewArray(shape, dtype, attrs=views.how)
+        how = {key: _plain(value) for key, value in views.how.items()}
+        arrays[name_of_views] = NewArray(shape, dtype, attrs=how)
         arrays[covered_rows_array(name_of_views)] = _known(np.asarray(views.rows, np.int64))
     return arrays
 
 
-def text_arrays(text: TextSet, dtype: str) -> NewArrays:
-    """The data sets of a prompt set, all of them known."""
+def _check_names(names: Iterable[str]) -> None:
+    try:
+        for name in names:
+            check_name(name)
+    except FormError as error:
+        raise CacheError(f"{error}; choose another name") from None
+
+
+def _plain(value: object) -> AttributeValue:
+    """A value as Python's own type: what a checksum is made of is the same when it is read."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int | np.integer):
+        return int(value)
+    return float(value)  # type: ignore[arg-type]
+
+
+def text_arrays(text: TextSet, dtype: str, schema: int = SCHEMA) -> NewArrays:
+    """The data sets of a prompt set, all of them known; `schema` is that of the file.
+
+    Raises:
+        CacheError: a file cannot have a prompt set of this name.
+    """
+    _check_names([text.name])
     root = f"text/{text.name}"
     arrays = {
         f"{root}/templates": _known_strings(text.templates),
@@ -108,18 +165,42 @@ def text_arrays(text: TextSet, dtype: str) -> NewArrays:
         arrays[f"{root}/features"] = _known(np.asarray(text.features, dtype))
     if text.pre_projection is not None:
         arrays[f"{root}/pre_projection"] = _known(np.asarray(text.pre_projection, dtype))
+    if schema > 1:
+        arrays[f"{root}/text_recipe"] = _known_text(canonical_json(text.recipe))
     return arrays
 
 
-def text_attributes(text: TextSet) -> NewAttributes:
-    """The attributes of the group of a prompt set."""
-    attributes: dict[str, object] = {
+def text_attributes(text: TextSet, schema: int = SCHEMA) -> NewAttributes:
+    """The attributes of the group of a prompt set; `schema` is that of the file."""
+    attributes: dict[str, AttributeValue] = {
         "text_id": text.text_id,
-        "text_recipe": canonical_json(text.recipe),
         "encoder_id": text.encoder_id,
         "logit_scale": float(text.logit_scale),
     }
+    if schema == 1:
+        attributes["text_recipe"] = canonical_json(text.recipe)
     return {f"text/{text.name}": attributes}
+
+
+def contents_arrays(arrays: NewArrays, attributes: NewAttributes) -> NewArrays:
+    """The lists of contents: one of each prompt set, and one of all else where there is that."""
+    lines: dict[str, list[str]] = {}
+    for name, array in arrays.items():
+        line = array_line(name, array.shape, array.dtype, array.data)
+        here = lines.setdefault(root_of(name), [])
+        here.append(line)
+        here.extend(attribute_lines(name, array.attrs))
+    for name, values in attributes.items():
+        lines.setdefault(root_of(name), []).extend(attribute_lines(name, values))
+    return {f"{root}contents": _known_text(as_text(lines[root])) for root in lines}
+
+
+def check_new(arrays: Mapping[str, HasShape], batch: int, cache: Path) -> None:
+    """CacheError where a file with these arrays could not be opened again."""
+    try:
+        check_shapes(arrays, batch)
+    except FormError as error:
+        raise CacheError(f"cannot write {cache.name}: {error}") from None
 
 
 def add_to_file(
@@ -138,6 +219,7 @@ def add_to_file(
         CacheError: it does not fit on the disk.
         OSError: the file cannot be written.
     """
+    _check_attributes(attributes, cache)
     _check_room(arrays, cache)
     offsets = _define(path, mode, arrays, attributes)
     descriptor = open_for_writing(path)
@@ -151,6 +233,23 @@ def add_to_file(
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _check_attributes(attributes: NewAttributes, cache: Path) -> None:
+    """CacheError where the file could not be opened again, or HDF5 would not take an attribute."""
+    for values in attributes.values():
+        for key, value in values.items():
+            size = len(value.encode()) if isinstance(value, str) else 0
+            if size > LARGEST_ATTRIBUTE:
+                raise CacheError(
+                    f"{key} of {cache.name} would have {size:,} bytes, and an attribute has at "
+                    f"most {LARGEST_ATTRIBUTE:,}; shorten it, or make the file anew with --force"
+                )
+    try:
+        if "" in attributes:
+            check_attributes(attributes[""])
+    except FormError as error:
+        raise CacheError(f"cannot write {cache.name}: {error}; choose another name") from None
 
 
 def _check_room(arrays: NewArrays, cache: Path) -> None:
@@ -171,7 +270,7 @@ def _define(path: Path, mode: str, arrays: NewArrays, attributes: NewAttributes)
             node = file.create_dataset(name, array.shape, array.dtype, dcpl=_contiguous())
             _set_attributes(node, array.attrs)
         for name, values in attributes.items():
-            _set_attributes(file[name], values)
+            _set_attributes(file[name or "/"], values)
         return {name: file[name].id.get_offset() for name in arrays}
 
 
@@ -186,7 +285,9 @@ def _contiguous() -> h5py.h5p.PropDCID:
     return properties
 
 
-def _set_attributes(node: h5py.Dataset | h5py.Group, attributes: Mapping[str, object]) -> None:
+def _set_attributes(
+    node: h5py.Dataset | h5py.Group, attributes: Mapping[str, AttributeValue]
+) -> None:
     for key, value in attributes.items():
         # As bytes, h5py stores a string of fixed length.
         node.attrs[key] = np.bytes_(value.encode()) if isinstance(value, str) else value

@@ -19,16 +19,17 @@ from cliad.cache.file.layout import (
     Header,
     SplitLayout,
     TextSet,
-    batch_checksum,
     covered_rows_array,
     is_view_array,
     part_of,
     view_positions,
 )
-from cliad.cache.file.read import open_cache
+from cliad.cache.file.read import FeatureCache, open_cache
 from cliad.cache.file.skeleton import (
-    NewArrays,
     add_to_file,
+    check_new,
+    contents_arrays,
+    header_arrays,
     header_attributes,
     split_arrays,
     text_arrays,
@@ -48,13 +49,15 @@ def create(
     Raises:
         CacheError: it does not fit on the disk, or cannot be written.
     """
-    arrays: NewArrays = {}
     attributes = header_attributes(header)
+    arrays = header_arrays(header)
     for name, split in splits.items():
         arrays |= split_arrays(name, split, header)
     for text in texts:
         arrays |= text_arrays(text, header.dtype)
         attributes |= text_attributes(text)
+    check_new(arrays, header.batch, path)
+    arrays |= contents_arrays(arrays, attributes)
     with disk_errors(path), replacing(part_of(path)) as new:
         add_to_file(new, "w", arrays, attributes, cache=path)
 
@@ -80,6 +83,12 @@ def add_text(path: Path, text: TextSet) -> None:
             f"{path.name} has prompts '{text.name}' already, with other templates or class names; "
             "give --prompts NAME for a new set"
         )
+    _check_names_enough(cache, text)
+    arrays = text_arrays(text, cache.dtype, cache.schema)
+    attributes = text_attributes(text, cache.schema)
+    check_new({**cache.arrays, **arrays}, cache.batch, path)
+    if cache.schema > 1:
+        arrays |= contents_arrays(arrays, attributes)
     with disk_errors(path), replacing(path) as new:
         needed = path.stat().st_size
         if needed > shutil.disk_usage(path.parent).free:
@@ -88,8 +97,17 @@ def add_text(path: Path, text: TextSet) -> None:
                 "which adding prompts needs; free some space"
             )
         shutil.copyfile(path, new)
-        arrays = text_arrays(text, cache.dtype)
-        add_to_file(new, "r+", arrays, text_attributes(text), cache=path)
+        add_to_file(new, "r+", arrays, attributes, cache=path)
+
+
+def _check_names_enough(cache: FeatureCache, text: TextSet) -> None:
+    for name in cache.split_names:
+        labels = cache.split(name).y
+        if len(labels) > 0 and labels.max() >= len(text.classnames):
+            raise CacheError(
+                f"{cache.path.name} has label {labels.max()} in {name}, the new prompts have "
+                f"{len(text.classnames)} class names; give one for each label"
+            )
 
 
 @contextmanager
@@ -185,13 +203,15 @@ class Writer:
         stored = {}
         for name in sorted(arrays):
             stored[name] = np.ascontiguousarray(arrays[name], self.cache.dtype)
-        checksum = np.array([batch_checksum(stored)], np.uint32)
+        marks = np.asarray(status, np.uint8)
+        checksum = self.cache.checksum_of(stored, marks)
         batch = BatchRange(split, start, start + len(status))
         with disk_errors(self.path):
             for name, rows in stored.items():
                 self._write_array(batch, name, rows)
-            self._put(f"splits/{split}/checksums", start // self.cache.batch, checksum)
-            self._marks.append(_Mark(split, start, np.asarray(status, np.uint8)))
+            checksums = np.array([checksum], np.uint32)
+            self._put(f"splits/{split}/checksums", start // self.cache.batch, checksums)
+            self._marks.append(_Mark(split, start, marks))
             if time.monotonic() - self._last_sync > SYNC_SECONDS:
                 self._sync()
 
