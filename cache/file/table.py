@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from cliad.errors import printable
+from cliad.errors import CliadError, printable
 
 FLOATS = ("<f2", "<f4")
 STRINGS = ("|S",)  # of fixed length, padded with zero bytes
@@ -29,7 +29,7 @@ LONGEST_STRING = 2**16
 LONGEST_NAME = 255
 
 
-class FormError(Exception):
+class FormError(CliadError):
     """What a file holds is not in the tables; the message does not name the file."""
 
 
