@@ -80,6 +80,7 @@ def extract(
     _check_batch(batch)
     number_of_workers(workers)
     extras = extras or Extras()
+    extras.check()
     prompt_set = prompt_set or PromptChoice()
     prompt_set.check()
     encoder = encoder or EncoderChoice(model, pretrained)

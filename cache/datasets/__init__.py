@@ -85,7 +85,7 @@ def find_dataset(name: str, allowed: Allowed = NOTHING) -> Dataset:
     near = closest(plain_name, [*DATASETS, *OTHER_NAMES])
     hint = f"did you mean '{near}'? " if near else ""
     raise DatasetError(
-        f"there is no data set '{name}'; {hint}known: {', '.join(DATASETS)};"
+        f"there is no data set '{name[:80]}'; {hint}known: {', '.join(DATASETS)};"
         " your own images: folder:PATH, csv:FILE or wds:PATTERN"
     )
 

@@ -9,12 +9,13 @@ from cliad.cache.datasets.base import (
     Dataset,
     Listing,
     Remote,
-    Rows,
+    RowsAndNames,
     find_folder,
     need_file,
     opener,
     read_lines,
 )
+from cliad.cache.datasets.official import checked, parsed
 from cliad.cache.prompts import clean
 
 FOLDERS = ("fgvc_aircraft", "fgvc-aircraft-2013b", "fgvc", "aircraft")
@@ -27,14 +28,18 @@ def _read(data: Path | None, split: str) -> Listing:
     # The lists lie beside the image folder.
     lists = images.parent
     names = read_lines(need_file(lists, "variants.txt"))
-    rows: dict[str, Rows] = {}
+    label = {name: number for number, name in enumerate(names)}
+
+    def row(line: str) -> tuple[str, int]:
+        # A variant's name may hold spaces: only the first one separates.
+        image, name = line.split(" ", 1)
+        return f"{image}.jpg", label[name]
+
+    rows = {}
     for part in SPLITS:
-        rows[part] = []
-        for line in read_lines(need_file(lists, f"images_variant_{part}.txt")):
-            # A variant's name may hold spaces: only the first one separates.
-            image, name = line.split(" ", 1)
-            rows[part].append((f"{image}.jpg", names.index(name)))
-    return Listing(rows, [clean(name) for name in names], opener(images), images)
+        rows[part] = parsed(need_file(lists, f"images_variant_{part}.txt"), row)
+    content = checked(lists, RowsAndNames(rows, [clean(name) for name in names]))
+    return Listing(content.rows, content.classnames, opener(images), images)
 
 
 FGVC_AIRCRAFT = Dataset(

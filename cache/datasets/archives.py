@@ -10,9 +10,13 @@ import shutil
 import stat
 import tarfile
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from cliad.cache.documents import open_regular
+from cliad.cache.files import beside, missing_folders
 from cliad.errors import CliadError, printable
 
 # Archives that a zip brings are unpacked in their place (Caltech-101's does), but no further.
@@ -22,118 +26,188 @@ MOST_GROWTH = 200
 SMALL = 2**28  # bytes that are unpacked whatever the archive's size
 MOST_MEMBERS = 5_000_000  # ImageNet has 1.3 million images
 
+ENCRYPTED = 1  # a flag of a zip's member
+
 
 class DownloadError(CliadError):
     """A file that cannot be fetched, unpacked, or has another content; says what to do."""
 
 
-def unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path, log: Callable[[str], None] = lambda line: None) -> None:
     """Unpack a tar or zip archive into a folder; a tar in a zip is unpacked in its own place.
 
     Links, devices and pipes are not what a data set consists of: they are refused, as are names
-    that lead outside, and archives that would not fit on the disk.
+    that lead outside, and archives that would not fit on the disk. What was unpacked of an archive
+    that is refused is removed again.
+
+    Args:
+        archive: a file.
+        folder: made where it is missing.
+        log: takes a line where files of one name stand in the archive.
 
     Raises:
         DownloadError: it is not a complete archive, or one of the above.
     """
+    free = shutil.disk_usage(_lowest_there(folder)).free
+    work = _Unpacking(archive, free)
     try:
-        for inner in _unpack_one(archive, folder):
-            _unpack_one(inner, inner.parent)
-            # The archive would double the space on the disk.
-            inner.unlink()
-    except (DownloadError, MemoryError):
-        raise
-    except OSError as error:
-        free = shutil.disk_usage(folder.parent if not folder.is_dir() else folder).free / 1e6
-        raise DownloadError(
-            f"cannot unpack {archive} into {folder}: {error.strerror or error}"
-            f" ({free:,.0f} MB free)"
-        ) from None
+        work.unpack(archive, folder)
+    except BaseException as error:
+        work.undo()
+        if isinstance(error, DownloadError | MemoryError) or not isinstance(error, Exception):
+            raise
+        raise _as_one_line(error, archive, folder, free) from None
+    if work.n_twice:
+        log(
+            f"{archive.name}: {work.n_twice:,} files stand in it more than once;"
+            " the last of each is taken"
+        )
+
+
+def _as_one_line(error: Exception, archive: Path, folder: Path, free: int) -> DownloadError:
+    if isinstance(error, OSError) and error.strerror:
+        return DownloadError(
+            f"cannot unpack {archive} into {folder}: {error.strerror} ({free / 1e6:,.0f} MB free)"
+        )
     # A damaged archive makes the libraries raise almost anything: TarError, BadZipFile, EOFError,
-    # zlib.error, NotImplementedError, RuntimeError (encrypted), ValueError, ...
-    except Exception as error:
-        raise DownloadError(
-            f"{archive} cannot be unpacked ({printable(str(error))[:80]});"
-            " remove it and run the same command again"
-        ) from None
+    # zlib.error, NotImplementedError, ValueError, ...
+    reason = printable(" ".join(str(error).split()))[:80]
+    return DownloadError(
+        f"{archive} cannot be unpacked ({reason}); remove it and run the same command again"
+    )
 
 
-def _unpack_one(archive: Path, folder: Path) -> list[Path]:
-    """Unpack an archive; returns the tar archives that a zip brought."""
-    with open_regular(archive, DownloadError) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        if zipfile.is_zipfile(stream):
-            stream.seek(0)
-            with zipfile.ZipFile(stream) as content:
-                return _unpack_zip(content, archive, folder, size)
-        stream.seek(0)
-        # The filter "data" refuses files outside `folder`, devices, and links that lead out of it.
-        with tarfile.open(fileobj=stream) as tar:
-            _unpack_tar(tar, archive, folder, size)
-    return []
+class _Unpacking:
+    """What unpacking an archive, and those in it, has taken so far."""
 
+    def __init__(self, archive: Path, free: int):
+        """`free`: bytes on the disk before anything is written."""
+        self.n_twice = 0
+        self._archive = archive
+        self._free = free
+        self._size = 0  # of the outer archive, which all that comes out of it is measured by
+        self._total = 0
+        self._n_member = 0
+        self._made: list[str] = []  # files and folders that were not there before
+        self._folders: set[str] = set()  # those that are there now
+        self._names: set[str] = set()
 
-def _unpack_zip(content: zipfile.ZipFile, archive: Path, folder: Path, size: int) -> list[Path]:
-    members = content.infolist()
-    _check_size(archive, folder, size, len(members), sum(one.file_size for one in members))
-    for member in members:
-        _check_name(archive, member.filename)
+    def unpack(self, archive: Path, folder: Path) -> None:
+        """Unpack an archive, and those that a zip brings."""
+        with open_regular(archive, DownloadError) as stream:
+            self._size = os.fstat(stream.fileno()).st_size
+            if zipfile.is_zipfile(stream):
+                stream.seek(0)
+                with zipfile.ZipFile(stream) as content:
+                    self._unpack_zip(content, folder)
+            else:
+                self._unpack_tar(stream, folder)
+
+    def undo(self) -> None:
+        """Remove what was made."""
+        for path in reversed(self._made):
+            with suppress(OSError):
+                if os.path.isdir(path):
+                    os.rmdir(path)
+                else:
+                    os.unlink(path)
+
+    def _unpack_zip(self, content: zipfile.ZipFile, folder: Path) -> None:
+        members = content.infolist()
+        self._count(len(members), sum(one.file_size for one in members))
+        for member in members:
+            self._check_zip_member(member)
+        self._need_folder(folder)
+        inner = []
+        for member in members:
+            if member.filename.endswith(INNER):
+                inner.append(member)
+            else:
+                self._note(folder, member.filename, member.is_dir())
+                content.extract(member, folder)
+        # In a place of our own: a file of the same name in `folder` may be the user's.
+        with beside(folder / "archive") as private:
+            for member in inner:
+                written = Path(content.extract(member, private))
+                with open(written, "rb") as stream:
+                    self._unpack_tar(stream, (folder / member.filename).parent)
+                written.unlink()
+
+    def _check_zip_member(self, member: zipfile.ZipInfo) -> None:
+        self._check_name(member.filename)
         kind = stat.S_IFMT(member.external_attr >> 16)
         # 0: made on a system without kinds of files.
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise _refused(archive, member.filename, "is a link or a device")
-    inner = []
-    for member in members:
-        # What is unpacked further is where zipfile says that it wrote it, not where a name leads.
-        written = Path(content.extract(member, folder))
-        if member.filename.endswith(INNER) and written.is_file():
-            inner.append(written)
-    # A name that is there twice is one file.
-    return list(dict.fromkeys(inner))
+            raise self._refused(member.filename, "is a link or a device")
+        if member.flag_bits & ENCRYPTED:
+            raise self._refused(member.filename, "has a password")
 
+    def _unpack_tar(self, stream: BinaryIO, folder: Path) -> None:
+        stream.seek(0)
+        with tarfile.open(fileobj=stream) as tar:
+            for member in tar:
+                self._count(1, member.size)
+                self._check_name(member.name)
+                if not (member.isreg() or member.isdir()) or member.issparse():
+                    raise self._refused(member.name, "is a link, a device or sparse")
+                self._note(folder, member.name, member.isdir())
+                # The filter "data" refuses what leads outside through a link that was there before.
+                tar.extract(member, folder, filter="data")
 
-def _unpack_tar(tar: tarfile.TarFile, archive: Path, folder: Path, size: int) -> None:
-    total = 0
-    for number, member in enumerate(tar):
-        total += member.size
-        _check_size(archive, folder, size, number, total)
-        _check_name(archive, member.name)
-        if not (member.isreg() or member.isdir()) or member.issparse():
-            raise _refused(archive, member.name, "is a link, a device or sparse")
-        tar.extract(member, folder, filter="data")
+    def _count(self, n_member: int, size: int) -> None:
+        """Refuse what is far larger than its archive, or than the disk; before it is written.
 
+        Raises:
+            DownloadError: it is.
+        """
+        self._n_member += n_member
+        self._total += size
+        limit = max(SMALL, MOST_GROWTH * self._size)
+        if self._n_member > MOST_MEMBERS or self._total > limit:
+            raise DownloadError(
+                f"{self._archive} ({self._size:,} bytes) says that it holds {self._n_member:,}"
+                f" files or more of {self._total:,} bytes, too many for an archive of images;"
+                " remove it"
+            )
+        if self._total > self._free:
+            raise DownloadError(
+                f"cannot unpack {self._archive}: it holds {self._total / 1e6:,.0f} MB or more,"
+                f" and {self._free / 1e6:,.0f} MB are free"
+            )
 
-def _check_size(archive: Path, folder: Path, size: int, n_member: int, total: int) -> None:
-    """Refuse what is far larger than its archive, or than the disk; before it is written.
+    def _note(self, folder: Path, name: str, is_folder: bool) -> None:
+        """Remember what a member adds to the disk, to be able to remove it."""
+        target = os.path.join(folder, name)
+        if is_folder:
+            self._need_folder(Path(target))
+            return
+        self._need_folder(Path(os.path.dirname(target)))
+        self.n_twice += target in self._names
+        self._names.add(target)
+        if not os.path.lexists(target):
+            self._made.append(target)
 
-    Raises:
-        DownloadError: it is.
-    """
-    place = folder
-    while not place.is_dir():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    limit = max(SMALL, MOST_GROWTH * size)
-    if n_member > MOST_MEMBERS or total > limit:
-        raise DownloadError(
-            f"{archive} ({size:,} bytes) says that it holds {n_member:,} files of"
-            f" {total:,} bytes, too many for an archive of images; remove it"
+    def _need_folder(self, folder: Path) -> None:
+        if str(folder) in self._folders:
+            return
+        self._made += [str(path) for path in reversed(missing_folders(folder))]
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folders.add(str(folder))
+
+    def _check_name(self, name: str) -> None:
+        parts = name.replace("\\", "/").split("/")
+        if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in parts[0]:
+            raise self._refused(name, "leads outside of its folder")
+
+    def _refused(self, name: str, why: str) -> DownloadError:
+        return DownloadError(
+            f"{self._archive} is not unpacked: its member {printable(name[:80])} {why};"
+            " remove it, and fetch it from where it was published"
         )
-    if total > free:
-        raise DownloadError(
-            f"cannot unpack {archive} into {folder}: it holds {total / 1e6:,.0f} MB,"
-            f" and {free / 1e6:,.0f} MB are free"
-        )
 
 
-def _check_name(archive: Path, name: str) -> None:
-    parts = name.replace("\\", "/").split("/")
-    if name.startswith(("/", "\\")) or ".." in parts or "\0" in name or ":" in parts[0]:
-        raise _refused(archive, name, "leads outside of its folder")
-
-
-def _refused(archive: Path, name: str, why: str) -> DownloadError:
-    return DownloadError(
-        f"{archive} is not unpacked: its member {printable(name)[:80]} {why};"
-        " remove it, and fetch it from where it was published"
-    )
+def _lowest_there(folder: Path) -> Path:
+    """The folder, or the lowest above it that is there."""
+    while not folder.is_dir():
+        folder = folder.parent
+    return folder

@@ -69,7 +69,7 @@ def download(
         file = fetch(remote, folder, log=log, progress=progress)
         if remote.unpack:
             log(f"unpacking {file.name}")
-            unpack(file, folder)
+            unpack(file, folder, log)
             # The archive would double the space on the disk.
             file.unlink()
             _marker(folder, remote).touch()

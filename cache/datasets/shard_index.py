@@ -16,6 +16,7 @@ LABEL_ENDINGS = ("cls", "label", "json", "index")
 LABEL_KEYS = ("label", "cls", "class")  # of a .json file, the first that is there
 LARGEST_LABEL = 2**20  # bytes of a file that holds a class
 LONGEST_NUMBER = 9  # digits of a class that is a number
+LONGEST_NAME = 1000  # letters of a class that is a name
 
 # How compressed files begin: an offset in one is not a place in the file.
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
@@ -223,6 +224,11 @@ def _as_class(value: object, place: str) -> str:
     text = " ".join(str(value).split()) if is_class else ""
     number = text.lstrip("-")
     too_long = number.isdecimal() and len(number) > LONGEST_NUMBER
+    if len(text) > LONGEST_NAME:
+        raise DatasetError(
+            f"{place}: the name of a class has {len(text):,} letters, at most {LONGEST_NAME:,} are"
+            " allowed"
+        )
     if not is_class or too_long or (number.isdecimal() and text.startswith("-")):
         raise DatasetError(
             f"{place}: expected a class, a number from 0 or a name;"

@@ -36,7 +36,7 @@ def find_shards(pattern: Path, data: Path | None) -> list[Path]:
                 " no .tar; unpack them first (gunzip, unzstd), as images are read where they lie"
             )
     raise DatasetError(
-        f"wds:{pattern} names no shards; give a folder of .tar files,"
+        f"wds:{str(pattern)[:200]} names no shards; give a folder of .tar files,"
         " or a pattern such as data/train-{0000..0007}.tar in quotes"
     )
 

@@ -13,7 +13,7 @@ from cliad.cache.classnames import read_classnames
 from cliad.cache.datasets.base import Dataset, Listing
 from cliad.cache.encoders import clip, weights
 from cliad.cache.encoders.base import Encoder, EncoderError
-from cliad.cache.views import FLIPPED, ViewSet
+from cliad.cache.views import FLIPPED, ViewError, ViewSet
 from cliad.errors import printable, unknown
 
 Log = Callable[[str], None]
@@ -139,10 +139,11 @@ class PromptChoice:
         return "descriptions" if self.descriptions else DEFAULT_PROMPTS
 
     def check(self) -> None:
-        """Refuse a name that no cache file can hold.
+        """Refuse a name that no cache file can hold, and choices that exclude each other.
 
         Raises:
-            PromptError: it is empty, too long, or holds a slash or what no terminal shows.
+            PromptError: it is empty, too long, or holds a slash or what no terminal shows; it is
+                that of known templates, and others are given; or prompts are given twice.
         """
         name = self.key
         is_fine = 0 < len(name) <= LONGEST_NAME and "/" not in name and not name.startswith(".")
@@ -150,6 +151,16 @@ class PromptChoice:
             raise prompts.PromptError(
                 f"--prompts {printable(name)[:40]!r} cannot name a prompt set; give a name of at"
                 f" most {LONGEST_NAME} letters without / and leading ."
+            )
+        if self.templates and self.descriptions is not None:
+            raise prompts.PromptError(
+                "--template and --descriptions are two ways to make prompts; give one of them"
+            )
+        has_own = bool(self.templates) or self.descriptions is not None
+        if has_own and name in prompts.TEMPLATE_SETS:
+            raise prompts.PromptError(
+                f"'{name}' names templates that come with cliad; give prompts of your own another"
+                " name with --prompts NAME"
             )
 
 
@@ -167,6 +178,19 @@ class Extras:
     views_for: str | None = None  # `coop:16:1,2,3`: only images that these draws use
     pre_projection: bool = False
     tokens: bool = False
+
+    def check(self) -> None:
+        """Refuse choices about views where there are none.
+
+        Raises:
+            ViewError: there are such choices, or the views cannot be made.
+        """
+        # Numbers out of range are refused there.
+        if self.views_for is not None and not self.view_sets:
+            raise ViewError("--views-for chooses images for views; give --views N or --flip, too")
+        plain = Extras()
+        if self.views == 0 and (self.scale, self.views_seed) != (plain.scale, plain.views_seed):
+            raise ViewError("--views-scale and --views-seed need --views N")
 
     @property
     def view_sets(self) -> dict[str, ViewSet]:

@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cliad.cache.datasets.base import DatasetError
 from cliad.cache.extract.batch import Batch, EncodedJob
 from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.reading import PLAIN, Loader, Read
 from cliad.cache.file.write import Writer
+from cliad.errors import printable
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ def run_extraction(
 
     Raises:
         CacheError: the disk is full or cannot be written.
+        DatasetError: no image can be read.
         EncoderError: features that are not finite.
         RuntimeError: the device's memory does not hold a batch; see `is_out_of_memory`.
     """
@@ -71,6 +74,12 @@ def run_extraction(
             seconds = time.perf_counter() - begin
             waiting = loader.waited / seconds
             progress(Progress(total - n_todo + done, total, done / seconds, waiting))
+        if len(unreadable) == total:
+            name, reason = unreadable[0]
+            raise DatasetError(
+                f"none of the {total:,} images of {extraction.dataset} can be read, such as"
+                f" {printable(name)} ({printable(reason)}); `cliad data check` says more"
+            )
         writer.finish()
     return ExtractionStats(n_todo, time.perf_counter() - begin, loader.waited, unreadable)
 

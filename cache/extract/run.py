@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cliad.cache.extract.batch_size import default_batch
 from cliad.cache.extract.choices import Log
 from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.filling import ExtractionStats, Progress, run_extraction
-from cliad.cache.file.layout import CacheError, TextSet, part_of, recipe_id
+from cliad.cache.file.layout import DONE, CacheError, TextSet, part_of, recipe_id
 from cliad.cache.file.read import FeatureCache, open_cache
 from cliad.cache.file.write import add_text, create, lock_cache
 
@@ -82,6 +83,7 @@ def ensure_cache(
 
     Raises:
         CacheError: the cache cannot be read or written.
+        DatasetError: no image can be read.
         EncoderError: the device's memory does not hold a batch, or features are not finite.
     """
     # Looked at before the lock is taken too: a complete cache needs no right to write.
@@ -89,11 +91,25 @@ def ensure_cache(
         return path
     with lock_cache(path, prepared.log):
         if force or not path.exists():
-            _make(path, prepared, batch, force)
+            with _no_empty_part(path):
+                _make(path, prepared, batch, force)
         elif not _is_complete(path, prepared):
             add_text(path, prepared.text_set())
             prepared.log(f"added prompts '{prepared.prompt_key}' to {path}")
     return path
+
+
+@contextmanager
+def _no_empty_part(path: Path) -> Iterator[None]:
+    """Remove `path`.part where the block raises before it has a row: there is nothing to resume."""
+    try:
+        yield
+    except BaseException:
+        with suppress(CacheError, OSError):
+            cache = open_cache(part_of(path), any_prompts=True)
+            if not any((cache.split(name).status == DONE).any() for name in cache.split_names):
+                part_of(path).unlink()
+        raise
 
 
 def _is_complete(path: Path, prepared: PreparedExtraction) -> bool:

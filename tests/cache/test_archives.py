@@ -122,7 +122,7 @@ def test_an_archive_with_a_password_is_one_line(place):
     data = data.replace(b"PK\x03\x04\x14\x00\x00", b"PK\x03\x04\x14\x00\x01")
     data = data.replace(b"PK\x01\x02\x14\x03\x14\x00\x00", b"PK\x01\x02\x14\x03\x14\x00\x01")
     archive.write_bytes(data)
-    with pytest.raises(DownloadError, match="cannot be unpacked"):
+    with pytest.raises(DownloadError, match=r"its member a\.txt has a password"):
         unpack(archive, place / "in")
 
 
@@ -142,3 +142,54 @@ def test_an_archive_in_an_archive_is_unpacked_in_its_place_and_removed(place):
     unpack(archive, place / "in")
     found = [path.relative_to(place / "in").as_posix() for path in (place / "in").rglob("*")]
     assert sorted(found) == ["deep", "deep/cat", "deep/cat/1.txt"]
+
+
+def packed(*members):
+    """A tar.gz with members (name, content), as bytes."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def test_an_archive_that_was_there_before_is_not_taken_for_one_that_a_zip_brought(place):
+    own = place / "in" / "photos.tar.gz"
+    own.write_bytes(b"the user's own")
+    unpack(
+        make_zip(place / "a.zip", own.name, content=packed(("1.txt", b"one"))),
+        place / "in",
+    )
+    assert own.read_bytes() == b"the user's own"
+    assert (place / "in" / "1.txt").read_bytes() == b"one"
+
+
+@pytest.mark.parametrize("last", ["../outside.txt", "cat"])
+def test_nothing_stays_of_an_archive_that_is_refused_half_way(place, last):
+    (place / "in" / "cat").mkdir()
+    (place / "in" / "cat" / "own.txt").write_bytes(b"own")
+    archive = place / "a.tar"
+    archive.write_bytes(packed(("cat/1.txt", b"1"), ("dog/big/2.txt", b"2"), (last, b"3")))
+    with pytest.raises(DownloadError):
+        unpack(archive, place / "in")
+    assert [path.name for path in (place / "in").rglob("*")] == ["cat", "own.txt"]
+
+
+def test_the_archives_in_an_archive_count_towards_its_size(place, monkeypatch):
+    monkeypatch.setattr(archives, "SMALL", 2**20)
+    names = [f"{number}.tar.gz" for number in range(4)]
+    archive = make_zip(place / "a.zip", *names, content=packed(("zeros", bytes(2**18))))
+    with pytest.raises(DownloadError, match="too many for an archive of images"):
+        unpack(archive, place / "in")
+    assert os.listdir(place / "in") == []
+
+
+def test_files_of_one_name_are_counted_in_a_line(place):
+    archive = place / "a.tar"
+    archive.write_bytes(packed(("a.txt", b"1"), ("b.txt", b"2"), ("a.txt", b"3")))
+    lines = []
+    unpack(archive, place / "in", lines.append)
+    assert (place / "in" / "a.txt").read_bytes() == b"3"
+    assert lines == ["a.tar: 1 files stand in it more than once; the last of each is taken"]

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 from torchvision.transforms import functional as transforms
 
 from cliad.cache.datasets import find_dataset
+from cliad.cache.datasets.base import DatasetError
+from cliad.cache.encoders.base import EncoderError
 from cliad.cache.encoders.clip import Clip
 from cliad.cache.extract.batch_size import CPU_BATCH
 from cliad.cache.extract.choices import EncoderChoice, Extras, PromptChoice
@@ -342,6 +344,14 @@ def test_newer_library_versions_change_no_id(toy, photos, tmp_path, monkeypatch)
         ({"prompt_set": PromptChoice("")}, "cannot name a prompt set"),
         ({"prompt_set": PromptChoice("a/b", templates=["a {}"])}, "cannot name a prompt set"),
         ({"prompt_set": PromptChoice("a" * 5000, templates=["a {}"])}, "cannot name a prompt set"),
+        ({"prompt_set": PromptChoice("imagenet7", templates=["a {}"])}, "another name"),
+        (
+            {"prompt_set": PromptChoice(templates=["a {}"], descriptions=Path("a.json"))},
+            "give one of them",
+        ),
+        ({"extras": Extras(views_for="coop:1:1")}, "give --views N or --flip"),
+        ({"extras": Extras(scale=(0.1, 1.0))}, "need --views N"),
+        ({"extras": Extras(views_seed=2)}, "need --views N"),
         ({"dataset": "digits"}, "digits comes with cliad; leave out --data"),
         ({"dataset": "digits", "data": None, "split": "official"}, "one way to be split"),
     ],
@@ -462,3 +472,24 @@ def test_what_is_stored_is_told_with_its_size(toy, photos, tmp_path):
     n_number = 18 * (24 + 16 * 24) + (3 + 1) * 8 * 24
     assert any(line.startswith(f"{kept}{n_number * 4 / 1e6:,.1f} MB") for line in lines)
     assert lines[0].startswith("dtd: 18 images, toy-clip/toy-clip-0 on cpu (float32), 8 at a time")
+
+
+def test_a_data_set_without_a_readable_image_is_one_line_and_leaves_nothing(toy, tmp_path):
+    layouts.dtd(tmp_path / "data")
+    for image in (tmp_path / "data").rglob("*.jpg"):
+        image.write_bytes(b"no picture")
+    with pytest.raises(DatasetError, match=r"none of the \d+ images of dtd can be read"):
+        run(toy, tmp_path / "cache", tmp_path / "data")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_nothing_stays_of_an_extraction_that_fails_before_its_first_row(
+    toy, photos, tmp_path, monkeypatch
+):
+    def broken(self, images, parts):
+        raise EncoderError("the encoder is broken")
+
+    monkeypatch.setattr(Clip, "encode_parts", broken)
+    with pytest.raises(EncoderError, match="is broken"):
+        run(toy, tmp_path / "cache", photos)
+    assert not (tmp_path / "cache").exists()

@@ -76,7 +76,7 @@ def test_what_a_label_file_says(ending, content, label):
     assert class_in(ending, content, "the file") == label
 
 
-@pytest.mark.parametrize("content", [b"\xff", b"9" * 5000, b"-3"])
+@pytest.mark.parametrize("content", [b"\xff", b"9" * 5000, b"-3", b"x" * 5000])
 def test_a_cls_that_is_no_class_is_one_line(content):
     with pytest.raises(DatasetError, match="the file"):
         class_in("cls", content, "the file")
