@@ -171,7 +171,7 @@ def _rows_by_split(
         group.append((_path(sample, root), label))
     if named and nameless:
         raise DatasetError(
-            f"{number_of(len(named), 'shard')} say which split they are, such as"
+            f"{number_of(len(named), 'shard says', 'shards say')} which split they are, such as"
             f" {printable(min(named).name)}, and {len(nameless):,} do not, such as"
             f" {printable(min(nameless).name)}; name them alike, or leave some out of the pattern"
         )
