@@ -25,14 +25,14 @@ def odd_array(x: np.ndarray, rng: random.Random) -> np.ndarray:
         except (TypeError, ValueError):
             return np.zeros(x.shape, "f4")
     if kind == "shape":
-        shapes = [x[:0], x[:-1], x[..., None], x.ravel(), x.T, x[None], x[..., :0], x.sum() * 0]
-        is_number = x.dtype.kind in "fiub"
-        return np.asarray(rng.choice(shapes[:-1] if not is_number else shapes))
+        row = np.atleast_1d(x)
+        shapes = [row[:0], row[:-1], x[..., None], x.ravel(), x.T, x[None], row[..., :0]]
+        return rng.choice([*shapes, row.ravel()[:1].reshape(())]) if x.size else x[None]
     if kind == "text":
         texts = ["", "a" * 3000, "../../../outside/canary.jpg", "\x1b[31m", "é", "0", "=1+1"]
         return np.full(x.shape, rng.choice(texts))
     if kind == "order":
-        return np.asfortranarray(x) if x.ndim > 1 else x[::-1]
+        return np.asfortranarray(x) if x.ndim > 1 else np.atleast_1d(x)[::-1]
     if x.dtype.kind not in "fiu" or not x.size:
         return x[::-1] if x.ndim else x
     changed = np.array(x, np.float64)
