@@ -39,10 +39,10 @@ class _Network(Protocol):
     visual: nn.Module
     logit_scale: Tensor
 
-    def encode_image(self, image: Tensor) -> Tensor:
+    def encode_image(self, image: Tensor, normalize: bool) -> Tensor:
         """(b, 3, height, width) -> (b, dim)."""
 
-    def encode_text(self, text: Tensor) -> Tensor:
+    def encode_text(self, text: Tensor, normalize: bool) -> Tensor:
         """(n, context_length) -> (n, dim)."""
 
 
@@ -147,7 +147,8 @@ class Clip:
     def encode_images(self, batch: Tensor) -> Tensor:
         """See `Encoder.encode_images`."""
         with self._autocast():
-            return self._network.encode_image(self._on_device(batch)).float()
+            # CoCa would give rows of unit length if it were not asked, other models raw ones.
+            return self._network.encode_image(self._on_device(batch), normalize=False).float()
 
     def encode_parts(self, batch: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
         """See `Encoder.encode_parts`.
@@ -184,7 +185,7 @@ class Clip:
             for first in range(0, len(texts), TEXT_BATCH):
                 lines = list(texts[first : first + TEXT_BATCH])
                 tokens = self.tokenizer(lines).to(self.device)
-                chunks.append(self._network.encode_text(tokens).float())
+                chunks.append(self._network.encode_text(tokens, normalize=False).float())
         return torch.cat(chunks)
 
     def image_tower(self) -> nn.Module:
