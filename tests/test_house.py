@@ -29,7 +29,7 @@ FLOORS = {
 ROOMS = {
     "adapters/core": set(),
     "cache/file": {"cache/files.py"},
-    "cache/encoders": {"cache/file", "cache/files.py"},
+    "cache/encoders": {"cache/file", "cache/files.py", "cache/documents.py"},
     "cache/datasets": {
         "cache/prompts.py",
         "cache/files.py",

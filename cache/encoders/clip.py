@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cliad.cache.encoders.base import Box, EncoderError
-from cliad.cache.encoders.network import build_network
+from cliad.cache.encoders.network import build_network, register_tiny
 from cliad.cache.encoders.preprocessing import Preprocessing, config_of
 from cliad.cache.encoders.towers import NormalisedTower, all_parts, swapped
-from cliad.cache.encoders.weights import full_name
+from cliad.cache.encoders.weights import EXTRA, full_name, quiet
 from cliad.cache.file.layout import recipe_id
+from cliad.errors import printable
 
 TEXT_BATCH = 256
 SMALL = 5_000_000  # parameters of an image tower that one thread serves best
@@ -265,11 +266,15 @@ def load(
         EncoderError: no such model or tag, no weights, or an activation that must be given.
     """
     model, pretrained = full_name(model, pretrained)
+    if model == "tiny":
+        register_tiny()
+    # Before the weights, which may take minutes; a model of the hub comes with its words.
+    tokenizer = None if ":" in model else _tokenizer(model)
     network = build_network(model, pretrained, quick_gelu)
     visual = cast(_Network, network.model).visual
     return Clip(
         network.model,
-        _tokenizer(model),
+        tokenizer or _tokenizer(model),
         name=network.name,
         recipe=network.recipe,
         preprocess=config_of(visual, squeeze=squeeze),
@@ -279,11 +284,15 @@ def load(
 
 
 def _tokenizer(model: str) -> Tokenizer:
+    shown = printable(model)
     try:
-        return open_clip.get_tokenizer(model)
-    except (ImportError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
+        with quiet():
+            return open_clip.get_tokenizer(model)
+    except ImportError:
+        raise EncoderError(f"the text side of {shown} needs transformers; {EXTRA}") from None
+    except Exception as error:  # a tokenizer of transformers may raise anything
+        reason = " ".join(printable(str(error)).split())[:120]
         raise EncoderError(
-            f"no tokenizer for {model} ({reason}); "
-            "`pip install transformers` if that is missing, or choose another model"
+            f"no tokenizer for {shown} ({reason}); it lies on the hub or in the model's folder:"
+            " try with a network, or choose another model"
         ) from None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,11 +16,15 @@ import open_clip
 import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
+from cliad.cache.documents import read_json
 from cliad.cache.encoders.base import EncoderError
-from cliad.errors import closest
+from cliad.errors import closest, printable
 
 DEFAULT = ("ViT-B-32", "openai")
 HUB = "on the Hugging Face hub"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(@[\w.-]+)?", re.ASCII)
+LONGEST = 80  # characters of a name in a message
+EXTRA = "run: pip install 'cliad[transformers]'"
 
 
 def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
@@ -27,10 +33,18 @@ def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
     The tag is "" for a model that brings its own weights.
 
     Raises:
-        EncoderError: an unknown model or tag; the message suggests the nearest.
+        EncoderError: an unknown model or tag, where the message suggests the nearest; weights for
+            a model that brings its own; or a package that the model needs is missing.
     """
-    if ":" in model or model == "tiny":
-        return model, ""
+    if ":" in model:
+        return _with_scheme(model, pretrained), ""
+    if model == "tiny":
+        if pretrained and not _is_there(pretrained):
+            raise EncoderError(
+                f"there is no weights file {printable(pretrained)[:LONGEST]!r}; the encoder tiny"
+                " brings its own weights, leave out --pretrained"
+            )
+        return model, pretrained or ""
     name, tag = _architecture(model, pretrained)
     tags = open_clip.list_pretrained_tags_by_model(name)
     tag = tag or default_tag(tags)
@@ -39,12 +53,56 @@ def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
             f"{name} has {len(tags)} sets of weights; "
             f"choose one with --pretrained: {', '.join(tags) or 'a file'}"
         )
-    if not os.path.isfile(tag) and not open_clip.get_pretrained_cfg(name, tag):
+    if not open_clip.get_pretrained_cfg(name, tag) and not _is_there(tag):
+        shown = printable(tag)[:LONGEST]
         raise EncoderError(
-            f"{name} has no weights '{tag}', and there is no such file{_nearest(tag, tags)}; "
+            f"{name} has no weights '{shown}', and there is no such file{_nearest(tag, tags)}; "
             f"known: {', '.join(tags) or 'none, give a file'}"
         )
+    _require_transformers(name)
     return name, tag
+
+
+def has_own_activation(model: str, pretrained: str) -> bool:
+    """Whether model and weights, named as `full_name` does, say their activation themselves."""
+    is_published = bool(open_clip.get_pretrained_cfg(model, pretrained))
+    is_quick = bool((open_clip.get_model_config(model) or {}).get("quick_gelu"))
+    return not pretrained or is_published or is_quick
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is something of this name, be it a file or not: what reads it says which."""
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # letters that no file name can have
+        return False
+
+
+def _with_scheme(model: str, pretrained: str | None) -> str:
+    """A name that says where the model lies, if it can say that."""
+    shown = printable(model)[:LONGEST]
+    scheme, _, place = model.partition(":")
+    if scheme == "hf-hub":
+        if not HUB_NAME.fullmatch(place) or ".." in place:
+            raise EncoderError(f"'{shown}' names no model of the hub; give hf-hub:OWNER/NAME")
+    elif scheme == "local-dir":
+        # Open_clip would wait for a pipe for ever.
+        hint = "give the folder of a model in open_clip's format as local-dir:DIR"
+        read_json(Path(place) / "open_clip_config.json", EncoderError, hint)
+    else:
+        raise EncoderError(f"there is no model '{shown}'; `cliad models` lists all")
+    if pretrained:
+        raise EncoderError(f"{shown} brings its own weights; leave out --pretrained")
+    return model
+
+
+def _require_transformers(model: str) -> None:
+    """Refuse a model whose words or texts need a package that is not here, before any download."""
+    config = open_clip.get_model_config(model) or {}
+    text = config.get("text_cfg", {})
+    needs = bool(text.get("hf_tokenizer_name") or text.get("hf_model_name"))
+    if needs and importlib.util.find_spec("transformers") is None:
+        raise EncoderError(f"the text side of {model} needs transformers; {EXTRA}")
 
 
 def _architecture(model: str, pretrained: str | None) -> tuple[str, str | None]:
@@ -57,8 +115,10 @@ def _architecture(model: str, pretrained: str | None) -> tuple[str, str | None]:
         name = _dashed(front)
         tag = pretrained or last
     if name not in known:
+        shown = printable(model)[:LONGEST]
         raise EncoderError(
-            f"there is no model '{model}'{_nearest(name, known)}; `cliad models` lists all"
+            f"there is no model '{shown}'{_nearest(name[:LONGEST], known)}; "
+            "`cliad models` lists all"
         )
     return name, tag
 
@@ -112,11 +172,9 @@ def to_fetch(model: str, pretrained: str) -> Missing | None:
         if _in_hub_cache(repository, "open_clip_config.json"):
             return None
         return Missing(f"{repository} {HUB}", 0)
-    if not pretrained or os.path.isfile(pretrained):
-        return None
     published = open_clip.get_pretrained_cfg(model, pretrained)
-    if published.get("file"):
-        return None
+    if not published or published.get("file"):
+        return None  # a file, or nothing at all
     if "/" in published.get("hf_hub", ""):
         return _to_fetch_from_hub(model, published["hf_hub"])
     return _to_fetch_from_url(model, published["url"])
