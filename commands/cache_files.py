@@ -48,6 +48,9 @@ def info(file: CacheFileArgument, as_json: JsonOption = False) -> None:
     _print_splits(facts["splits"])
     _print_prompt_sets(facts["prompts"])
     versions = [f"{package} {version}" for package, version in facts["versions"].items()]
+    computed = facts["computed"]
+    if computed["precision"]:
+        print(f"computed in {computed['precision']} on {computed['device']}")
     print(f"made with {', '.join(versions)}")
     print(f"recipe {json.dumps(facts['recipe'])}")
 

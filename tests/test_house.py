@@ -43,6 +43,7 @@ ROOMS = {
         "cache/datasets",
         "cache/documents.py",
         "cache/classnames.py",
+        "cache/equal_texts.py",
     },
     "cache/extract": {
         "cache/file",

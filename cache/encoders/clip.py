@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, cast
@@ -63,6 +64,7 @@ class Clip:
         preprocess: PreprocessCfg,
         device: torch.device,
         half: bool,
+        notes: Sequence[str] = (),
     ):
         """Take over a model: it is moved to the device and frozen.
 
@@ -74,6 +76,10 @@ class Clip:
             preprocess: how it sees images.
             device: where it computes.
             half: compute in half precision where that is safe.
+            notes: what the user should know of how its weights were read.
+
+        Raises:
+            EncoderError: a multiplier of the cosines that is zero or infinite.
         """
         self.name = name
         self.tokenizer = tokenizer
@@ -83,6 +89,12 @@ class Clip:
         self.model = model.eval().requires_grad_(False).to(device)
         self._network = cast(_Network, self.model)
         self.logit_scale = self._network.logit_scale.exp().item()
+        if not 0 < self.logit_scale < math.inf:
+            raise EncoderError(
+                f"the weights of {name} are damaged: logit_scale is"
+                f" {self._network.logit_scale.item():g}, the logarithm of a multiplier such as 100"
+            )
+        self.notes = notes
         # Elsewhere half precision is slow, or gives wrong numbers.
         self._half = half and device.type == "cuda"
         visual = self._network.visual
@@ -280,6 +292,7 @@ def load(
         preprocess=config_of(visual, squeeze=squeeze),
         device=device,
         half=half,
+        notes=network.notes,
     )
 
 

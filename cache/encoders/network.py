@@ -16,7 +16,14 @@ from torch import nn
 
 from cliad.cache.encoders.base import EncoderError
 from cliad.cache.encoders.weights import EXTRA, quiet, shown_name, to_fetch, wants_quick_gelu
-from cliad.cache.encoders.weights_file import check_finite, check_weights_file, why_not_loaded
+from cliad.cache.encoders.weights_file import (
+    check_finite,
+    check_types,
+    check_weights_file,
+    resized,
+    stored_tensors,
+    why_not_loaded,
+)
 from cliad.cache.files import sha256_of
 from cliad.errors import printable
 
@@ -30,6 +37,7 @@ class Network:
     model: nn.Module
     recipe: dict[str, str]
     name: str
+    notes: tuple[str, ...] = ()  # what was made of the weights that the user should know
 
 
 def build_network(model: str, pretrained: str, quick_gelu: bool | None) -> Network:
@@ -53,7 +61,11 @@ def build_network(model: str, pretrained: str, quick_gelu: bool | None) -> Netwo
         check_weights_file(file)
         network = _from_file(model, file, quick_gelu)
         # The recipe leaves out the file's name: the same weights elsewhere are the same encoder.
-        return Network(network, {"model": model, "pretrained": "file"}, f"{model}/{file.stem}")
+        stored = stored_tensors(file)
+        check_types(file, stored, network)
+        recipe = {"model": model, "pretrained": "file"}
+        notes = tuple(resized(stored, network))
+        return Network(network, recipe, f"{model}/{file.stem}", notes)
     name = shown_name(model, pretrained)
     _check_activation(name, quick_gelu, wants_quick_gelu(published) or _has_quick_gelu(model))
     network = _create(model, pretrained, force_quick_gelu=wants_quick_gelu(published))
@@ -92,6 +104,8 @@ def _create(model: str, pretrained: str | None, *, force_quick_gelu: bool = Fals
         register_tiny()
     try:
         with warnings.catch_warnings(), quiet():
+            # Torch warns of types that it casts; these are refused below.
+            warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message="QuickGELU mismatch")
             network = open_clip.create_model(
                 model,
@@ -115,13 +129,14 @@ def register_tiny() -> None:
 
 def _no_weights(model: str, pretrained: str | None, error: Exception) -> EncoderError:
     """What a user can do where weights cannot be loaded."""
-    reason = why_not_loaded(error)
     tiny = str(TINY / "weights.safetensors")
     if pretrained and pretrained != tiny and not open_clip.get_pretrained_cfg(model, pretrained):
+        reason = why_not_loaded(error, stored_tensors(Path(pretrained)), _without_weights(model))
         return EncoderError(
             f"{pretrained} does not hold the weights of {model} ({reason}); "
             "give the --model that it was made with"
         )
+    reason = why_not_loaded(error, {}, None)
     if model == "tiny":
         return EncoderError(f"the bundled encoder is incomplete ({reason}); install cliad again")
     missing = to_fetch(model, pretrained or "")
@@ -132,6 +147,16 @@ def _no_weights(model: str, pretrained: str | None, error: Exception) -> Encoder
         f"no weights for {shown_name(model, pretrained)}: tried {where} ({reason}); "
         "give a local file with --pretrained FILE"
     )
+
+
+def _without_weights(model: str) -> nn.Module | None:
+    """The model as a table of names and shapes; None where it cannot be built so."""
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return open_clip.create_model(model, pretrained=None, device="meta")
+    except Exception:  # some towers need files to be built
+        return None
 
 
 def _from_file(model: str, path: Path, quick_gelu: bool | None) -> nn.Module:

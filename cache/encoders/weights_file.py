@@ -10,10 +10,12 @@ import mmap
 import os
 import re
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from cliad.cache.documents import open_regular
@@ -126,11 +128,92 @@ def _pickle_of_zip(path: Path, stream: BinaryIO) -> bytes:
             raise EncoderError(f"{path} is cut off or damaged; fetch it again") from None
 
 
-def why_not_loaded(error: Exception) -> str:
+@dataclass(frozen=True)
+class Stored:
+    """Shape and type of a tensor in a file of weights."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def stored_tensors(path: Path) -> dict[str, Stored]:
+    """What a checked file holds, by the names of the model; empty where it cannot be read.
+
+    The values stay on the disk where the format allows it.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+                return {
+                    name: Stored(tuple(x.get_shape()), str(x.get_dtype()))
+                    for name, x in slices.items()
+                }
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
+        state = content.get("state_dict", content)
+        return {
+            str(name).removeprefix("module."): Stored(tuple(x.shape), str(x.dtype))
+            for name, x in state.items()
+            if isinstance(x, torch.Tensor)
+        }
+    except Exception:  # what is wrong with it is said by the reader that counts
+        return {}
+
+
+def check_types(path: Path, stored: dict[str, Stored], network: nn.Module) -> None:
+    """Refuse whole or complex numbers where the model has real ones: a copy would change them.
+
+    Raises:
+        EncoderError: the first such tensor is named.
+    """
+    for name, x in network.state_dict().items():
+        if name not in stored or not x.is_floating_point():
+            continue
+        dtype = stored[name].dtype.removeprefix("torch.").lower()
+        if not dtype.startswith(("f", "bf")):
+            raise EncoderError(
+                f"{path}: {printable(name)} is of type {dtype}; save the weights as float32 or"
+                " float16, not quantised"
+            )
+
+
+def resized(stored: dict[str, Stored], network: nn.Module) -> list[str]:
+    """A line for each table of positions that open_clip stretched to the model's size."""
+    lines = []
+    for name, x in network.state_dict().items():
+        # Files of older models have the text tower's names without its own prefix.
+        there = stored.get(name) or stored.get(name.removeprefix("text."))
+        if name.endswith("positional_embedding") and there and there.shape != tuple(x.shape):
+            lines.append(
+                f"the weights file has {there.shape[0]} positions in {name}, the model"
+                f" {x.shape[0]}: they were interpolated; the file is of another model or size"
+            )
+    return lines
+
+
+def why_not_loaded(error: Exception, stored: dict[str, Stored], expected: nn.Module | None) -> str:
     """What torch or open_clip say of weights that do not fit, in one short line.
 
     The first tensor that differs is named, since the list may have hundreds.
+
+    Args:
+        error: what they raised.
+        stored: what the file holds, as far as it can be read.
+        expected: the model without the weights; None: not known.
     """
+    if expected is not None and stored:
+        names = dict(expected.state_dict())
+        for name, x in names.items():
+            if name in stored and stored[name].shape != tuple(x.shape):
+                return (
+                    f"{name} is {list(stored[name].shape)} in the file,"
+                    f" {list(x.shape)} in the model"
+                )
+        if not set(names) & set(stored):
+            shown = ", ".join(printable(name)[:40] for name in list(stored)[:3])
+            return f"it holds {len(stored)} tensors ({shown} ...) and none of the model's"
     text = str(error)
     differs = re.search(
         r"size mismatch for (\S+): copying a param with shape (?:torch\.Size\()?(.*?)\)? from"
@@ -150,7 +233,7 @@ def why_not_loaded(error: Exception) -> str:
         return "it holds nothing"
     if isinstance(error, (AttributeError, TypeError, KeyError)):
         return "it holds no table of tensors by name"
-    line = " ".join(printable(text.rpartition("Last error: ")[2]).split())
+    line = printable(" ".join(text.rpartition("Last error: ")[2].split()))
     return f"{line[:157]}..." if len(line) > 160 else line or type(error).__name__
 
 
