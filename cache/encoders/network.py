@@ -15,7 +15,14 @@ import open_clip
 from torch import nn
 
 from cliad.cache.encoders.base import EncoderError
-from cliad.cache.encoders.weights import EXTRA, quiet, shown_name, to_fetch, wants_quick_gelu
+from cliad.cache.encoders.weights import (
+    EXTRA,
+    check_reachable,
+    quiet,
+    shown_name,
+    to_fetch,
+    wants_quick_gelu,
+)
 from cliad.cache.encoders.weights_file import (
     check_finite,
     check_types,
@@ -102,7 +109,10 @@ def _create(model: str, pretrained: str | None, *, force_quick_gelu: bool = Fals
     """open_clip's model with its weights, or an EncoderError of one line."""
     if model == "tiny":
         register_tiny()
+    missing = to_fetch(model, pretrained or "")
     try:
+        if missing:
+            check_reachable(missing)
         with warnings.catch_warnings(), quiet():
             # Torch warns of types that it casts; these are refused below.
             warnings.simplefilter("ignore")
@@ -145,7 +155,7 @@ def _no_weights(model: str, pretrained: str | None, error: Exception) -> Encoder
         return EncoderError(f"the text side of {printable(model)} needs transformers; {EXTRA}")
     return EncoderError(
         f"no weights for {shown_name(model, pretrained)}: tried {where} ({reason}); "
-        "give a local file with --pretrained FILE"
+        "give a local file with --model NAME --pretrained FILE"
     )
 
 

@@ -6,6 +6,9 @@ import importlib.util
 import logging
 import os
 import re
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ from cliad.errors import closest, printable
 DEFAULT = ("ViT-B-32", "openai")
 HUB = "on the Hugging Face hub"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(@[\w.-]+)?", re.ASCII)
+ANSWER_WITHIN = 5  # seconds for a site to answer at all, before a download
 LONGEST = 80  # characters of a name in a message
 EXTRA = "run: pip install 'cliad[transformers]'"
 
@@ -194,6 +198,29 @@ def _to_fetch_from_hub(model: str, place: str) -> Missing | None:
 def _to_fetch_from_url(model: str, url: str) -> Missing | None:
     downloaded = Path.home() / ".cache" / "clip" / url.rpartition("/")[2]
     return None if downloaded.is_file() else Missing(url, _megabytes(model))
+
+
+def check_reachable(missing: Missing) -> None:
+    """Refuse a download where there is no network; the hub's own client would try for a minute.
+
+    Raises:
+        ConnectionError: the site does not answer within ANSWER_WITHIN seconds.
+    """
+    is_url = missing.where.startswith("http")
+    if not is_url and huggingface_hub.constants.HF_HUB_OFFLINE:
+        return  # the client says so at once
+    site = missing.where if is_url else huggingface_hub.constants.ENDPOINT
+    try:
+        request = urllib.request.Request(site, method="HEAD")
+        with urllib.request.urlopen(request, timeout=ANSWER_WITHIN):
+            return
+    except urllib.error.HTTPError:
+        return  # an answer, if not the one that was hoped for
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        # Who signs the site's certificate is for the client to judge: it has a list of its own.
+        if not isinstance(reason, ssl.SSLError):
+            raise ConnectionError(f"no network: {reason}") from None
 
 
 def _in_hub_cache(repository: str, file: str) -> bool:
