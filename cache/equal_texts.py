@@ -92,7 +92,7 @@ def note_equal_texts(
     more = ", ..." if found.n_pair > len(pairs) else ""
     log(
         f"{encoder} gives {found.n_class:,} of {len(classnames):,} classes texts that are equal"
-        f" to another's ({found.n_pair:,} pairs: {', '.join(pairs)}{more}):"
+        f" to another's (pairs: {found.n_pair:,}, such as {', '.join(pairs)}{more}):"
         " zero-shot cannot tell these apart; choose another encoder, or prompts that differ"
     )
 

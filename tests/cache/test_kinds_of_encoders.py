@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import open_clip
 import pytest
 import torch
@@ -25,7 +26,11 @@ from cliad.cache.extract.choices import EncoderChoice, Extras
 from cliad.cache.file.check import problems
 from cliad.cache.file.read import open_cache
 from cliad.cache.views import ViewSet
+from cliad.pipelines.experiments.train import train
 from cliad.pipelines.extract import extract
+from cliad.pipelines.runs import run_folder
+from cliad.pipelines.runs.export import export_run
+from cliad.pipelines.runs.predict import load
 
 GAIN = 1.5  # of random matrices: with small ones all images look alike
 CLASSES = ("grey heron", "little owl")
@@ -66,7 +71,6 @@ KINDS = [
     Kind("convnext_tiny", pre_projection=True, tokens=False),
     Kind("MobileCLIP2-S0", pre_projection=False, tokens=False),
     Kind("PE-Core-T-16-384", pre_projection=False, tokens=False),
-    Kind("ViTamin-S", pre_projection=True, tokens=False),
     Kind(
         "wide-M-32",
         config="ViT-M-32-alt",
@@ -316,3 +320,35 @@ def missing_parts_are_one_line(world, photos, folder):
     with pytest.raises(EncoderError, match=f"has no {word} output; leave out --{word}"):
         run(world, photos, folder, extras=Extras(**dict.fromkeys(missing, True)))
     assert list(folder.glob("**/*.h5*")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["RN50", "coca_ViT-B-32", "convnext_tiny"])
+def test_encoder_and_head_in_onnx_give_what_a_plain_loop_gives(name, photos, tmp_path):
+    (kind,) = [kind for kind in KINDS if kind.name == name]
+    world = world_of(kind, tmp_path)
+    run(world, photos, tmp_path / "caches", dtype="float32")
+    result, cache = train(folder=tmp_path / "caches", head="linear-probe", shots=2, hyper={"C": 1})
+    folder = run_folder.save(result, cache, tmp_path / "run")
+    (path,) = export_run(
+        folder,
+        format="onnx",
+        out=tmp_path / "whole.onnx",
+        with_encoder=True,
+        pretrained=str(world.file),
+    )
+    images = [Image.open(photos / row).convert("RGB") for row in cache.split("train").paths()]
+    expected = load(folder).probabilities(plain_loop(world, images).numpy())
+    assert (expected[0] - expected[-1]).abs().max() > 0.05  # the probe tells the classes apart
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    _, found = session.run(None, {"pixels": np.stack([pixels(world, x) for x in images])})
+    np.testing.assert_allclose(found, expected.numpy(), atol=2e-3)
+
+
+def pixels(world, image):
+    """The image as open_clip's transform leaves it before it is a tensor, (3, height, width)."""
+    for step in world.transform.transforms:
+        if type(step).__name__ in ("ToTensor", "Normalize", "MaybeToTensor"):
+            break
+        image = step(image)
+    return np.asarray(image).transpose(2, 0, 1)
