@@ -51,6 +51,9 @@ def info(file: CacheFileArgument = None, as_json: JsonOption = False) -> None:
     _print_splits(facts["splits"])
     _print_prompt_sets(facts["prompts"])
     versions = [f"{package} {version}" for package, version in facts["versions"].items()]
+    computed = facts["computed"]
+    if computed["precision"]:
+        show.line(f"computed in {computed['precision']} on {computed['device']}")
     show.line(f"made with {', '.join(versions)}")
     show.line(f"recipe {json.dumps(facts['recipe'])}")
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from cliad.cache.datasets.base import Listing
 from cliad.cache.datasets.download import Fetching
 from cliad.cache.encoders.base import EncoderError, choose_device
+from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.extract.choices import EncoderChoice, Extras, Log, PromptChoice, silent
 from cliad.cache.extract.extraction import Extraction
 from cliad.cache.extract.filling import Progress
 from cliad.cache.extract.run import PreparedExtraction, ensure_cache
 from cliad.cache.extract.workers import number_of_workers
 from cliad.cache.file.layout import recipe_id
+from cliad.cache.file.read import open_cache
 from cliad.cache.folder import cache_dir, cache_path
 from cliad.cache.views import parse_draws
 from cliad.pipelines.fewshot.draw import draw
@@ -114,7 +116,10 @@ def extract(
     )
     folder = cache_dir(cache_folder)
     path = cache_path(folder, known.name, extraction.encoder.name, recipe_id(extraction.recipe))
-    return ensure_cache(path, prepared, batch=batch, force=force)
+    path = ensure_cache(path, prepared, batch=batch, force=force)
+    cache = open_cache(path, prompt_set.key)
+    note_equal_texts(cache.text, cache.classnames, cache.encoder, log)
+    return path
 
 
 def _check_dtype(dtype: str) -> None:

@@ -46,6 +46,11 @@ def info(path: Path, prompts: str | None = None) -> dict:
         "batch": cache.batch,
         "recipe": cache.recipe,
         "versions": cache.versions,
+        # Not part of an id: a GPU and a CPU give one cache its name, and last digits of their own.
+        "computed": {
+            "device": cache.versions.get("device"),
+            "precision": cache.versions.get("precision"),
+        },
         "splits": splits,
         "complete": all(split["to_do"] == 0 for split in splits.values()),
         # The same open file with each of its prompt sets.

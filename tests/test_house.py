@@ -30,7 +30,7 @@ FLOORS = {
 ROOMS = {
     "adapters/core": set(),
     "cache/file": {"cache/files.py", "cache/documents.py"},
-    "cache/encoders": {"cache/file", "cache/files.py"},
+    "cache/encoders": {"cache/file", "cache/files.py", "cache/documents.py"},
     "cache/datasets": {
         "cache/prompts.py",
         "cache/files.py",
@@ -44,6 +44,7 @@ ROOMS = {
         "cache/datasets",
         "cache/documents.py",
         "cache/classnames.py",
+        "cache/equal_texts.py",
     },
     "cache/extract": {
         "cache/file",

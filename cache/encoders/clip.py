@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol, cast
@@ -14,11 +15,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from cliad.cache.encoders.base import Box, EncoderError
-from cliad.cache.encoders.network import build_network
+from cliad.cache.encoders.network import build_network, register_tiny
 from cliad.cache.encoders.preprocessing import Preprocessing, config_of
 from cliad.cache.encoders.towers import NormalisedTower, all_parts, swapped
-from cliad.cache.encoders.weights import full_name
+from cliad.cache.encoders.weights import EXTRA, full_name, quiet
 from cliad.cache.file.layout import recipe_id
+from cliad.errors import printable
 
 TEXT_BATCH = 256
 SMALL = 5_000_000  # parameters of an image tower that one thread serves best
@@ -39,10 +41,10 @@ class _Network(Protocol):
     visual: nn.Module
     logit_scale: Tensor
 
-    def encode_image(self, image: Tensor) -> Tensor:
+    def encode_image(self, image: Tensor, normalize: bool) -> Tensor:
         """(b, 3, height, width) -> (b, dim)."""
 
-    def encode_text(self, text: Tensor) -> Tensor:
+    def encode_text(self, text: Tensor, normalize: bool) -> Tensor:
         """(n, context_length) -> (n, dim)."""
 
 
@@ -62,6 +64,7 @@ class Clip:
         preprocess: PreprocessCfg,
         device: torch.device,
         half: bool,
+        notes: Sequence[str] = (),
     ):
         """Take over a model: it is moved to the device and frozen.
 
@@ -73,6 +76,10 @@ class Clip:
             preprocess: how it sees images.
             device: where it computes.
             half: compute in half precision where that is safe.
+            notes: what the user should know of how its weights were read.
+
+        Raises:
+            EncoderError: a multiplier of the cosines that is zero or infinite.
         """
         self.name = name
         self.tokenizer = tokenizer
@@ -82,6 +89,12 @@ class Clip:
         self.model = model.eval().requires_grad_(False).to(device)
         self._network = cast(_Network, self.model)
         self.logit_scale = self._network.logit_scale.exp().item()
+        if not 0 < self.logit_scale < math.inf:
+            raise EncoderError(
+                f"the weights of {name} are damaged: logit_scale is"
+                f" {self._network.logit_scale.item():g}, the logarithm of a multiplier such as 100"
+            )
+        self.notes = notes
         # Elsewhere half precision is slow, or gives wrong numbers.
         self._half = half and device.type == "cuda"
         visual = self._network.visual
@@ -147,7 +160,8 @@ class Clip:
     def encode_images(self, batch: Tensor) -> Tensor:
         """See `Encoder.encode_images`."""
         with self._autocast():
-            return self._network.encode_image(self._on_device(batch)).float()
+            # CoCa would give rows of unit length if it were not asked, other models raw ones.
+            return self._network.encode_image(self._on_device(batch), normalize=False).float()
 
     def encode_parts(self, batch: Tensor, parts: Sequence[str]) -> dict[str, Tensor]:
         """See `Encoder.encode_parts`.
@@ -184,7 +198,7 @@ class Clip:
             for first in range(0, len(texts), TEXT_BATCH):
                 lines = list(texts[first : first + TEXT_BATCH])
                 tokens = self.tokenizer(lines).to(self.device)
-                chunks.append(self._network.encode_text(tokens).float())
+                chunks.append(self._network.encode_text(tokens, normalize=False).float())
         return torch.cat(chunks)
 
     def image_tower(self) -> nn.Module:
@@ -264,25 +278,34 @@ def load(
         EncoderError: no such model or tag, no weights, or an activation that must be given.
     """
     model, pretrained = full_name(model, pretrained)
+    if model == "tiny":
+        register_tiny()
+    # Before the weights, which may take minutes; a model of the hub comes with its words.
+    tokenizer = None if ":" in model else _tokenizer(model)
     network = build_network(model, pretrained, quick_gelu)
     visual = cast(_Network, network.model).visual
     return Clip(
         network.model,
-        _tokenizer(model),
+        tokenizer or _tokenizer(model),
         name=network.name,
         recipe=network.recipe,
         preprocess=config_of(visual, squeeze=squeeze),
         device=device,
         half=half,
+        notes=network.notes,
     )
 
 
 def _tokenizer(model: str) -> Tokenizer:
+    shown = printable(model)
     try:
-        return open_clip.get_tokenizer(model)
-    except (ImportError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
+        with quiet():
+            return open_clip.get_tokenizer(model)
+    except ImportError:
+        raise EncoderError(f"the text side of {shown} needs transformers; {EXTRA}") from None
+    except Exception as error:  # a tokenizer of transformers may raise anything
+        reason = " ".join(printable(str(error)).split())[:120]
         raise EncoderError(
-            f"no tokenizer for {model} ({reason}); "
-            "`pip install transformers` if that is missing, or choose another model"
+            f"no tokenizer for {shown} ({reason}); it lies on the hub or in the model's folder:"
+            " try with a network, or choose another model"
         ) from None

@@ -6,8 +6,6 @@ and is silently worse with the wrong one. So a file that does not say which one 
 
 from __future__ import annotations
 
-import os
-import textwrap
 import warnings
 import zipfile
 from dataclasses import dataclass
@@ -17,8 +15,24 @@ import open_clip
 from torch import nn
 
 from cliad.cache.encoders.base import EncoderError
-from cliad.cache.encoders.weights import quiet, shown_name, to_fetch, wants_quick_gelu
+from cliad.cache.encoders.weights import (
+    EXTRA,
+    check_reachable,
+    quiet,
+    shown_name,
+    to_fetch,
+    wants_quick_gelu,
+)
+from cliad.cache.encoders.weights_file import (
+    check_finite,
+    check_types,
+    check_weights_file,
+    resized,
+    stored_tensors,
+    why_not_loaded,
+)
 from cliad.cache.files import sha256_of
+from cliad.errors import printable
 
 TINY = Path(__file__).parent / "tiny"
 
@@ -30,6 +44,7 @@ class Network:
     model: nn.Module
     recipe: dict[str, str]
     name: str
+    notes: tuple[str, ...] = ()  # what was made of the weights that the user should know
 
 
 def build_network(model: str, pretrained: str, quick_gelu: bool | None) -> Network:
@@ -43,30 +58,66 @@ def build_network(model: str, pretrained: str, quick_gelu: bool | None) -> Netwo
     Raises:
         EncoderError: no weights, those of another model, or an unknown activation.
     """
-    if model == "tiny":
-        network = _create("tiny", str(TINY / "weights.safetensors"))
-        return Network(network, {"model": "tiny", "pretrained": ""}, "tiny")
-    if ":" in model:
-        return Network(_create(model, None), {"model": model, "pretrained": ""}, model)
-    if os.path.isfile(pretrained):
+    if not pretrained:
+        network = _own_weights(model, quick_gelu)
+        return Network(network, {"model": model, "pretrained": ""}, model)
+    published = open_clip.get_pretrained_cfg(model, pretrained)
+    # A tag wins over a file of its name, as in open_clip; ./NAME means the file.
+    if not published:
         file = Path(pretrained)
+        check_weights_file(file)
         network = _from_file(model, file, quick_gelu)
         # The recipe leaves out the file's name: the same weights elsewhere are the same encoder.
-        return Network(network, {"model": model, "pretrained": "file"}, f"{model}/{file.stem}")
-    published = open_clip.get_pretrained_cfg(model, pretrained)
+        stored = stored_tensors(file)
+        check_types(file, stored, network)
+        recipe = {"model": model, "pretrained": "file"}
+        notes = tuple(resized(stored, network))
+        return Network(network, recipe, f"{model}/{file.stem}", notes)
+    name = shown_name(model, pretrained)
+    _check_activation(name, quick_gelu, wants_quick_gelu(published) or _has_quick_gelu(model))
     network = _create(model, pretrained, force_quick_gelu=wants_quick_gelu(published))
-    recipe = {"model": model, "pretrained": pretrained}
-    return Network(network, recipe, shown_name(model, pretrained))
+    return Network(network, {"model": model, "pretrained": pretrained}, name)
+
+
+def _own_weights(model: str, quick_gelu: bool | None) -> nn.Module:
+    """A model that brings its own weights, and with them its own activation."""
+    if model == "tiny":
+        _check_activation(model, quick_gelu, False)
+        return _create(model, str(TINY / "weights.safetensors"))
+    if quick_gelu is not None:
+        raise EncoderError(
+            f"{printable(model)} brings its own activation; leave out --quick-gelu and"
+            " --no-quick-gelu"
+        )
+    return _create(model, None)
+
+
+def _has_quick_gelu(model: str) -> bool:
+    """Whether an architecture is one with QuickGELU, whatever its weights."""
+    return bool((open_clip.get_model_config(model) or {}).get("quick_gelu"))
+
+
+def _check_activation(name: str, quick_gelu: bool | None, known: bool) -> None:
+    """Refuse a choice that is against what is known: it would be no choice."""
+    if quick_gelu is not None and quick_gelu != known:
+        option = "--quick-gelu" if quick_gelu else "--no-quick-gelu"
+        activation = "QuickGELU" if known else "GELU"
+        raise EncoderError(f"{name} has the activation {activation}; leave out {option}")
 
 
 def _create(model: str, pretrained: str | None, *, force_quick_gelu: bool = False) -> nn.Module:
     """open_clip's model with its weights, or an EncoderError of one line."""
-    if model == "tiny" and "tiny" not in open_clip.list_models():
-        open_clip.add_model_config(TINY / "tiny.json")
+    if model == "tiny":
+        register_tiny()
+    missing = to_fetch(model, pretrained or "")
     try:
+        if missing:
+            check_reachable(missing)
         with warnings.catch_warnings(), quiet():
+            # Torch warns of types that it casts; these are refused below.
+            warnings.simplefilter("ignore")
             warnings.filterwarnings("error", message="QuickGELU mismatch")
-            return open_clip.create_model(
+            network = open_clip.create_model(
                 model,
                 pretrained=pretrained,
                 require_pretrained=True,
@@ -76,32 +127,71 @@ def _create(model: str, pretrained: str | None, *, force_quick_gelu: bool = Fals
         raise EncoderError(f"{warning} Give a model name that fits the weights") from None
     except Exception as error:  # a file that is not a checkpoint may raise anything
         raise _no_weights(model, pretrained, error) from None
+    check_finite(network, printable(shown_name(model, pretrained)))
+    return network
+
+
+def register_tiny() -> None:
+    """Make the bundled architecture known to open_clip."""
+    if "tiny" not in open_clip.list_models():
+        open_clip.add_model_config(TINY / "tiny.json")
 
 
 def _no_weights(model: str, pretrained: str | None, error: Exception) -> EncoderError:
     """What a user can do where weights cannot be loaded."""
-    reason = textwrap.shorten(str(error).rpartition("Last error: ")[2], 160, placeholder=" ...")
-    if pretrained and os.path.isfile(pretrained):
+    tiny = str(TINY / "weights.safetensors")
+    if pretrained and pretrained != tiny and not open_clip.get_pretrained_cfg(model, pretrained):
+        reason = why_not_loaded(error, stored_tensors(Path(pretrained)), _without_weights(model))
         return EncoderError(
             f"{pretrained} does not hold the weights of {model} ({reason}); "
             "give the --model that it was made with"
         )
+    reason = why_not_loaded(error, {}, None)
     if model == "tiny":
         return EncoderError(f"the bundled encoder is incomplete ({reason}); install cliad again")
     missing = to_fetch(model, pretrained or "")
-    where = missing.where if missing else model
+    where = missing.where if missing else printable(model)
+    if "transformers" in reason:
+        return EncoderError(f"the text side of {printable(model)} needs transformers; {EXTRA}")
     return EncoderError(
         f"no weights for {shown_name(model, pretrained)}: tried {where} ({reason}); "
-        "give a local file with --pretrained FILE"
+        "give a local file with --model NAME --pretrained FILE"
     )
+
+
+def _without_weights(model: str) -> nn.Module | None:
+    """The model as a table of names and shapes; None where it cannot be built so."""
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return open_clip.create_model(model, pretrained=None, device="meta")
+    except Exception:  # some towers need files to be built
+        return None
 
 
 def _from_file(model: str, path: Path, quick_gelu: bool | None) -> nn.Module:
     if _is_torchscript(path):
+        _check_activation(f"{path}, an OpenAI archive,", quick_gelu, True)
         return _from_openai_archive(model, path)
+    if _has_quick_gelu(model):
+        _check_activation(model, quick_gelu, True)
+        quick_gelu = True
+    if quick_gelu:
+        _require_choice_of_activation(model)
     if quick_gelu is None:
         quick_gelu = _known_activation(model, path)
     return _create(model, str(path), force_quick_gelu=quick_gelu)
+
+
+def _require_choice_of_activation(model: str) -> None:
+    """Refuse QuickGELU for towers that are not open_clip's own: they would keep their own."""
+    config = open_clip.get_model_config(model) or {}
+    for tower, key in (("image", "timm_model_name"), ("text", "hf_model_name")):
+        part = "vision_cfg" if tower == "image" else "text_cfg"
+        if config.get(part, {}).get(key):
+            raise EncoderError(
+                f"the {tower} tower of {model} has an activation of its own; leave out --quick-gelu"
+            )
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -126,6 +216,7 @@ def _from_openai_archive(model: str, path: Path) -> nn.Module:
             f"{path} is an OpenAI archive of another model than {model}; "
             "give the --model that it was made with"
         )
+    check_finite(network, str(path))
     return network
 
 
@@ -140,8 +231,6 @@ def _known_activation(model: str, path: Path) -> bool:
         EncoderError: some published weights of this architecture need it, others do not, and the
             file is none of them.
     """
-    if model.endswith("-quickgelu"):
-        return True
     tags = open_clip.list_pretrained_tags_by_model(model)
     published = [open_clip.get_pretrained_cfg(model, tag) for tag in tags]
     if not any(wants_quick_gelu(entry) for entry in published):

@@ -138,7 +138,9 @@ class NormalisedTower(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Raw features of images that are resized and cropped, but not yet normalised."""
-        return self.visual(pixels.float() * self.scale + self.shift)
+        features = self.visual(pixels.float() * self.scale + self.shift)
+        # CoCa's tower gives its tokens, too.
+        return features[0] if isinstance(features, tuple) else features
 
 
 @contextmanager

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
+import re
+import ssl
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +21,17 @@ import open_clip
 import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
+from cliad.cache.documents import read_json
 from cliad.cache.encoders.base import EncoderError
-from cliad.errors import closest
+from cliad.errors import closest, printable
 
 DEFAULT = ("ViT-B-32", "openai")
 HUB = "on the Hugging Face hub"
 PARAMETERS = Path(__file__).with_name("parameters.json")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(@[\w.-]+)?", re.ASCII)
+ANSWER_WITHIN = 5  # seconds for a site to answer at all, before a download
+LONGEST = 80  # characters of a name in a message
+EXTRA = "run: pip install 'cliad[transformers]'"
 
 
 def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
@@ -30,10 +40,18 @@ def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
     The tag is "" for a model that brings its own weights.
 
     Raises:
-        EncoderError: an unknown model or tag; the message suggests the nearest.
+        EncoderError: an unknown model or tag, where the message suggests the nearest; weights for
+            a model that brings its own; or a package that the model needs is missing.
     """
-    if ":" in model or model == "tiny":
-        return model, ""
+    if ":" in model:
+        return _with_scheme(model, pretrained), ""
+    if model == "tiny":
+        if pretrained and not _is_there(pretrained):
+            raise EncoderError(
+                f"there is no weights file {printable(pretrained)[:LONGEST]!r}; the encoder tiny"
+                " brings its own weights, leave out --pretrained"
+            )
+        return model, pretrained or ""
     name, tag = _architecture(model, pretrained)
     tags = open_clip.list_pretrained_tags_by_model(name)
     tag = tag or default_tag(tags)
@@ -42,12 +60,56 @@ def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
             f"{name} has {len(tags)} sets of weights; "
             f"choose one with --pretrained: {', '.join(tags) or 'a file'}"
         )
-    if not os.path.isfile(tag) and not open_clip.get_pretrained_cfg(name, tag):
+    if not open_clip.get_pretrained_cfg(name, tag) and not _is_there(tag):
+        shown = printable(tag)[:LONGEST]
         raise EncoderError(
-            f"{name} has no weights '{tag}', and there is no such file{_nearest(tag, tags)}; "
+            f"{name} has no weights '{shown}', and there is no such file{_nearest(tag, tags)}; "
             f"known: {', '.join(tags) or 'none, give a file'}"
         )
+    _require_transformers(name)
     return name, tag
+
+
+def has_own_activation(model: str, pretrained: str) -> bool:
+    """Whether model and weights, named as `full_name` does, say their activation themselves."""
+    is_published = bool(open_clip.get_pretrained_cfg(model, pretrained))
+    is_quick = bool((open_clip.get_model_config(model) or {}).get("quick_gelu"))
+    return not pretrained or is_published or is_quick
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is something of this name, be it a file or not: what reads it says which."""
+    try:
+        return os.path.lexists(path)
+    except ValueError:  # letters that no file name can have
+        return False
+
+
+def _with_scheme(model: str, pretrained: str | None) -> str:
+    """A name that says where the model lies, if it can say that."""
+    shown = printable(model)[:LONGEST]
+    scheme, _, place = model.partition(":")
+    if scheme == "hf-hub":
+        if not HUB_NAME.fullmatch(place) or ".." in place:
+            raise EncoderError(f"'{shown}' names no model of the hub; give hf-hub:OWNER/NAME")
+    elif scheme == "local-dir":
+        # Open_clip would wait for a pipe for ever.
+        hint = "give the folder of a model in open_clip's format as local-dir:DIR"
+        read_json(Path(place) / "open_clip_config.json", EncoderError, hint)
+    else:
+        raise EncoderError(f"there is no model '{shown}'; `cliad models` lists all")
+    if pretrained:
+        raise EncoderError(f"{shown} brings its own weights; leave out --pretrained")
+    return model
+
+
+def _require_transformers(model: str) -> None:
+    """Refuse a model whose words or texts need a package that is not here, before any download."""
+    config = open_clip.get_model_config(model) or {}
+    text = config.get("text_cfg", {})
+    needs = bool(text.get("hf_tokenizer_name") or text.get("hf_model_name"))
+    if needs and importlib.util.find_spec("transformers") is None:
+        raise EncoderError(f"the text side of {model} needs transformers; {EXTRA}")
 
 
 def _architecture(model: str, pretrained: str | None) -> tuple[str, str | None]:
@@ -60,8 +122,10 @@ def _architecture(model: str, pretrained: str | None) -> tuple[str, str | None]:
         name = _dashed(front)
         tag = pretrained or last
     if name not in known:
+        shown = printable(model)[:LONGEST]
         raise EncoderError(
-            f"there is no model '{model}'{_nearest(name, known)}; `cliad models` lists all"
+            f"there is no model '{shown}'{_nearest(name[:LONGEST], known)}; "
+            "`cliad models` lists all"
         )
     return name, tag
 
@@ -165,11 +229,9 @@ def to_fetch(model: str, pretrained: str) -> Missing | None:
         if _in_hub_cache(repository, "open_clip_config.json"):
             return None
         return Missing(f"{repository} {HUB}", 0)
-    if not pretrained or os.path.isfile(pretrained):
-        return None
     published = open_clip.get_pretrained_cfg(model, pretrained)
-    if published.get("file"):
-        return None
+    if not published or published.get("file"):
+        return None  # a file, or nothing at all
     if "/" in published.get("hf_hub", ""):
         return _to_fetch_from_hub(model, published["hf_hub"])
     return _to_fetch_from_url(model, published["url"])
@@ -189,6 +251,29 @@ def _to_fetch_from_hub(model: str, place: str) -> Missing | None:
 def _to_fetch_from_url(model: str, url: str) -> Missing | None:
     downloaded = Path.home() / ".cache" / "clip" / url.rpartition("/")[2]
     return None if downloaded.is_file() else Missing(url, _megabytes(model))
+
+
+def check_reachable(missing: Missing) -> None:
+    """Refuse a download where there is no network; the hub's own client would try for a minute.
+
+    Raises:
+        ConnectionError: the site does not answer within ANSWER_WITHIN seconds.
+    """
+    is_url = missing.where.startswith("http")
+    if not is_url and huggingface_hub.constants.HF_HUB_OFFLINE:
+        return  # the client says so at once
+    site = missing.where if is_url else huggingface_hub.constants.ENDPOINT
+    try:
+        request = urllib.request.Request(site, method="HEAD")
+        with urllib.request.urlopen(request, timeout=ANSWER_WITHIN):
+            return
+    except urllib.error.HTTPError:
+        return  # an answer, if not the one that was hoped for
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        # Who signs the site's certificate is for the client to judge: it has a list of its own.
+        if not isinstance(reason, ssl.SSLError):
+            raise ConnectionError(f"no network: {reason}") from None
 
 
 def _in_hub_cache(repository: str, file: str) -> bool:

@@ -64,7 +64,7 @@ class EncoderChoice:
                 )
             size = f", about {missing.megabytes:,.0f} MB" if missing.megabytes else ""
             log(f"fetching the weights of {name} from {missing.where}{size}")
-        return clip.load(
+        encoder = clip.load(
             model,
             pretrained,
             device=device,
@@ -72,6 +72,9 @@ class EncoderChoice:
             squeeze=self.squeeze,
             half=half,
         )
+        for note in encoder.notes:
+            log(note)
+        return encoder
 
     def _names(self, dataset: str) -> tuple[str, str | None]:
         """Model and weights as the user wrote them, or the defaults."""

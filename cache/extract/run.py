@@ -168,9 +168,21 @@ def _can_resume(part: Path, prepared: PreparedExtraction) -> bool:
     can_resume = len(cache.prompt_sets) == 1 and prepared.has_prompts(cache)
     if can_resume:
         prepared.log(f"resuming {part.name}")
+        _note_precision(part, cache, prepared)
     else:
         prepared.log(f"{part.name} was begun with other prompts; starting anew")
     return can_resume
+
+
+def _note_precision(part: Path, cache: FeatureCache, prepared: PreparedExtraction) -> None:
+    """A line where what is there was computed in another precision than what is to come."""
+    before = cache.versions.get("precision")
+    now = prepared.extraction.encoder.precision
+    if before not in (None, now):
+        prepared.log(
+            f"{part.name} was begun in {before} and goes on in {now}: last digits differ"
+            " between its rows; --force starts anew"
+        )
 
 
 def _announce(path: Path, prepared: PreparedExtraction, batch: int) -> None:

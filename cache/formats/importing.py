@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cliad.cache.classnames import read_classnames
 from cliad.cache.documents import open_regular
+from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.file.layout import CacheError
 from cliad.cache.folder import cache_path
 from cliad.cache.formats.base import Classes, ImportedFeatures, storable
@@ -124,6 +125,7 @@ def import_features(
     )
     for note in notes:
         log(note)
+    note_equal_texts(text_set.features, text_set.classnames, encoder, log)
     path = cache_path(Path(cache_folder), dataset, encoder, header.image_id)
     return write_import(path, header, labelled.splits, text_set, force=force, log=log)
 

@@ -14,6 +14,7 @@ from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import Run, require
 from cliad.adapters.core.head import HeadError
 from cliad.adapters.core.metrics import metrics
+from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir
 from cliad.pipelines.experiments.episode import (
@@ -97,6 +98,7 @@ def base_to_new(
     for seed in seeds:
         check_request(shots, protocol, seed)
     cache = find_cache(CacheChoice(cache_dir(folder), dataset, encoder, prompts), log)
+    note_equal_texts(cache.text, cache.classnames, cache.encoder, log)
     text = class_texts(cache, torch_device)
     if text is None or len(cache.classnames) < 2:
         raise SpecError(

@@ -19,6 +19,7 @@ import torch
 from cliad.adapters import HEADS
 from cliad.adapters.core.fit import require
 from cliad.adapters.core.head import Head
+from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir, slug
 from cliad.errors import unknown
@@ -236,6 +237,8 @@ def _caches(folder: Path, axes: Axes, log: Callable[[str], None]) -> list[Featur
             for prompts in axes.spec.get("prompts", [None]):
                 cache = find_cache(CacheChoice(folder, dataset, encoder, prompts), log)
                 found[cache.fingerprint, cache.dataset] = cache
+    for cache in found.values():
+        note_equal_texts(cache.text, cache.classnames, cache.encoder, log)
     return list(found.values())
 
 

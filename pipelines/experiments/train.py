@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir
 from cliad.pipelines.experiments.episode import pick_device
@@ -54,6 +55,7 @@ def train(
     untrained = make_head(head, hyper)
     check_request(shots, protocol, seed)
     cache = find_cache(CacheChoice(cache_dir(folder), dataset, encoder, prompts), log)
+    note_equal_texts(cache.text, cache.classnames, cache.encoder, log)
     spec = spec_of(
         cache,
         untrained,

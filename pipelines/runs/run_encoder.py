@@ -78,7 +78,8 @@ def load_encoder(
         name, tag = _named_in(recipe, pretrained)
     # The device is checked first: a wrong name shall not cost a download.
     torch_device = choose_device(device)
-    missing = weights.to_fetch(*weights.full_name(name, tag))
+    name, tag = weights.full_name(name, tag)
+    missing = weights.to_fetch(name, tag)
     if missing:
         log(f"fetching the weights of {weights.shown_name(name, tag)} from {missing.where}")
     encoder = clip.load(
@@ -87,10 +88,19 @@ def load_encoder(
         half=about["dtype"] == "float16",
         device=torch_device,
         squeeze=_squeezes(recipe),
-        quick_gelu=None if recipe is None else recipe.get("activation") == "QuickGELU",
+        quick_gelu=_quick_gelu(recipe, name, tag),
     )
     check_encoder(encoder, about)
     return encoder
+
+
+def _quick_gelu(recipe: Mapping | None, model: str, tag: str) -> bool | None:
+    """The activation of a weights file as the run says it; published weights know their own."""
+    from cliad.cache.encoders import weights
+
+    if recipe is None or weights.has_own_activation(model, tag):
+        return None
+    return recipe.get("activation") == "QuickGELU"
 
 
 def _squeezes(recipe: Mapping | None) -> bool:
