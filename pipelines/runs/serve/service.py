@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -76,7 +77,8 @@ class InferenceService:
         device: str = "auto",
         log: Callable[[str], None] = lambda line: None,
     ):
-        self.first = run.resolve()
+        # Path.resolve raises where links lead in a circle.
+        self.first = Path(os.path.realpath(run))
         self.caches = cache_dir(caches)
         self.data = data_dir(data)
         self._options = EncoderOptions(model, pretrained, device, log)
@@ -249,4 +251,4 @@ def _fraction(value: object) -> float | None:
 
 
 def _read_json(path: Path) -> dict:
-    return read_json(path, run_folder.RunFolderError)
+    return read_json(path, run_folder.RunFolderError, largest=run_folder.LARGEST_JSON)
