@@ -105,13 +105,15 @@ def read_text(
         ) from None
 
 
-def read_json(file: Path, error: type[CliadError] = DocumentError, hint: str = "") -> Any:
-    """What a JSON file holds.
+def read_json(
+    file: Path, error: type[CliadError] = DocumentError, hint: str = "", largest: int = LARGEST
+) -> Any:
+    """What a JSON file of at most `largest` bytes holds.
 
     Raises:
         CliadError: of the type `error`; see `read_text`, or it is not JSON.
     """
-    return parse_json(read_text(file, error, hint), str(file), error, hint)
+    return parse_json(read_text(file, error, hint, largest), str(file), error, hint)
 
 
 def parse_json(

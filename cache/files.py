@@ -52,9 +52,26 @@ def _renamed(path: Path) -> Iterator[Path]:
         # A rename replaces a file, but no folder that holds something. Where a file was written,
         # the rename fails and the folder stays: it is not what the user meant to lose.
         if path.is_dir() and new.is_dir():
-            shutil.rmtree(path)
-        os.replace(new, path)
+            _swap(new, path)
+        else:
+            os.replace(new, path)
         sync_folder(path.parent)
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of the folder `path`, which is removed.
+
+    The old one is moved away whole: to be killed while it is removed must not leave half of it.
+    """
+    old = new.with_suffix(".old")
+    _remove(old)
+    os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(old, path)
+        raise
+    _remove(old)
 
 
 @contextmanager
@@ -168,9 +185,16 @@ def _remove_leftovers(path: Path) -> None:
 
     A folder may be shared by machines; whether the processes of others run is not known here.
     """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*.new"):
-        process = leftover.name.removesuffix(".new").rpartition("-")[2]
-        if process.isdigit() and not _is_running(int(process)):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{_host()}-*"):
+        process = leftover.stem.rpartition("-")[2]
+        if leftover.suffix not in (".new", ".old") or not process.isdigit():
+            continue
+        if _is_running(int(process)):
+            continue
+        # Killed between the two renames of `_swap`: what was there comes back.
+        if leftover.suffix == ".old" and not os.path.lexists(path):
+            os.replace(leftover, path)
+        else:
             _remove(leftover)
 
 

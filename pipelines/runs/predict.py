@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -277,14 +278,18 @@ def find_images(images: Sequence[str | Path]) -> list[str]:
 
 
 def _files(image: str) -> list[str]:
-    path = Path(image)
-    if path.is_dir():
+    # An empty word is a variable of a script that was not set, and not the folder that one is in.
+    if not image:
+        return [image]
+    # os.path, as pathlib raises on names that are too long or in folders that may not be read: one
+    # bad name would stop all images.
+    if os.path.isdir(image):
         # Hidden files and other kinds of files are left out.
-        files = [str(path / file) for file in image_files(path)]
-    elif path.exists() or not glob.has_magic(image):
+        files = [str(Path(image, file)) for file in image_files(Path(image))]
+    elif os.path.exists(image) or not glob.has_magic(image):
         files = [image]
     else:
         matches = glob.glob(image, recursive=True)
-        files = sorted(match for match in matches if Path(match).is_file())
+        files = sorted(match for match in matches if os.path.isfile(match))
     # An empty folder, or a pattern that matches nothing, is named in an error of its own.
     return files or [image]

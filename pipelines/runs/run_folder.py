@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cliad.adapters.core.classifier import Classifier
+from cliad.adapters.core.metrics import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from cliad.cache.documents import read_bytes, read_json
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.files import check_place, replacing, sha256_of
@@ -36,6 +37,9 @@ from cliad.pipelines.experiments.spec import make_head
 from cliad.pipelines.runs.card import card
 
 SCHEMA = 1
+# Bytes of run.json and of result.json: 100,000 class names take a quarter. What JSON becomes in
+# memory may be thirty times as large.
+LARGEST_JSON = 2**24
 LARGEST_HEAD = 2**32  # bytes; 4,096 classes with keys of 16 shots of 4,096 features take a quarter
 WIDEST = 2**20  # a larger width in run.json is damage: no encoder gives such features
 
@@ -258,7 +262,7 @@ def load(folder: Path) -> tuple[Classifier, dict]:
 
 
 def _read(folder: Path) -> tuple[Classifier, dict]:
-    about = read_json(folder / "run.json", RunFolderError)
+    about = read_json(folder / "run.json", RunFolderError, largest=LARGEST_JSON)
     _check(about)
     # The bytes that are hashed are the bytes that are used: the file is read once.
     raw = read_bytes(folder / "head.safetensors", RunFolderError, largest=LARGEST_HEAD)
@@ -266,8 +270,13 @@ def _read(folder: Path) -> tuple[Classifier, dict]:
         raise ValueError("head.safetensors is not the file that run.json describes")
     tensors = read_tensors(raw)
     for name, value in tensors.items():
-        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name} in head.safetensors: expected finite numbers")
+        if not value.is_floating_point():
+            raise ValueError(f"{name} in head.safetensors: expected numbers with a fraction")
+        if not bool(torch.isfinite(value).all()):
+            raise RunFolderError(
+                f"{name} in head.safetensors: expected finite numbers; its training diverged, or"
+                " the file is damaged: train it again, with a lower --lr where it diverged"
+            )
     return _classifier(about, tensors), about
 
 
@@ -303,16 +312,18 @@ def _check(about: object) -> None:
         RunFolderError: run.json has another schema.
         ValueError, TypeError, KeyError: it is damaged.
     """
-    if not isinstance(about, dict) or not isinstance(about.get("schema"), int):
+    schema = about.get("schema") if isinstance(about, dict) else None
+    if not isinstance(about, dict) or not _is_of_kind(schema, int) or schema < 1:
         raise ValueError("run.json has no schema number")
-    if about["schema"] != SCHEMA:
+    # Before all else: a newer version may have other words.
+    if schema > SCHEMA:
         raise RunFolderError(
-            f"it has schema {about['schema']}, this cliad reads {SCHEMA};"
-            " update cliad, or train it again"
+            f"it is of a newer version of cliad (it has schema {str(schema)[:20]}, this cliad reads"
+            f" {SCHEMA}); update cliad"
         )
     # A missing word is a KeyError, which `load` reports with the word.
     for name, kind in KINDS.items():
-        if not isinstance(about[name], kind):
+        if not _is_of_kind(about[name], kind):
             got = type(about[name]).__name__
             raise TypeError(f"{name} in run.json: expected {kind.__name__}, got {got}")
     for name in ("classnames", "templates"):
@@ -323,10 +334,14 @@ def _check(about: object) -> None:
 
 def _check_numbers(about: Mapping) -> None:
     temperature = about["temperature"]
-    if temperature is not None and not _is_positive(temperature):
+    # Beyond what is ever fitted, probabilities would be equal for all classes, or not numbers.
+    if temperature is not None and not (
+        _is_positive(temperature)
+        and LOWEST_TEMPERATURE / 10 <= temperature <= 10 * HIGHEST_TEMPERATURE
+    ):
         raise ValueError(
-            f"temperature in run.json: expected a positive number or null,"
-            f" got {str(temperature)[:20]}"
+            f"temperature in run.json: expected a number from {LOWEST_TEMPERATURE / 10:g} to"
+            f" {10 * HIGHEST_TEMPERATURE:g}, or null; got {str(temperature)[:20]}"
         )
     # They are put side by side in this order: features first.
     if about["parts"] not in (["features"], ["features", "pre_projection"]):
@@ -343,6 +358,11 @@ def _check_numbers(about: Mapping) -> None:
         raise ValueError(f"invalid logit_scale in run.json: {about['logit_scale']}")
     if not about["classnames"]:
         raise ValueError("invalid classnames in run.json: there are none")
+
+
+def _is_of_kind(value: object, kind: type) -> bool:
+    """Whether a value of JSON is of a type; true and false are numbers to Python, but not here."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _is_positive(value: object) -> bool:

@@ -123,6 +123,31 @@ def test_a_folder_that_a_killed_process_left_is_removed(tmp_path):
     assert names(tmp_path) == ["run"]
 
 
+def test_a_folder_that_was_moved_away_by_a_killed_process_comes_back(tmp_path):
+    moved = tmp_path / f".run.{HOST}-{dead_process()}.old"
+    moved.mkdir()
+    (moved / "head.safetensors").write_text("whole")
+    with pytest.raises(OSError, match="disk"), replacing(tmp_path / "run"):
+        raise OSError(28, "the disk is full")
+    assert names(tmp_path) == ["run"]
+    assert (tmp_path / "run" / "head.safetensors").read_text() == "whole"
+
+
+def test_a_folder_is_moved_away_whole_before_it_is_removed(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "old.json").write_text("old")
+
+    def killed(path, **options):
+        raise SystemExit("killed while the old folder is removed")
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit), replacing(run) as new:
+        new.mkdir()
+        (new / "new.json").write_text("new")
+        patch.setattr("shutil.rmtree", killed)
+    assert names(run) == ["new.json"]
+
+
 def test_a_second_writer_waits_and_is_told_who_holds_the_lock(tmp_path):
     path = tmp_path / "results.jsonl"
     messages = []

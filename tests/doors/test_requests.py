@@ -117,7 +117,7 @@ def test_no_request_makes_the_server_fail(server, request):
         rng = random.Random(seed)
         raw = mutated(port, image, rng)
         status = answer_to(port, raw)
-        assert status is None or 200 <= status < 500, (seed, raw[:300])
+        assert status is None or 100 <= status < 500, (seed, raw[:300])
     assert answer_to(port, request_of(port, image), patience=20) == 200
     assert process.poll() is None
     said = lines.read_text()

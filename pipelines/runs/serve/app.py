@@ -7,21 +7,26 @@ reads no path that a request names and writes no file. docs/serve.md describes t
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
+import json
 import re
+import signal
 import socket
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from cliad.errors import CliadError
 from cliad.pipelines.runs import run_folder
 from cliad.pipelines.runs.serve.guard import Guard
-from cliad.pipelines.runs.serve.request import read_body, read_top
+from cliad.pipelines.runs.serve.request import Uploads, read_top
 from cliad.pipelines.runs.serve.service import InferenceService
 
-MOST_CONNECTIONS = 64  # so that at most 2 GB of uploads are held in memory
 PAGE = Path(__file__).with_name("page.html")
 
 # Our words for what the server library refuses.
@@ -69,33 +74,51 @@ def serve(
         raise ServeError(
             f"the page needs {error.name}, which is not installed; run: pip install 'cliad[serve]'"
         ) from None
-    service = InferenceService(
-        run_folder.find_run(run),
-        caches=caches,
-        data=data,
-        model=model,
-        pretrained=pretrained,
-        device=device,
-        log=log,
-    )
-    ready = service.ready()  # what is wrong with the run is said now, not at the first request
-    listener = _listen(host, port)
-    head = ready.run.about["head"]
-    log(f"{ready.run.folder.name}: {head} with {ready.encoder.name} on {ready.encoder.device}")
-    log(f"open {_url(host, listener.getsockname()[1])} in a browser; Ctrl-C ends it")
-    config = uvicorn.Config(
-        make_app(service, host, log),
-        log_level="critical",  # what fails is said by `failed`, in one line
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_keep_alive=5,  # seconds
-        timeout_graceful_shutdown=1,  # seconds for answers that are on their way at Ctrl-C
-        lifespan="off",
-        ws="none",
-    )
+    from cliad.pipelines.runs.serve.connection import MOST_ANSWERED, Connection
+
+    with _terminated_as_interrupted():
+        service = InferenceService(
+            run_folder.find_run(run),
+            caches=caches,
+            data=data,
+            model=model,
+            pretrained=pretrained,
+            device=device,
+            log=log,
+        )
+        ready = service.ready()  # what is wrong with the run is said now, not at the first request
+        listener = _listen(host, port)
+        head = ready.run.about["head"]
+        log(f"{ready.run.folder.name}: {head} with {ready.encoder.name} on {ready.encoder.device}")
+        log(f"open {_url(host, listener.getsockname()[1])} in a browser; Ctrl-C ends it")
+        config = uvicorn.Config(
+            make_app(service, host, log),
+            http=Connection,
+            log_level="critical",  # what fails is said by `failed`, in one line
+            limit_concurrency=MOST_ANSWERED,
+            timeout_keep_alive=5,  # seconds
+            timeout_graceful_shutdown=1,  # seconds for answers that are on their way at Ctrl-C
+            lifespan="off",
+            ws="none",
+        )
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        except KeyboardInterrupt:
+            log("ended")
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """While the block runs, SIGTERM, with which services are stopped, does what Ctrl-C does."""
+    # Only the main thread may say what signals do.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        uvicorn.Server(config).run(sockets=[listener])
-    except KeyboardInterrupt:
-        log("ended")
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -125,9 +148,13 @@ def make_app(
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import JSONResponse, Response
+    from starlette.responses import Response
     from starlette.routing import Route
 
+    uploads = Uploads()
+    # One image at a time goes through the encoder. Those that wait need no thread of their own,
+    # and at Ctrl-C they are given up.
+    worker = ThreadPoolExecutor(max_workers=1)
     text = PAGE.read_text(encoding="utf-8")
     policy = content_policy(text)
 
@@ -135,21 +162,27 @@ def make_app(
         return Response(text, media_type="text/html", headers={"content-security-policy": policy})
 
     async def runs(request: Request) -> Response:
-        return JSONResponse({"runs": await run_in_threadpool(service.runs)})
+        return answer({"runs": await run_in_threadpool(service.runs)})
 
     async def classify(request: Request) -> Response:
         top = read_top(request.query_params.get("top", "5"))
         run = request.query_params.get("run")
-        raw = await read_body(request)
-        # The encoder works in a thread, so that the server can answer others meanwhile.
-        found = await run_in_threadpool(service.classify, raw, run, top)
-        return JSONResponse(found)
+        async with uploads.body_of(request) as raw:
+            # The encoder works in a thread, so that the server can answer others meanwhile.
+            work = asyncio.get_running_loop().run_in_executor(
+                worker, service.classify, raw, run, top
+            )
+            return answer(await work)
 
     async def failed(request: Request, error: Exception) -> Response:
         failure = describe(error)
         if failure.status == 500:
             log(f"a request failed: {type(error).__name__}: {error}")
-        return JSONResponse({"error": failure.text}, failure.status)
+        return answer({"error": failure.text}, failure.status)
+
+    def answer(document: object, status: int = 200) -> Response:
+        # In ASCII: names of files may hold bytes that are no letters, which JSON can only escape.
+        return Response(json.dumps(document), status, media_type="application/json")
 
     async def left(request: Request, error: Exception) -> Response:
         return Response(status_code=400)  # to nobody: the client is gone

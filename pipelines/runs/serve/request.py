@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import io
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 LARGEST_UPLOAD = 32 * 2**20  # bytes
+LARGEST_TOGETHER = 8 * LARGEST_UPLOAD  # bytes of all uploads that are in memory at once
 UPLOAD_SECONDS = 60
 LARGEST_PIXELS = 50_000_000
 MOST_CLASSES = 100
@@ -48,23 +51,59 @@ def read_top(text: str) -> int:
     return int(text)
 
 
-async def read_body(request: Request) -> bytes:
-    """The body of a request, an image file as it is.
+class Uploads:
+    """The bodies of requests, which together never take more than LARGEST_TOGETHER.
 
-    Raises:
-        ServiceError: another content type, or a body that is empty, too large or too slow.
+    Each has its room before it is read; what has none yet stays with its sender.
     """
-    _check_type(request.headers.get("content-type", BINARY_TYPES[0]))
-    length = request.headers.get("content-length", "0")
-    if length.isdigit() and int(length[:18]) > LARGEST_UPLOAD:
+
+    def __init__(self) -> None:
+        self._free = LARGEST_TOGETHER
+        self._freed = asyncio.Event()
+
+    @asynccontextmanager
+    async def body_of(self, request: Request) -> AsyncIterator[bytes]:
+        """The body of a request, an image file as it is; its room is free again after the block.
+
+        Raises:
+            ServiceError: another content type, or a body that is empty, too large or too slow.
+        """
+        _check_type(request.headers.get("content-type", BINARY_TYPES[0]))
+        size = _announced_size(request)
+        await _in_time(self._take(size))
+        try:
+            body = await _in_time(_collect(request))
+            if not body:
+                raise ServiceError("the request is empty; send an image file as its body", 400)
+            yield body
+        finally:
+            self._free += size
+            self._freed.set()
+
+    async def _take(self, size: int) -> None:
+        """Wait for so much room, and take it."""
+        while self._free < size:
+            self._freed.clear()
+            await self._freed.wait()
+        self._free -= size
+
+
+def _announced_size(request: Request) -> int:
+    """The length of the body as the request says it; the largest where it says none."""
+    length = request.headers.get("content-length", "")
+    if not (length.isascii() and length.isdigit()):
+        return LARGEST_UPLOAD
+    size = int(length[:18])
+    if size > LARGEST_UPLOAD:
         raise _too_large_upload()
+    return size
+
+
+async def _in_time(work: Coroutine[Any, Any, Any]) -> Any:
     try:
-        body = await asyncio.wait_for(_collect(request), UPLOAD_SECONDS)
+        return await asyncio.wait_for(work, UPLOAD_SECONDS)
     except asyncio.TimeoutError:
         raise ServiceError(f"the upload took longer than {UPLOAD_SECONDS} seconds", 408) from None
-    if not body:
-        raise ServiceError("the request is empty; send an image file as its body", 400)
-    return body
 
 
 async def _collect(request: Request) -> bytes:

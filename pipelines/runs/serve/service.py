@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from cliad.cache.encoders.base import Encoder
 from cliad.cache.file.layout import CacheError
 from cliad.cache.file.read import FeatureCache, open_cache
 from cliad.cache.folder import cache_dir, cache_path
+from cliad.errors import printable
 from cliad.pipelines.runs import run_folder
 from cliad.pipelines.runs.predict import ClassProbability, SavedRun, load_folder
 from cliad.pipelines.runs.serve.nearest import NearestSupport, support_of
@@ -75,7 +77,8 @@ class InferenceService:
         device: str = "auto",
         log: Callable[[str], None] = lambda line: None,
     ):
-        self.first = run.resolve()
+        # Path.resolve raises where links lead in a circle.
+        self.first = Path(os.path.realpath(run))
         self.caches = cache_dir(caches)
         self.data = data_dir(data)
         self._options = EncoderOptions(model, pretrained, device, log)
@@ -87,7 +90,7 @@ class InferenceService:
     def _folders(self) -> dict[str, Path]:
         """Run folders by name: the one shown first, then those beside it, the newest first."""
         folders = [self.first, *run_folder.runs(self.first.parent)]
-        return {folder.name: folder for folder in folders}
+        return {printable(folder.name): folder for folder in folders}
 
     def runs(self) -> list[dict[str, object]]:
         """What there is to choose from; folders that are not sound runs are left out."""
@@ -118,7 +121,7 @@ class InferenceService:
             feature = x[:, : ready.run.about["dim"]]  # (1, dim): without what may stand behind it
             (likeliest,) = ready.run.top(x, top)
             return {
-                "run": ready.run.folder.name,
+                "run": printable(ready.run.folder.name),
                 "head": ready.run.about["head"],
                 "width": image.width,
                 "height": image.height,
@@ -224,17 +227,28 @@ def _summary(name: str, folder: Path) -> dict[str, object] | None:
         spec = about["spec"]
         return {
             "run": name,
-            "head": about["head"],
-            "dataset": spec["dataset"],
-            "encoder": about["encoder"],
-            "shots": spec["shots"],
+            "head": _text(about["head"]),
+            "dataset": _text(spec["dataset"]),
+            "encoder": _text(about["encoder"]),
+            "shots": int(spec["shots"]),
             "n_class": len(about["classnames"]),
-            "top1": row.get("top1"),
-            "zero_shot_top1": row.get("zero_shot_top1"),
+            "top1": _fraction(row.get("top1")),
+            "zero_shot_top1": _fraction(row.get("zero_shot_top1")),
         }
     except UNREADABLE:
         return None
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    return value
+
+
+def _fraction(value: object) -> float | None:
+    """A number from 0 to 1; None for anything else, which JSON may hold, NaN too."""
+    return float(value) if isinstance(value, int | float) and 0 <= value <= 1 else None
+
+
 def _read_json(path: Path) -> dict:
-    return read_json(path, run_folder.RunFolderError)
+    return read_json(path, run_folder.RunFolderError, largest=run_folder.LARGEST_JSON)

@@ -140,6 +140,17 @@ def test_folders_and_globs_are_their_images(used, tmp_path, monkeypatch):
     ]
 
 
+def test_an_empty_word_and_a_name_that_is_too_long_are_errors_of_their_own(
+    used, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("a.png")
+    words = ["", "a.png", "b" * 5000]
+    assert find_images(words) == words
+    found = list(predict(used.run, words, pretrained=str(used.weights)))
+    assert [prediction.error is None for prediction in found] == [False, True, False]
+
+
 def test_another_encoder_is_refused_with_both_hashes(used, tmp_path):
     other = toy_clip.weights(tmp_path, used.model, seed=1)
     theirs = load(used.run).about["image_recipe"]["encoder"]["weights"]

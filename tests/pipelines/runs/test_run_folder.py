@@ -89,7 +89,13 @@ def refused(run):
 @pytest.mark.parametrize(
     "values, said",
     [
-        ({"schema": 2}, "this cliad reads 1"),
+        ({"schema": 2}, "a newer version of cliad (it has schema 2, this cliad reads 1); update"),
+        ({"schema": 10**400}, "it has schema 10000000000000000000, this cliad reads 1"),
+        ({"schema": True}, "has no schema number"),
+        ({"schema": 0}, "has no schema number"),
+        ({"width": True}, "width in run.json: expected int, got bool"),
+        ({"temperature": 5e-324}, "temperature"),
+        ({"temperature": 1e308}, "temperature"),
         ({"schema": None}, "has no schema number"),
         ({"head": "no-such-head"}, "no-such-head"),
         ({"head": "__import__('os')"}, "there is no head"),
@@ -221,3 +227,15 @@ def test_numbers_that_are_not_finite_are_damage(used, tmp_path, value):
     (folder / "run.json").write_text(json.dumps(about))
     with pytest.raises(run_folder.RunFolderError, match="expected finite numbers"):
         run_folder.load(folder)
+
+
+def test_a_run_that_diverged_is_not_called_damaged_alone(toy, tmp_path):
+    result, cache = train(folder=toy, shots=2, hyper={"lr": 1e9, "epochs": 50})
+    assert result.row("run")["diverged"]
+    folder = run_folder.save(result, cache, tmp_path / "run")
+    assert "its training diverged" in refused(folder)
+
+
+def test_a_run_json_that_would_fill_the_memory_is_refused_unread(copy):
+    (copy / "run.json").write_text('{"hyper": [' + "{}," * 6_000_000 + "{}]}")
+    assert "more than the 16,777,216 allowed" in refused(copy)

@@ -6,13 +6,17 @@ import io
 import json
 import os
 import random
+import re
 import shutil
+import signal
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import zlib
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from urllib.parse import quote
 
 import pytest
@@ -26,6 +30,7 @@ from cliad.cache.file.read import open_cache
 from cliad.cli import main
 from cliad.pipelines.extract import extract
 from cliad.pipelines.runs.predict import load
+from cliad.pipelines.runs.serve import connection, request
 from cliad.pipelines.runs.serve.app import ServeError, make_app, serve
 from cliad.pipelines.runs.serve.guard import Guard
 from cliad.pipelines.runs.serve.request import LARGEST_UPLOAD
@@ -40,10 +45,18 @@ def port(used, tmp_path_factory):
         shutil.copytree(folder, runs / name)
     (runs / "broken" / "head.safetensors").write_bytes(b"x")
     service = InferenceService(runs / "probe", caches=used.caches, pretrained=str(used.weights))
+    with listening(service) as number:
+        yield number
+
+
+@contextmanager
+def listening(service):
+    """The port of a server in a thread, with the connections that `serve` has."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(make_app(service), log_level="warning", lifespan="off", ws="none")
+    config = uvicorn.Config(
+        make_app(service), http=connection.Connection, log_level="critical", lifespan="off"
     )
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
@@ -411,6 +424,128 @@ def test_200_spoiled_uploads_are_answers(port, tmp_path, monkeypatch):
         status, said, _ = send(port, "/api/classify", bytes(raw), x_name="../../evil.png")
         assert status in (200, 413, 415, 422) and (status == 200 or "\n" not in said["error"])
     assert not list(tmp_path.iterdir())
+
+
+def head_of(port, length):
+    """The head of a request with a body of this length."""
+    lines = ["POST /api/classify HTTP/1.1", f"Host: 127.0.0.1:{port}", f"Content-Length: {length}"]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def connected(stack, port):
+    return stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
+
+
+def test_who_sends_no_request_or_half_of_one_is_cut(used, monkeypatch):
+    monkeypatch.setattr(connection, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "REQUEST_SECONDS", 0.4)
+    service = InferenceService(used.probe, caches=used.caches, pretrained=str(used.weights))
+    with listening(service) as port, ExitStack() as stack:
+        silent = connected(stack, port)
+        slow = connected(stack, port)
+        half = connected(stack, port)
+        slow.sendall(b"GET / HT")
+        half.sendall(head_of(port, 100) + b"x")
+        for client in (silent, slow, half):
+            with suppress(ConnectionResetError):
+                assert client.recv(1) == b""
+
+
+def test_more_connections_than_a_process_may_have_are_cut_and_the_others_go_on(
+    used, monkeypatch, digit
+):
+    monkeypatch.setattr(connection, "MOST_CONNECTIONS", 3)
+    service = InferenceService(used.probe, caches=used.caches, pretrained=str(used.weights))
+    with listening(service) as port, ExitStack() as stack:
+        early = [connected(stack, port) for _ in range(3)]
+        late = connected(stack, port)
+        with suppress(ConnectionResetError):
+            assert late.recv(1) == b""
+        early[0].sendall(head_of(port, len(digit[0])) + digit[0])
+        assert early[0].recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_uploads_wait_for_room_and_give_it_back(monkeypatch):
+    monkeypatch.setattr(request, "LARGEST_TOGETHER", 10)
+    order = []
+
+    async def body(name, wait):
+        # What the server library gives: headers, and the body in pieces.
+        class Sent:
+            headers = {"content-length": "6"}
+
+            async def stream(self):
+                order.append(f"{name} is read")
+                await asyncio.sleep(wait)
+                yield b"123456"
+
+        async with uploads.body_of(Sent()):
+            order.append(f"{name} is used")
+
+    async def both():
+        nonlocal uploads
+        uploads = request.Uploads()
+        await asyncio.gather(body("first", 0.05), body("second", 0))
+
+    uploads = None
+    asyncio.run(both())
+    # Together they are larger than there is room for.
+    assert order == ["first is read", "first is used", "second is read", "second is used"]
+
+
+def test_names_of_runs_that_are_no_text_and_odd_results_are_listed(used, tmp_path):
+    name = b"caf\xe9\x1b[31m"
+    folder = tmp_path / os.fsdecode(name)
+    shutil.copytree(used.probe, folder)
+    row = json.loads((folder / "result.json").read_text())
+    row["top1"] = float("nan")
+    (folder / "result.json").write_text(json.dumps(row))
+    shutil.copytree(used.probe, tmp_path / "strange")
+    change = json.loads((folder / "run.json").read_text()) | {"spec": {"shots": [], "dataset": 1}}
+    (tmp_path / "strange" / "run.json").write_text(json.dumps(change))
+    service = InferenceService(folder, caches=used.caches, pretrained=str(used.weights))
+    with listening(service) as port:
+        (run,) = send(port, "/api/runs")[1]["runs"]
+    assert run["run"] == "caf\\xe9\\x1b[31m"
+    assert run["top1"] is None
+    assert 0 < run["zero_shot_top1"] < 1
+
+
+# Only this process knows the model of these tests, so a server makes it known to itself.
+SERVER = """
+import sys
+import open_clip
+from cliad.__main__ import main
+open_clip.add_model_config(sys.argv.pop(1))
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_within_three_seconds_though_uploads_are_half_sent(used, tmp_path, number):
+    lines = tmp_path / "lines"
+    model = used.folder / f"{used.model}.json"
+    words = ["serve", used.probe, "--port", "0", "--cache", used.caches]
+    words += ["--pretrained", used.weights]
+    with open(lines, "w") as stream:
+        process = subprocess.Popen([sys.executable, "-c", SERVER, model, *words], stderr=stream)
+    found = None
+    while found is None:
+        time.sleep(0.05)
+        assert process.poll() is None, lines.read_text()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", lines.read_text())
+    port = int(found[1])
+    with ExitStack() as stack:
+        for _ in range(200):
+            connected(stack, port).sendall(head_of(port, 10_000) + b"half")
+        process.send_signal(number)
+        started = time.monotonic()
+        code = process.wait(20)
+        assert time.monotonic() - started < 3
+    assert code == 0
+    said = lines.read_text().splitlines()
+    assert len(said) == 3, said
+    assert said[-1] == "ended"
 
 
 def test_a_taken_port_is_one_line(used, port):
