@@ -312,8 +312,11 @@ def _check(about: object) -> None:
         RunFolderError: run.json has another schema.
         ValueError, TypeError, KeyError: it is damaged.
     """
-    schema = about.get("schema") if isinstance(about, dict) else None
-    if not isinstance(about, dict) or not _is_of_kind(schema, int) or schema < 1:
+    if not isinstance(about, dict):
+        raise ValueError("run.json has no schema number")
+    schema = about.get("schema")
+    # True is a number to Python.
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
         raise ValueError("run.json has no schema number")
     # Before all else: a newer version may have other words.
     if schema > SCHEMA:
