@@ -313,7 +313,7 @@ def _check(about: object) -> None:
         ValueError, TypeError, KeyError: it is damaged.
     """
     schema = about.get("schema") if isinstance(about, dict) else None
-    if not isinstance(about, dict) or not _is_of_kind(schema, int) or schema < 1:
+    if not isinstance(about, dict) or not isinstance(schema, int) or schema is True or schema < 1:
         raise ValueError("run.json has no schema number")
     # Before all else: a newer version may have other words.
     if schema > SCHEMA:
