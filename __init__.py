@@ -13,12 +13,17 @@ The functions behind the commands, and every head as a scikit-learn classifier:
 Each name is imported when it is first used: `import cliad` brings neither torch nor scikit-learn.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+import importlib
+
+# Checkers know it by its name. To import typing takes long enough for a Ctrl-C to come between.
+TYPE_CHECKING = False
 # For editors and type checkers: the names of `_HOME`, and the classifiers. One that is not listed
 # comes as Any.
 if TYPE_CHECKING:
+    from typing import Any
+
     from cliad.cache.file.read import open_cache as open_cache
     from cliad.pipelines.experiments.grid import grid as grid
     from cliad.pipelines.experiments.train import train as train

@@ -2,21 +2,55 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from contextlib import suppress
 
 INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 
 
 def main() -> None:
     """Run the command line; where it is interrupted, one line on stderr and exit code 130."""
-    # The import takes a moment, in which Ctrl-C would show where Python was.
-    try:
-        from cliad.cli import main as run
+    # A program that was started to ignore Ctrl-C, as by nohup, goes on to ignore it.
+    is_heeded = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if is_heeded:
+        # The import takes a moment, in which Ctrl-C would show where Python was.
+        signal.signal(signal.SIGINT, _leave)
+    from cliad.cli import main as run
 
+    try:
+        if is_heeded:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         run()
     except KeyboardInterrupt:
-        print("cliad: interrupted", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _leave()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            _end()
+        raise
+    finally:
+        # Nothing is left to do but to end.
+        if is_heeded:
+            signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(*args: object) -> None:
+    """End at once, with a line that says so."""
+    with suppress(OSError):
+        os.write(2, b"cliad: interrupted\n")
+    _end()
+
+
+def _end() -> None:
+    """End as interrupted.
+
+    Python itself may give another code: where Ctrl-C met an `exec`, as each dataclass has one, it
+    ends by the signal, though the interruption was caught.
+    """
+    with suppress(OSError, ValueError, RuntimeError):
+        sys.stdout.flush()
+    os._exit(INTERRUPTED)
 
 
 if __name__ == "__main__":

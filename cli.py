@@ -73,9 +73,23 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("CLIAD_DEBUG"):
             raise
+        if _is_of_interrupt(error):
+            print("cliad: interrupted", file=sys.stderr)
+            _drop_output()
+            sys.exit(INTERRUPTED)
         print(f"cliad: {_message_of(error)}", file=sys.stderr)
         _drop_output()
         sys.exit(1)
+
+
+def _is_of_interrupt(error: BaseException) -> bool:
+    """Whether Ctrl-C is behind an error: Python and libraries make other errors of it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, KeyboardInterrupt):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _drop_output() -> None:

@@ -76,6 +76,19 @@ def test_what_python_raises_is_one_line_and_a_traceback_only_with_debug(
         main()
 
 
+def test_an_error_that_ctrl_c_was_made_into_is_an_interruption(cliad, monkeypatch):
+    def fail(*args, **options):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise RuntimeError("Error calling __set_name__ on 'Field'") from interrupt
+
+    monkeypatch.setattr("cliad.cli.app", fail)
+    done = cliad("train")
+    assert done.returncode == 130
+    assert done.stderr == "cliad: interrupted\n"
+
+
 def test_json_is_one_document_on_stdout(cliad):
     row = json.loads(cliad("train", "--alpha", "0", "--shots", "2", "--json", "--out", "r").stdout)
     words = "dataset encoder head shots seed protocol alpha selected_on index_hash fingerprint run"
