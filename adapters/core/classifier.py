@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from cliad.adapters.core.episode import Episode, Support, Tensors
 from cliad.adapters.core.head import Head, HeadError, hypers, static_fields
-from cliad.adapters.core.ops import unit
+from cliad.adapters.core.ops import on_host, unit
 
 SCORED_AT_ONCE = 4096  # rows of x in one product: more would only take more memory
+
+
+def _trained_well() -> Tensor:
+    """What `Classifier.failed` is where nothing was trained."""
+    return torch.tensor(False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,19 +25,19 @@ class Classifier:
     """What fitting gives: a head with its parameters p and constants c, each (1, ...).
 
     failed (): true where its loss rose in training (see `train.LossWatch`), or parameters are not
-    finite; None: false. It stays on the device until somebody asks for `diverged`.
+    finite. It stays on the device until somebody asks for `diverged`.
     """
 
     head: Head
     p: Tensors
     c: Tensors
     logit_scale: float
-    failed: Tensor | None = None
+    failed: Tensor = field(default_factory=_trained_well)
 
     @property
     def diverged(self) -> bool:
         """Whether training went wrong."""
-        return self.failed is not None and bool(self.failed)
+        return bool(on_host(self.failed))
 
     def logits(self, x: Tensor) -> Tensor:
         """(n, n_class) float32 logits of features x (n, dim).

@@ -41,6 +41,9 @@ def hypers(heads: Sequence[Head], like: Tensor) -> Hypers:
     return Hypers(host, like)
 
 
+# What a head may ask for in `needs` and `optional_inputs`.
+INPUTS = frozenset({"text", "raw", "views", "pre_projection"})
+
 PLAN_WORDS = {
     "optimiser": ("adamw", "adam", "sgd"),
     "schedule": ("cosine", "cosine-epoch", "constant"),
@@ -160,6 +163,15 @@ class Head:
     optional_inputs: ClassVar[frozenset[str]] = frozenset()
     select: ClassVar[str] = "fixed"
     per_class: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A misspelt word would leave the head without the input, and without a message.
+        unknown = (cls.needs | cls.optional_inputs) - INPUTS
+        if unknown:
+            raise ValueError(
+                f"expected inputs of {sorted(INPUTS)}, got {sorted(unknown)} in {cls.__name__}"
+            )
 
     def __post_init__(self) -> None:
         for spec in fields(self):

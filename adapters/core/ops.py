@@ -180,7 +180,8 @@ def largest_eigenvalue(matrix: Tensor) -> Tensor:
 def on_host(values: Tensor) -> Any:
     """The values of a tensor as Python's numbers; on a GPU this waits for all work before it.
 
-    Nothing else in fitting asks for values on the device: L-BFGS does to know when it has
-    converged, and selection to compare its candidates.
+    Nothing else in `fit`, `logits` and selection asks for values on the device. L-BFGS does to
+    know when it has converged, selection to compare its candidates, and whoever asks a classifier
+    whether it `diverged`.
     """
     return values.tolist()

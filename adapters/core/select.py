@@ -17,7 +17,8 @@ from cliad.adapters.core.fit import Run, fit, group
 from cliad.adapters.core.head import Head, HeadError, hypers
 from cliad.adapters.core.ops import on_host
 
-SAME_LOSS = 1e-3  # nats per item
+SAME_LOSS = 1e-3  # nats per item, of candidates that were trained
+ROUNDING = 1e-5  # nats per item: far above what other threads or other company change in a sum
 SWEEP_FLOATS = 2**26  # the most logits held at once while fitted candidates are compared
 WITHOUT_LIMIT = 10**9  # runs in one batch
 
@@ -132,8 +133,17 @@ def _candidate(classifier: Classifier, episode: Episode) -> Candidate:
     x, y = validation(classifier.head, episode)
     logits = classifier.logits(x)  # (n_val, n_class)
     n_right = (logits.argmax(dim=-1) == y).sum()
-    right, loss = on_host(torch.stack([n_right.to(logits), F.cross_entropy(logits, y)]))
-    if classifier.diverged or not math.isfinite(loss):
+    # All that is asked of the device at once: each question waits for all work before it.
+    right, loss, failed = on_host(
+        torch.stack(
+            [
+                n_right.to(logits),
+                F.cross_entropy(logits, y),
+                classifier.failed.to(logits),
+            ]
+        )
+    )
+    if failed or not math.isfinite(loss):
         return Candidate(classifier, right=-1.0, loss=math.inf)
     return Candidate(classifier, right=right, loss=loss)
 
@@ -180,7 +190,8 @@ def _bisect(
 def _tune(classifier: Classifier, episode: Episode, space: Mapping[str, Sequence]) -> Classifier:
     """Search the fields that only logits read: the candidates lie along the run axis.
 
-    The fitted parameters stay. Of equally good candidates the first wins.
+    The fitted parameters stay. Of equally good candidates the first wins; losses that differ by
+    less than ROUNDING are equal, so that the last bit of a sum does not choose.
     """
     heads = _heads(classifier.head, space)
     x, y = validation(classifier.head, episode)
@@ -201,8 +212,9 @@ def _tune(classifier: Classifier, episode: Episode, space: Mapping[str, Sequence
     # whose loss is not finite comes behind all others
     finite = torch.isfinite(loss)
     right = torch.where(finite, right, -1)
-    loss = torch.where(finite & (right == right.max()), loss, math.inf)
-    best = on_host(loss.argmin())  # the first of equal ones
+    loss = torch.where(finite & (right == right.max()), loss / len(y), math.inf)
+    good = loss <= loss.min() + ROUNDING  # all of them where none is finite
+    best = on_host(good.int().argmax())  # the first of them
     return replace(classifier, head=heads[best])
 
 

@@ -24,6 +24,8 @@ from cliad.adapters.core.classifier import logits_of
 from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import Run, fit
 from cliad.adapters.core.head import Hypers
+from cliad.adapters.core.metrics import supported_temperature
+from cliad.adapters.core.select import fit_selected
 
 LABELS = torch.arange(3 * N_CLASS) % N_CLASS
 ROWS = torch.arange(3 * N_CLASS)
@@ -146,13 +148,33 @@ def test_a_head_is_fitted_and_scored_without_asking_for_a_value(cuda, name, view
 def test_only_the_stopping_rule_of_lbfgs_asks_for_values(cuda, name):
     with pytest.raises(DataDependentOutputException) as caught:
         fit(runs_of(name, cuda))
+    assert who_asked(caught.value) == ["lbfgs.py", "ops.py on_host"]
+
+
+def who_asked(error):
+    """The module that asked for a value, and what it asked through."""
     ours = [
         frame
-        for frame in traceback.extract_tb(caught.value.__traceback__)
+        for frame in traceback.extract_tb(error.__traceback__)
         if Path(frame.filename).parent.name == "core"
     ]
-    assert (Path(ours[-1].filename).name, ours[-1].name) == ("ops.py", "on_host")
-    assert Path(ours[-2].filename).name == "lbfgs.py"
+    *_, caller, asked = ours
+    return [Path(caller.filename).name, f"{Path(asked.filename).name} {asked.name}"]
+
+
+@pytest.mark.parametrize("name", sorted(set(HEADS) - STOPS_BY_VALUE))
+def test_selection_asks_for_a_value_only_to_compare_its_candidates(cuda, name):
+    runs = [Run(head_of(name), episode) for episode in episodes(cuda, views=False)]
+    with pytest.raises(DataDependentOutputException) as caught:
+        fit_selected(runs)
+    assert who_asked(caught.value) == ["select.py", "ops.py on_host"]
+
+
+def test_temperatures_are_found_without_asking_for_a_value(cuda):
+    logits = torch.empty(2, 7, N_CLASS, device=cuda)
+    y = torch.empty(2, 7, dtype=torch.long, device=cuda)
+    weight = torch.empty(2, 7, device=cuda)
+    assert supported_temperature(logits, y, weight).device.type == "cuda"
 
 
 def test_all_else_of_the_linear_probe_asks_for_none(cuda):
@@ -200,6 +222,9 @@ def test_the_trace_finds_a_wait_and_a_mixture_of_devices(cuda):
         x.tolist()
     with pytest.raises(RuntimeError, match="two devices"):
         x + torch.empty(3)
+    # a tensor that was made before, with values
+    with pytest.raises(RuntimeError, match="two devices"):
+        x + ROWS[:3]
 
 
 def test_what_depends_on_values_is_refused_on_the_cpu_as_well():

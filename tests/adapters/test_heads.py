@@ -13,7 +13,7 @@ import cliad
 from cliad.adapters import HEADS
 from cliad.adapters.core.classifier import validation
 from cliad.adapters.core.fit import fit, group
-from cliad.adapters.core.head import HeadError, default_of
+from cliad.adapters.core.head import Head, HeadError, default_of
 from cliad.adapters.core.select import fit_all, fit_selected
 
 HARD = World(noise=2.5)  # where gradients move, and the best step need not be the last
@@ -259,3 +259,9 @@ def test_a_feature_that_is_not_finite_marks_the_run_as_diverged(name):
     hit = torch.arange(len(episode.features))[:, None] == episode.index[0]
     spoiled = torch.where(hit, torch.nan, episode.features)
     assert fitted(quick(name), replace(episode, features=spoiled)).diverged
+
+
+@pytest.mark.parametrize("inputs", ["needs", "optional_inputs"])
+def test_a_misspelt_input_of_a_head_is_named_where_it_is_written(inputs):
+    with pytest.raises(ValueError, match=r"expected inputs of .*'views'.*, got \['view'\] in Odd"):
+        type("Odd", (Head,), {inputs: frozenset({"view"})})

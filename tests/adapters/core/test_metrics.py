@@ -155,9 +155,21 @@ def test_temperatures_of_several_runs_are_the_minima_that_scipy_finds():
         theirs = likeliest(logits[run], y[run].numpy(), weight[run].numpy())
         assert found[run].item() == pytest.approx(theirs, rel=1e-6)
     assert len({round(value, 2) for value in found.tolist()}) == 4
-    # single precision is good to a few digits
+    # single precision, in which runs are scored, is good to its last digits but one
     single = fit_temperature(logits.float(), y, weight.float())
-    torch.testing.assert_close(single, found.float(), rtol=2e-3, atol=0)
+    torch.testing.assert_close(single, found.float(), rtol=3e-6, atol=0)
+
+
+def test_the_last_bits_of_the_logits_change_only_those_of_the_temperature():
+    """Other company in a batch and other threads change logits so."""
+    runs = [scored(seed) for seed in range(20)]
+    logits = torch.stack([run[0] for run in runs])
+    y = torch.stack([run[1] for run in runs])
+    generator = torch.Generator().manual_seed(0)
+    shaken = logits * (1 + 1e-7 * torch.randn(logits.shape, generator=generator))
+    assert not torch.equal(shaken, logits)
+    found = fit_temperature(logits, y)
+    torch.testing.assert_close(fit_temperature(shaken, y), found, rtol=3e-6, atol=0)
 
 
 def test_without_weights_every_item_counts():

@@ -100,6 +100,18 @@ def test_more_right_wins_then_less_loss_then_the_first(head, margins, winner):
 
 
 @BOTH_WAYS
+@pytest.mark.parametrize("last_bits", [1e-7, 1e-6, -1e-6])
+def test_the_last_bits_of_a_loss_do_not_choose(head, last_bits):
+    nearly = [margin + last_bits for margin in RIGHT]
+    assert nearly != RIGHT
+    assert chosen(head, RIGHT, nearly, WRONG) == 0
+    assert chosen(head, nearly, RIGHT, WRONG) == 0
+    assert chosen(head, HARDLY_RIGHT, RIGHT, nearly) == 1
+    # what makes a difference does choose
+    assert chosen(head, RIGHT, [margin + 0.01 for margin in RIGHT], WRONG) == 1
+
+
+@BOTH_WAYS
 def test_a_candidate_that_is_not_a_number_does_not_win_beside_a_good_one(head):
     assert chosen(head, NOTHING, RIGHT, NOTHING) == 1
     assert chosen(head, RIGHT, NOTHING, NOTHING) == 0
