@@ -13,6 +13,7 @@ import numpy as np
 
 from cliad.cache.documents import open_regular, parse_json
 from cliad.cache.file.hdf5 import Attributes, StoredArray, Tree, read_tree
+from cliad.cache.file.heaps import check_heaps
 from cliad.cache.file.layout import UNREADABLE, CacheError
 from cliad.cache.file.table import (
     ATTRIBUTES,
@@ -60,6 +61,7 @@ def read_index(path: Path) -> Index:
             f"{path} is not an HDF5 file ({path.stat().st_size} bytes without its signature); "
             "was it copied badly?"
         )
+    check_heaps(path)
     tree = read_tree(path)
     _check_apart(tree.arrays)
     index = _index(path, tree)

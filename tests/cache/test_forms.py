@@ -1,5 +1,6 @@
 """What a file that others made may hold: arrays packed in other ways, and everything else."""
 
+import struct
 import time
 import zlib
 from dataclasses import replace
@@ -432,3 +433,21 @@ def test_what_is_too_large_to_be_opened_again_is_not_written(tmp_path):
         add_text(path, long)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_free_space_that_is_listed_in_a_circle_does_not_hang(tmp_path):
+    path = write(tmp_path / "a.h5")
+    content = path.read_bytes()
+    n_heap = 0
+    at = content.find(b"HEAP")
+    while at >= 0:
+        size, free, segment = struct.unpack_from("<QQQ", content, at + 8)
+        if free != 1 and free + 16 <= size:
+            n_heap += 1
+            changed = bytearray(content)
+            # The first free part says that it is followed by itself.
+            struct.pack_into("<Q", changed, segment + free, free)
+            path.write_bytes(changed)
+            refused(path, "free space of a group is listed in a circle")
+        at = content.find(b"HEAP", at + 1)
+    assert n_heap > 3
