@@ -31,8 +31,11 @@ from cliad.cache.file.table import DOCUMENTS, TEXT_DOCUMENTS
 # Wider than what an import accepts as rows of length one, so that no import fails here.
 UNIT_TOLERANCE = 1e-2
 
-# Lines on what differs from a list of contents; a damaged list may differ in all.
-MOST_DIFFERENCES = 50
+# After so many lines `verify` stops: a file that was copied badly may be wrong in every batch.
+MOST_LINES = 50
+
+# Bytes that are compared at a time.
+PIECE = 2**24
 
 
 def verify(path: Path) -> list[str]:
@@ -44,48 +47,52 @@ def verify(path: Path) -> list[str]:
     try:
         # Damaged bytes may also give arrays of types and axes that no check below expects.
         with damage_as_cache_error(path):
-            return _all_problems(open_cache(path, any_prompts=True))
+            return problems(open_cache(path, any_prompts=True))
     except CacheError as error:
         return [str(error)]
 
 
-def _all_problems(cache: FeatureCache) -> list[str]:
-    lines = problems(cache)
+def problems(cache: FeatureCache) -> list[str]:
+    """Everything that is wrong with an open cache, one line each; see `verify`."""
+    lines = list(islice(_problems(cache), MOST_LINES + 1))
+    if len(lines) > MOST_LINES:
+        lines[MOST_LINES:] = [f"stopped after {MOST_LINES} lines; the rest was not looked at"]
+    return lines
+
+
+def _problems(cache: FeatureCache) -> Iterator[str]:
+    yield from _row_problems(cache)
+    yield from _text_problems(cache)
     for name in cache.prompt_sets:
         try:
             prompts = cache.with_prompts(name)
         except CacheError as error:
-            lines.append(str(error))
+            yield str(error)
             continue
         if name != cache.prompts:
-            lines += _text_problems(prompts)
+            yield from _text_problems(prompts)
     if cache.schema > 1:
-        lines += _content_problems(cache)
+        yield from _content_problems(cache)
     if cache.unit_rows:
-        lines += _unit_problems(cache)
-    return lines
+        yield from _unit_problems(cache)
 
 
-def problems(cache: FeatureCache) -> list[str]:
-    """Everything that is wrong with the rows of a cache, one line each.
-
-    Rows that are to do, damaged or not finite, and lists of images that do not match their id.
-    """
-    lines = []
+def _row_problems(cache: FeatureCache) -> Iterator[str]:
+    """Rows that are to do, damaged or not finite; lists of images that do not match their id."""
+    for name in cache.split_names:
+        split = cache.split(name)
+        n_to_do = int((split.status == TO_DO).sum())
+        if n_to_do > 0:
+            yield f"{name}: {n_to_do} rows are still to do; run the same extract again"
+        for start in range(0, len(split), cache.batch):
+            stop = min(start + cache.batch, len(split))
+            yield from _batch_problems(cache, name, start, stop)
     file_lists = {}  # the paths and labels that the image id was made from
     for name in cache.split_names:
         split = cache.split(name)
         file_lists[name] = (split.paths(), split.y)
-        n_to_do = int((split.status == TO_DO).sum())
-        if n_to_do > 0:
-            lines.append(f"{name}: {n_to_do} rows are still to do; run the same extract again")
-        for start in range(0, len(split), cache.batch):
-            stop = min(start + cache.batch, len(split))
-            lines += _batch_problems(cache, name, start, stop)
     if cache.recipe.get("files") != file_list_hash(file_lists):
-        lines.append("the list of paths and labels does not match the image id")
-    lines += _text_problems(cache)
-    return lines
+        yield "the list of paths and labels does not match the image id"
 
 
 def unchecked(cache: FeatureCache) -> str | None:
@@ -102,7 +109,7 @@ def _text_problems(cache: FeatureCache) -> Iterator[str]:
     """What is wrong with the values of the prompt set of `cache`."""
     for name in ("features", "pre_projection"):
         full_name = f"text/{cache.prompts}/{name}"
-        if full_name in cache.arrays and not np.isfinite(cache.read(full_name)).all():
+        if full_name in cache.arrays and not _all_finite(cache.read(full_name)):
             yield f"prompts '{cache.prompts}': not all text {name} are finite"
 
 
@@ -124,7 +131,7 @@ def _content_problems(cache: FeatureCache) -> Iterator[str]:
         lines.setdefault(root_of(node), []).extend(attribute_lines(node, stored))
     for root, found in sorted(lines.items()):
         stored_list = cache.read(f"{root}contents").tobytes()
-        yield from islice(differences(stored_list, as_text(found)), MOST_DIFFERENCES)
+        yield from differences(stored_list, as_text(found))
 
 
 # ------------------------------------------------------------------------------------------- rows
@@ -132,7 +139,7 @@ def _content_problems(cache: FeatureCache) -> Iterator[str]:
 
 def _batch_problems(cache: FeatureCache, split: str, start: int, stop: int) -> Iterator[str]:
     batch = _stored_batch(cache, split, start, stop)
-    if not all(np.isfinite(rows).all() for rows in batch.values()):
+    if not all(_all_finite(rows) for rows in batch.values()):
         yield f"{split}: rows {start} to {stop - 1} hold values that are not finite"
     checksums = cache.read(f"splits/{split}/checksums")
     status = cache.read(f"splits/{split}/status")[start:stop]
@@ -152,6 +159,13 @@ def _stored_batch(cache: FeatureCache, split: str, start: int, stop: int) -> dic
         else:
             batch[name] = rows[start:stop]
     return batch
+
+
+def _all_finite(x: np.ndarray) -> bool:
+    """Whether all values are finite; looked at in pieces, as each takes memory of its own."""
+    step = max(1, PIECE // max(1, x[:1].nbytes))
+    pieces = range(0, len(x), step)
+    return all(np.isfinite(x[start : start + step]).all() for start in pieces)
 
 
 def _unit_problems(cache: FeatureCache) -> Iterator[str]:

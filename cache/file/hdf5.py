@@ -21,18 +21,18 @@ from cliad.cache.file.table import (
     ATTRIBUTES,
     DOCUMENTS,
     LARGEST_ATTRIBUTE,
+    MOST_ATTRIBUTES,
+    MOST_MEMBERS,
     TEXT_ATTRIBUTES,
     TEXT_DOCUMENTS,
     Form,
     FormError,
     check_group,
     check_name,
+    check_sizes,
     form_of,
 )
 from cliad.errors import printable
-
-# A group of a cache has a handful of members; the list of them is read before they are known.
-MOST_MEMBERS = 10_000
 
 # The number types of the table. Their HDF5 types are compared as a whole: size, byte order, bits.
 NUMBERS = {
@@ -108,6 +108,7 @@ def read_tree(path: Path) -> Tree:
         known = {**ATTRIBUTES, **dict.fromkeys(DOCUMENTS, str)}
         found.attrs[""] = _read_attributes(file.id, "the file", known)
         found.add_members(file.id, "")
+        check_sizes(found.arrays)
         for name, content in read_packed(found.packed).items():
             found.arrays[name] = StoredArray(None, content.shape, content.dtype, content)
     return Tree(found.arrays, found.attrs)
@@ -167,8 +168,6 @@ class _Found:
         dtype = _checked_type(node.get_type(), form, name)
         shape = _checked_shape(node, form, name)
         size = math.prod(shape) * dtype.itemsize
-        if form.largest is not None and size > form.largest:
-            raise FormError(f"{name} has {size:,} bytes, more than {form.largest:,}")
         if name.startswith("splits/") and "/views/" in name:
             self.attrs[name] = _read_attributes(node, name)
         if size == 0:
@@ -225,8 +224,8 @@ def _read_attributes(
     node: h5py.h5i.ObjectID, where: str, known: Mapping[str, type] | None = None
 ) -> dict[str, Any]:
     """Attributes as str, int or float: those in `known`, name -> type, or all of them."""
-    if h5py.h5a.get_num_attrs(node) > MOST_MEMBERS:
-        raise FormError(f"{where} has more than {MOST_MEMBERS} attributes")
+    if h5py.h5a.get_num_attrs(node) > MOST_ATTRIBUTES:
+        raise FormError(f"{where} has more than {MOST_ATTRIBUTES} attributes")
     keys = known
     if keys is None:
         every = range(h5py.h5a.get_num_attrs(node))

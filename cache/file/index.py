@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -12,6 +13,7 @@ import numpy as np
 
 from cliad.cache.documents import open_regular, parse_json
 from cliad.cache.file.hdf5 import Attributes, StoredArray, Tree, read_tree
+from cliad.cache.file.heaps import check_heaps
 from cliad.cache.file.layout import UNREADABLE, CacheError
 from cliad.cache.file.table import (
     ATTRIBUTES,
@@ -59,7 +61,9 @@ def read_index(path: Path) -> Index:
             f"{path} is not an HDF5 file ({path.stat().st_size} bytes without its signature); "
             "was it copied badly?"
         )
+    check_heaps(path)
     tree = read_tree(path)
+    _check_apart(tree.arrays)
     index = _index(path, tree)
     missing = list(_missing(index, size=path.stat().st_size))
     if missing:
@@ -104,6 +108,18 @@ def _index(path: Path, tree: Tree) -> Index:
         elif node:
             view_attrs[node] = values
     return Index(attrs, tree.arrays, text_attrs, view_attrs)
+
+
+def _check_apart(arrays: Mapping[str, StoredArray]) -> None:
+    """FormError where two arrays share bytes: what is written to one would change the other."""
+    places = []
+    for name, array in arrays.items():
+        if array.offset is not None:
+            places.append((array.offset, array.nbytes, name))
+    places.sort()
+    for (offset, size, name), (next_offset, _, next_name) in pairwise(places):
+        if offset + size > next_offset:
+            raise FormError(f"it is damaged, {name} and {next_name} lie in one place")
 
 
 def _documents(

@@ -32,6 +32,7 @@ from cliad.cache.file.table import (
     check_attributes,
     check_name,
     check_shapes,
+    check_sizes,
 )
 from cliad.errors import printable
 
@@ -198,6 +199,7 @@ def contents_arrays(arrays: NewArrays, attributes: NewAttributes) -> NewArrays:
 def check_new(arrays: Mapping[str, HasShape], batch: int, cache: Path) -> None:
     """CacheError where a file with these arrays could not be opened again."""
     try:
+        check_sizes(arrays)
         check_shapes(arrays, batch)
     except FormError as error:
         raise CacheError(f"cannot write {cache.name}: {error}") from None

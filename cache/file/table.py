@@ -21,12 +21,23 @@ STRINGS = ("|S",)  # of fixed length, padded with zero bytes
 BYTES = ("|u1",)
 
 MOST_ROWS = 100_000_000  # of a split
-# Of a JSON text, or of all class names or templates of a prompt set, in bytes.
+# Of all class names or templates of a prompt set, padded, in bytes.
 LARGEST = 2**28
+# Of a JSON text, in bytes: a list of empty lists takes twenty times as much memory as its text.
+# 21,841 class names take 1 MB.
+LARGEST_TEXT = 2**24
+# Of all arrays that are read when a file is opened, together.
+LARGEST_AT_OPENING = 2**29
+# The longest axis of what an encoder computes for one image or one class text.
+WIDEST = 2**16
+COMPUTED_AXES = ("dim", "dim_pre", "dim_text", "n_token", "n_view")
 # Of a path, a class name or a template, in bytes.
 LONGEST_STRING = 2**16
 # Splits, prompt sets and view sets have names of at most so many letters.
 LONGEST_NAME = 255
+# Members of one group, and attributes of one object; a file has a handful of each.
+MOST_MEMBERS = 1000
+MOST_ATTRIBUTES = 200
 
 
 class FormError(CliadError):
@@ -87,11 +98,11 @@ ARRAYS = (
     Form("text/*/features", FLOATS, "n_template n_class dim"),
     Form("text/*/pre_projection", FLOATS, "n_template n_class dim_text"),
     # From schema 2 on: JSON texts, which may be longer than an attribute, and lists of checksums.
-    Form("text/*/text_recipe", BYTES, "n_byte", largest=LARGEST),
-    Form("text/*/contents", BYTES, "n_byte", largest=LARGEST),
-    Form("image_recipe", BYTES, "n_byte", largest=LARGEST),
-    Form("versions", BYTES, "n_byte", largest=LARGEST),
-    Form("contents", BYTES, "n_byte", largest=LARGEST),
+    Form("text/*/text_recipe", BYTES, "n_byte", largest=LARGEST_TEXT),
+    Form("text/*/contents", BYTES, "n_byte", largest=LARGEST_TEXT),
+    Form("image_recipe", BYTES, "n_byte", largest=LARGEST_TEXT),
+    Form("versions", BYTES, "n_byte", largest=LARGEST_TEXT),
+    Form("contents", BYTES, "n_byte", largest=LARGEST_TEXT),
 )
 GROUPS = ("splits", "splits/*", "splits/*/views", "text", "text/*")
 
@@ -153,6 +164,30 @@ def check_name(name: str) -> None:
         )
 
 
+# ------------------------------------------------------------------------------------------ sizes
+
+
+def check_sizes(arrays: Mapping[str, HasShape]) -> None:
+    """FormError where opening a file with these arrays, by HDF5 name, would take too much."""
+    groups = {"/".join(name.split("/")[:2]) for name in arrays}
+    if len(groups) > MOST_MEMBERS:
+        raise FormError(f"it has more than {MOST_MEMBERS:,} splits and prompt sets")
+    total = 0
+    for name, array in arrays.items():
+        largest = form_of(name).largest
+        if largest is None:
+            continue
+        size = math.prod(array.shape) * array.dtype.itemsize
+        if size > largest:
+            raise FormError(f"{name} has {size:,} bytes, more than {largest:,}")
+        total += size
+    if total > LARGEST_AT_OPENING:
+        raise FormError(
+            f"its labels, names and recipes have {total:,} bytes in all, more than "
+            f"{LARGEST_AT_OPENING:,}"
+        )
+
+
 # ----------------------------------------------------------------------------------------- shapes
 
 
@@ -172,6 +207,8 @@ def check_shapes(arrays: Mapping[str, HasShape], batch: int) -> None:
             expected.append(sides.setdefault(key, length))
             if length == 0 and not axis.endswith("?"):
                 raise FormError(f"{name} is {shape}, and has no {axis} to it")
+            if length > WIDEST and axis in COMPUTED_AXES:
+                raise FormError(f"{name} is {shape}, and has a {axis} of more than {WIDEST:,}")
         if shape != tuple(expected):
             raise FormError(f"{name} is {shape}, expected {tuple(expected)}")
         if form.pattern == "splits/*/labels":

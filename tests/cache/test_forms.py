@@ -1,5 +1,7 @@
 """What a file that others made may hold: arrays packed in other ways, and everything else."""
 
+import struct
+import time
 import zlib
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ from cliad.cache.file.check import verify
 from cliad.cache.file.layout import CacheError, SplitLayout
 from cliad.cache.file.read import open_cache
 from cliad.cache.file.rows import gather
-from cliad.cache.file.write import add_text, create
+from cliad.cache.file.write import Writer, add_text, create
 
 FEATURES = "splits/train/features"
 LABELS = "splits/train/labels"
@@ -326,3 +328,126 @@ def test_arrays_with_holes_of_any_size_are_refused_unread(tmp_path):
 
     change(path, LABELS, of_a_terabyte)
     refused(path, "1,099,511,627,776 bytes, more than 400,000,000")
+
+
+def hole(shape, dtype=None):
+    """Makes an array that has a place in the file and no content there."""
+
+    def make(file, name, content):
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        file.create_dataset(name, shape, dtype or content.dtype, dcpl=properties)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "name, make, message",
+    [
+        ("versions", hole((2**24 + 1,)), "16,777,217 bytes, more than 16,777,216"),
+        ("image_recipe", hole((2**28,)), "268,435,456 bytes, more than 16,777,216"),
+        (FEATURES, hole((10, 2**33)), "a dim of more than 65,536"),
+        ("splits/train/views/aug", hole((2**30, 4, 6)), "a n_view of more than 65,536"),
+        ("text/default/classnames", hole((2**28,), "S1"), r"is \(2, 3, 6\), expected"),
+    ],
+)
+def test_what_would_take_too_much_memory_is_refused_unread(tmp_path, name, make, message):
+    path = write(tmp_path / "a.h5")
+    change(path, name, make)
+    refused(path, message)
+
+
+@pytest.mark.parametrize("name", ["classnames", "templates"])
+def test_names_beyond_those_of_the_recipe_are_not_read(tmp_path, name):
+    path = write(tmp_path / "a.h5")
+    change(path, f"text/default/{name}", hole((2**28,), "S1"))
+    with h5py.File(path, "r+") as file:
+        del file["text/default/features"]
+    start = time.perf_counter()
+    refused(path, "class names or templates of prompts 'default' do not match their id")
+    # To read them takes a minute.
+    assert time.perf_counter() - start < 5
+
+
+def test_arrays_that_are_small_enough_each_and_too_large_together_are_refused(tmp_path):
+    path = write(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        for split in ("a", "b"):
+            hole((90_000_000,), "i4")(file, f"splits/{split}/labels", None)
+    refused(path, "have 720,00.* bytes in all, more than 536,870,912")
+
+
+@pytest.mark.parametrize("group", ["splits", "text"])
+def test_more_groups_than_any_cache_has_are_refused(tmp_path, group):
+    path = write(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        for number in range(1001):
+            file.create_group(f"{group}/{number}")
+    refused(path, "more than 1000 members in one group")
+
+
+def test_more_attributes_than_any_array_has_are_refused(tmp_path):
+    path = write(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        for number in range(201):
+            file["splits/train/views/aug"].attrs[f"a{number}"] = number
+    refused(path, "more than 200 attributes")
+
+
+@pytest.mark.parametrize(
+    "first, second",
+    [("splits/train", "splits/val"), ("text/default/contents", "versions")],
+)
+def test_arrays_that_share_their_bytes_are_refused(tmp_path, first, second):
+    path = write(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        if second in file:
+            del file[second]
+        file[second] = file[first]
+    refused(path, "lie in one place")
+
+
+def test_verify_stops_after_fifty_lines_and_says_so(tmp_path):
+    path = tmp_path / "a.h5"
+    split = SplitLayout([""] * 99, np.zeros(99, int), {"features": (6,)})
+    create(path, header(split, batch=1), {"train": split}, [text_set()])
+    with Writer(path) as writer:
+        for name, start, stop in writer.todo():
+            writer.write(name, start, {"features": np.ones((1, 6))}, np.ones(stop - start))
+        writer.finish()
+    assert verify(path) == []
+    with h5py.File(path, "r+") as file:
+        file[FEATURES][...] = 2
+    lines = verify(path)
+    assert len(lines) == 51
+    assert lines[0] == "train: rows 0 to 0 are damaged (their checksum differs)"
+    assert lines[50] == "stopped after 50 lines; the rest was not looked at"
+
+
+def test_what_is_too_large_to_be_opened_again_is_not_written(tmp_path):
+    path = write(tmp_path / "a.h5")
+    before = path.read_bytes()
+    long = replace(text_set("long"), recipe={"prompts": "x" * 2**24})
+    with pytest.raises(CacheError, match=r"text/long/text_recipe has .* more than 16,777,216"):
+        add_text(path, long)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.h5"]
+
+
+def test_free_space_that_is_listed_in_a_circle_does_not_hang(tmp_path):
+    path = write(tmp_path / "a.h5")
+    content = path.read_bytes()
+    n_heap = 0
+    at = content.find(b"HEAP")
+    while at >= 0:
+        size, free, segment = struct.unpack_from("<QQQ", content, at + 8)
+        if free != 1 and free + 16 <= size:
+            n_heap += 1
+            changed = bytearray(content)
+            # The first free part says that it is followed by itself.
+            struct.pack_into("<Q", changed, segment + free, free)
+            path.write_bytes(changed)
+            refused(path, "free space of a group is listed in a circle")
+        at = content.find(b"HEAP", at + 1)
+    assert n_heap > 3

@@ -531,6 +531,8 @@ def test_a_list_or_text_that_was_changed_is_a_problem(tmp_path):
     assert problems(open_cache(path)) == [
         "the list of paths and labels does not match the image id",
         "prompts 'default': not all text features are finite",
+        "splits/train/paths |S7 (10,) is damaged (its checksum differs)",
+        "text/default/features <f2 (2, 3, 6) is damaged (its checksum differs)",
     ]
 
 
