@@ -24,6 +24,10 @@ def weights(folder: Path, name: str = "toy-clip", seed: int = 0, **options) -> P
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = open_clip.create_model(name, **options)
+        for key, value in model.named_parameters():
+            # open_clip leaves this matrix of CoCa's decoder as the memory was.
+            if key == "text_decoder.text_projection":
+                torch.nn.init.normal_(value, std=0.02)
     path = folder / f"{name}-{seed}.safetensors"
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
     return path
