@@ -18,7 +18,13 @@ from cliad.cache.encoders.base import Box, EncoderError
 from cliad.cache.encoders.network import build_network, register_tiny
 from cliad.cache.encoders.preprocessing import Preprocessing, config_of
 from cliad.cache.encoders.towers import NormalisedTower, all_parts, swapped
-from cliad.cache.encoders.weights import EXTRA, full_name, quiet
+from cliad.cache.encoders.weights import (
+    EXTRA,
+    full_name,
+    hub_as_it_is,
+    quiet,
+    tokenizer_words,
+)
 from cliad.cache.file.layout import recipe_id
 from cliad.errors import printable
 
@@ -280,13 +286,15 @@ def load(
     model, pretrained = full_name(model, pretrained)
     if model == "tiny":
         register_tiny()
-    # Before the weights, which may take minutes; a model of the hub comes with its words.
-    tokenizer = None if ":" in model else _tokenizer(model)
-    network = build_network(model, pretrained, quick_gelu)
+    with hub_as_it_is(model):
+        # Before the weights, which may take minutes; a model of the hub comes with its words.
+        tokenizer = None if model.startswith("hf-hub:") else _tokenizer(model)
+        network = build_network(model, pretrained, quick_gelu)
+        tokenizer = tokenizer or _tokenizer(model)
     visual = cast(_Network, network.model).visual
     return Clip(
         network.model,
-        tokenizer or _tokenizer(model),
+        tokenizer,
         name=network.name,
         recipe=network.recipe,
         preprocess=config_of(visual, squeeze=squeeze),
@@ -300,11 +308,11 @@ def _tokenizer(model: str) -> Tokenizer:
     shown = printable(model)
     try:
         with quiet():
-            return open_clip.get_tokenizer(model)
+            return open_clip.get_tokenizer(model, **tokenizer_words(model))
     except ImportError:
         raise EncoderError(f"the text side of {shown} needs transformers; {EXTRA}") from None
     except Exception as error:  # a tokenizer of transformers may raise anything
-        reason = " ".join(printable(str(error)).split())[:120]
+        reason = printable(" ".join(str(error).split()))[:120]
         raise EncoderError(
             f"no tokenizer for {shown} ({reason}); it lies on the hub or in the model's folder:"
             " try with a network, or choose another model"

@@ -12,24 +12,31 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
+import torch
+from open_clip.pretrained import download_pretrained_from_hf
 from torch import nn
 
 from cliad.cache.encoders.base import EncoderError
+from cliad.cache.encoders.model_folder import CONFIG, read_config, weights_in
+from cliad.cache.encoders.preprocessing import unlike_published
 from cliad.cache.encoders.weights import (
     EXTRA,
     check_reachable,
+    parameters_of,
     quiet,
     shown_name,
     to_fetch,
     wants_quick_gelu,
 )
 from cliad.cache.encoders.weights_file import (
+    Stored,
     check_finite,
     check_types,
     check_weights_file,
     resized,
     stored_tensors,
     why_not_loaded,
+    why_too_small,
 )
 from cliad.cache.files import sha256_of
 from cliad.errors import printable
@@ -59,19 +66,19 @@ def build_network(model: str, pretrained: str, quick_gelu: bool | None) -> Netwo
         EncoderError: no weights, those of another model, or an unknown activation.
     """
     if not pretrained:
-        network = _own_weights(model, quick_gelu)
-        return Network(network, {"model": model, "pretrained": ""}, model)
+        network, notes = _own_weights(model, quick_gelu)
+        return Network(network, {"model": model, "pretrained": ""}, model, notes)
     published = open_clip.get_pretrained_cfg(model, pretrained)
     # A tag wins over a file of its name, as in open_clip; ./NAME means the file.
     if not published:
         file = Path(pretrained)
         check_weights_file(file)
-        network = _from_file(model, file, quick_gelu)
-        # The recipe leaves out the file's name: the same weights elsewhere are the same encoder.
         stored = stored_tensors(file)
+        network = _from_file(model, file, quick_gelu, stored)
+        # The recipe leaves out the file's name: the same weights elsewhere are the same encoder.
         check_types(file, stored, network)
         recipe = {"model": model, "pretrained": "file"}
-        notes = tuple(resized(stored, network))
+        notes = (*resized(stored, network), *unlike_published(model))
         return Network(network, recipe, f"{model}/{file.stem}", notes)
     name = shown_name(model, pretrained)
     _check_activation(name, quick_gelu, wants_quick_gelu(published) or _has_quick_gelu(model))
@@ -79,17 +86,56 @@ def build_network(model: str, pretrained: str, quick_gelu: bool | None) -> Netwo
     return Network(network, {"model": model, "pretrained": pretrained}, name)
 
 
-def _own_weights(model: str, quick_gelu: bool | None) -> nn.Module:
-    """A model that brings its own weights, and with them its own activation."""
+def _check_size(model: str, file: Path, stored: dict[str, Stored]) -> None:
+    """Refuse a file that is far too small for a model, before that is built in memory."""
+    n_parameter = parameters_of(model)
+    expected = None
+    if n_parameter is None:
+        expected = _without_weights(model)
+        n_parameter = sum(x.numel() for x in expected.parameters()) if expected else 0
+    reason = why_too_small(stored, n_parameter)
+    if reason:
+        error = ValueError(reason)
+        why = why_not_loaded(error, stored, expected or _without_weights(model))
+        raise _of_another_model(str(file), model, why)
+
+
+def _own_weights(model: str, quick_gelu: bool | None) -> tuple[nn.Module, tuple[str, ...]]:
+    """A model that brings its own weights and its own activation, and what to say of it."""
     if model == "tiny":
         _check_activation(model, quick_gelu, False)
-        return _create(model, str(TINY / "weights.safetensors"))
+        return _create(model, str(TINY / "weights.safetensors")), ()
     if quick_gelu is not None:
         raise EncoderError(
             f"{printable(model)} brings its own activation; leave out --quick-gelu and"
             " --no-quick-gelu"
         )
-    return _create(model, None)
+    if model.startswith("local-dir:"):
+        return _from_folder(model)
+    return _create(model, None), ()
+
+
+def _from_folder(model: str) -> tuple[nn.Module, tuple[str, ...]]:
+    """A model in a folder; its configuration was checked when it was named."""
+    file, names = weights_in(Path(model.removeprefix("local-dir:")))
+    check_weights_file(file)
+    stored = stored_tensors(file)
+    _check_size(model, file, stored)
+    try:
+        with warnings.catch_warnings(), quiet():
+            warnings.simplefilter("ignore")
+            network = open_clip.create_model(model, load_weights=False, pretrained_text=False)
+            open_clip.load_checkpoint(network, str(file))
+    except Exception as error:  # a file that is not a checkpoint may raise anything
+        why = why_not_loaded(error, stored, _without_weights(model))
+        raise _of_another_model(str(file), f"the model in {CONFIG}", why) from None
+    check_types(file, stored, network)
+    check_finite(network, str(file))
+    notes = resized(stored, network)
+    if len(names) > 1:
+        others = ", ".join(names[1:4]) + (", ..." if len(names) > 4 else "")
+        notes.append(f"{printable(file.name)} is used of {file.parent}, not {printable(others)}")
+    return network, tuple(notes)
 
 
 def _has_quick_gelu(model: str) -> bool:
@@ -113,6 +159,9 @@ def _create(model: str, pretrained: str | None, *, force_quick_gelu: bool = Fals
     try:
         if missing:
             check_reachable(missing)
+        if model.startswith("hf-hub:"):
+            place = model.removeprefix("hf-hub:")
+            read_config(Path(download_pretrained_from_hf(place, filename=CONFIG)))
         with warnings.catch_warnings(), quiet():
             # Torch warns of types that it casts; these are refused below.
             warnings.simplefilter("ignore")
@@ -123,6 +172,8 @@ def _create(model: str, pretrained: str | None, *, force_quick_gelu: bool = Fals
                 require_pretrained=True,
                 force_quick_gelu=force_quick_gelu,
             )
+    except EncoderError:
+        raise
     except UserWarning as warning:
         raise EncoderError(f"{warning} Give a model name that fits the weights") from None
     except Exception as error:  # a file that is not a checkpoint may raise anything
@@ -142,10 +193,7 @@ def _no_weights(model: str, pretrained: str | None, error: Exception) -> Encoder
     tiny = str(TINY / "weights.safetensors")
     if pretrained and pretrained != tiny and not open_clip.get_pretrained_cfg(model, pretrained):
         reason = why_not_loaded(error, stored_tensors(Path(pretrained)), _without_weights(model))
-        return EncoderError(
-            f"{pretrained} does not hold the weights of {model} ({reason}); "
-            "give the --model that it was made with"
-        )
+        return _of_another_model(pretrained, model, reason)
     reason = why_not_loaded(error, {}, None)
     if model == "tiny":
         return EncoderError(f"the bundled encoder is incomplete ({reason}); install cliad again")
@@ -159,17 +207,28 @@ def _no_weights(model: str, pretrained: str | None, error: Exception) -> Encoder
     )
 
 
+def _of_another_model(file: str, model: str, reason: str) -> EncoderError:
+    return EncoderError(
+        f"{file} does not hold the weights of {printable(model)} ({reason}); "
+        "give the --model that it was made with"
+    )
+
+
 def _without_weights(model: str) -> nn.Module | None:
     """The model as a table of names and shapes; None where it cannot be built so."""
     try:
-        with quiet(), warnings.catch_warnings():
+        with quiet(), warnings.catch_warnings(), torch.device("meta"):
             warnings.simplefilter("ignore")
-            return open_clip.create_model(model, pretrained=None, device="meta")
+            return open_clip.create_model(
+                model, load_weights=False, pretrained_text=False, device="meta"
+            )
     except Exception:  # some towers need files to be built
         return None
 
 
-def _from_file(model: str, path: Path, quick_gelu: bool | None) -> nn.Module:
+def _from_file(
+    model: str, path: Path, quick_gelu: bool | None, stored: dict[str, Stored]
+) -> nn.Module:
     if _is_torchscript(path):
         _check_activation(f"{path}, an OpenAI archive,", quick_gelu, True)
         return _from_openai_archive(model, path)
@@ -180,6 +239,7 @@ def _from_file(model: str, path: Path, quick_gelu: bool | None) -> nn.Module:
         _require_choice_of_activation(model)
     if quick_gelu is None:
         quick_gelu = _known_activation(model, path)
+    _check_size(model, path, stored)
     return _create(model, str(path), force_quick_gelu=quick_gelu)
 
 

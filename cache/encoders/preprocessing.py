@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Protocol, cast
 
+import open_clip
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import Compose, InterpolationMode, Normalize, ToTensor
@@ -74,6 +75,34 @@ def config_of(visual: nn.Module, *, squeeze: bool) -> PreprocessCfg:
     if squeeze:
         config.resize_mode = "squash"
     return config
+
+
+def unlike_published(model: str) -> list[str]:
+    """A line where weights from a file are shown images in another way than published ones.
+
+    A file does not say how its images were prepared: open_clip then takes OpenAI's way, also for
+    architectures whose published weights were all trained in another.
+    """
+    ways = []
+    for tag in open_clip.list_pretrained_tags_by_model(model):
+        published = open_clip.get_pretrained_cfg(model, tag)
+        ways.append(_way(PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), published))))
+    here = _way(PreprocessCfg())
+    if not ways or here in ways:
+        return []
+    return [
+        f"images are prepared as for OpenAI's models ({here}), since a file does not say how;"
+        f" published weights of {model} were trained with {ways[0]}: for these give --model"
+        " local-dir:DIR with their open_clip_config.json"
+    ]
+
+
+def _way(config: PreprocessCfg) -> str:
+    """How images are resized and normalised, in words."""
+    mean = ", ".join(f"{value:.3g}" for value in _per_channel(config.mean))
+    std = ", ".join(f"{value:.3g}" for value in _per_channel(config.std))
+    kept = {"squash": "squeezed", "longest": "whole"}.get(config.resize_mode, "cropped")
+    return f"{config.interpolation}, {kept}, mean {mean}, std {std}"
 
 
 def _recipe(config: PreprocessCfg) -> dict:

@@ -18,11 +18,10 @@ from pathlib import Path
 
 import huggingface_hub
 import open_clip
-import torch
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
-from cliad.cache.documents import read_json
 from cliad.cache.encoders.base import EncoderError
+from cliad.cache.encoders.model_folder import CONFIG, read_config
 from cliad.errors import closest, printable
 
 DEFAULT = ("ViT-B-32", "openai")
@@ -66,7 +65,7 @@ def full_name(model: str, pretrained: str | None = None) -> tuple[str, str]:
             f"{name} has no weights '{shown}', and there is no such file{_nearest(tag, tags)}; "
             f"known: {', '.join(tags) or 'none, give a file'}"
         )
-    _require_transformers(name)
+    _require_transformers(name, open_clip.get_model_config(name) or {})
     return name, tag
 
 
@@ -93,9 +92,8 @@ def _with_scheme(model: str, pretrained: str | None) -> str:
         if not HUB_NAME.fullmatch(place) or ".." in place:
             raise EncoderError(f"'{shown}' names no model of the hub; give hf-hub:OWNER/NAME")
     elif scheme == "local-dir":
-        # Open_clip would wait for a pipe for ever.
-        hint = "give the folder of a model in open_clip's format as local-dir:DIR"
-        read_json(Path(place) / "open_clip_config.json", EncoderError, hint)
+        # Open_clip would wait for a pipe for ever, and run code that it is told of.
+        _require_transformers(shown, read_config(Path(place) / CONFIG))
     else:
         raise EncoderError(f"there is no model '{shown}'; `cliad models` lists all")
     if pretrained:
@@ -103,13 +101,55 @@ def _with_scheme(model: str, pretrained: str | None) -> str:
     return model
 
 
-def _require_transformers(model: str) -> None:
+def _require_transformers(model: str, config: Mapping) -> None:
     """Refuse a model whose words or texts need a package that is not here, before any download."""
-    config = open_clip.get_model_config(model) or {}
-    text = config.get("text_cfg", {})
-    needs = bool(text.get("hf_tokenizer_name") or text.get("hf_model_name"))
-    if needs and importlib.util.find_spec("transformers") is None:
+    if _needs_transformers(config) and importlib.util.find_spec("transformers") is None:
         raise EncoderError(f"the text side of {model} needs transformers; {EXTRA}")
+
+
+def _needs_transformers(config: Mapping) -> bool:
+    text = config.get("text_cfg", {})
+    return bool(text.get("hf_tokenizer_name") or text.get("hf_model_name"))
+
+
+def tokenizer_words(model: str) -> dict[str, bool]:
+    """What a model's tokenizer is told beside its configuration: that it shall run no code.
+
+    Without this word transformers would ask on the terminal.
+    """
+    text = _config_of(model).get("text_cfg", {})
+    return {"trust_remote_code": False} if text.get("hf_tokenizer_name") else {}
+
+
+def _config_of(model: str) -> Mapping:
+    """The configuration of a model; that of a hub's is on this machine once the model is."""
+    if model.startswith("local-dir:"):
+        return read_config(Path(model.removeprefix("local-dir:")) / CONFIG)
+    if model.startswith("hf-hub:"):
+        file = huggingface_hub.try_to_load_from_cache(model.removeprefix("hf-hub:"), CONFIG)
+        return read_config(Path(file)) if isinstance(file, str) else {}
+    return open_clip.get_model_config(model) or {}
+
+
+@contextmanager
+def hub_as_it_is(model: str) -> Iterator[None]:
+    """Without a network, use what is on this machine at once while the block runs.
+
+    The clients of the hub would first try for a minute.
+    """
+    constants = huggingface_hub.constants
+    before = constants.HF_HUB_OFFLINE
+    config = _config_of(model)
+    is_fetched = model.startswith("hf-hub:") and bool(config)
+    if not before and (is_fetched or _needs_transformers(config)):
+        try:
+            check_reachable(Missing(HUB, 0))
+        except ConnectionError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _architecture(model: str, pretrained: str | None) -> tuple[str, str | None]:
@@ -187,6 +227,11 @@ def tiny_facts() -> Facts:
         activations=["QuickGELU" if config.get("quick_gelu") else "GELU"],
         parameters=_parameters().get("tiny"),
     )
+
+
+def parameters_of(model: str) -> int | None:
+    """How many parameters an architecture has; None where nobody has counted them."""
+    return _parameters().get(model)
 
 
 @cache
@@ -281,16 +326,8 @@ def _in_hub_cache(repository: str, file: str) -> bool:
 
 
 def _megabytes(model: str) -> float:
-    """The size of the weights in single precision, counted on a model without memory.
-
-    0 where the model cannot be built so.
-    """
-    try:
-        with torch.device("meta"), quiet():
-            network = open_clip.create_model(model, pretrained_text=False, device="meta")
-    except Exception:  # some towers need files to be built
-        return 0
-    return sum(x.numel() for x in network.parameters()) * 4 / 1e6
+    """The size of the weights in single precision; 0 where nobody has counted them."""
+    return (parameters_of(model) or 0) * 4 / 1e6
 
 
 @contextmanager

@@ -6,10 +6,12 @@ that a file of another kind is told what it is. No code of a file is run.
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import re
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -37,6 +39,9 @@ OTHERS = (
     (b"{", "text (JSON)"),
 )
 LARGEST_PICKLE = 2**27  # bytes of names and shapes: those of the largest models take 1 MB
+LARGEST_CODE = 2**26  # bytes of TorchScript, unpacked: OpenAI's archives have 2 MB
+# What TorchScript runs while an archive is read. Archives of plain models have neither.
+RUNS_WHEN_READ = (b"__setstate__", b"torch.classes")
 
 
 def check_weights_file(path: Path) -> None:
@@ -111,6 +116,23 @@ def _check_pickle(path: Path, stream: BinaryIO) -> None:
         raise EncoderError(f"{path} holds what torch.save does not write for weights; {HINT}")
 
 
+def _check_code(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse TorchScript that would run before anything is asked of it."""
+    room = LARGEST_CODE
+    for member in archive.infolist():
+        if "/code/" not in member.filename:
+            continue
+        room -= member.file_size
+        if room < 0:
+            raise EncoderError(f"{path} holds more code than any model needs; {HINT}")
+        code = archive.read(member)
+        if any(word in code for word in RUNS_WHEN_READ):
+            raise EncoderError(
+                f"{path} holds code that would run when it is read; save the state_dict of the"
+                " model with torch.save"
+            )
+
+
 def _pickle_of_zip(path: Path, stream: BinaryIO) -> bytes:
     with zipfile.ZipFile(stream) as archive:
         for member in archive.infolist():
@@ -123,8 +145,9 @@ def _pickle_of_zip(path: Path, stream: BinaryIO) -> bytes:
                     raise EncoderError(f"{path} has {member.file_size:,} bytes of names; {HINT}")
                 pickle = member
         try:
+            _check_code(path, archive)
             return archive.read(pickle)
-        except (zipfile.BadZipFile, EOFError, OSError):
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError):
             raise EncoderError(f"{path} is cut off or damaged; fetch it again") from None
 
 
@@ -160,6 +183,18 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
         }
     except Exception:  # what is wrong with it is said by the reader that counts
         return {}
+
+
+def why_too_small(stored: dict[str, Stored], n_parameter: int) -> str | None:
+    """In a few words, that a file cannot hold a model of so many parameters; None where it may.
+
+    Said before the model is built, which takes its full size in memory. Half of it is enough to
+    go on: some models use one tensor in two places.
+    """
+    n_stored = sum(math.prod(x.shape) for x in stored.values())
+    if not stored or 2 * n_stored >= n_parameter:
+        return None
+    return f"it holds {n_stored:,} numbers, the model {n_parameter:,}"
 
 
 def check_types(path: Path, stored: dict[str, Stored], network: nn.Module) -> None:

@@ -41,6 +41,11 @@ class PreparedExtraction:
         pre_projection = None
         if self.text_pre_projection and encoder.text_projects:
             pre_projection = self._embed_texts(pre_projection=True)
+        elif self.text_pre_projection:
+            self.log(
+                f"the text tower of {encoder.name} has no projection of its own: features before"
+                " the projection are stored of images alone"
+            )
         return TextSet(
             name=self.prompt_key,
             features=self._embed_texts(pre_projection=False),

@@ -1,6 +1,7 @@
 """Weights files from outside: what is no such file, does not fit, or would run code is one line."""
 
 import os
+import warnings
 
 import numpy as np
 import pytest
@@ -93,6 +94,33 @@ def test_no_code_of_a_file_is_run_and_no_room_is_given(tmp_path, zipped):
     torch.save({"state_dict": Room()}, tmp_path / "room.pt", **options)
     assert "what torch.save does not write" in refusal(tmp_path / "room.pt")
     assert not ran.exists()
+
+
+class RunsWhenRead(torch.nn.Module):
+    """TorchScript whose archive computes something while it is read."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(2))
+
+    def forward(self, x: torch.Tensor):
+        return x
+
+    @torch.jit.export
+    def __getstate__(self):
+        return (self.weight, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]):
+        self.weight = state[0]
+        self.training = state[1]
+
+
+def test_an_archive_whose_code_would_run_when_it_is_read_is_refused(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that such archives are deprecated
+        torch.jit.save(torch.jit.script(RunsWhenRead()), tmp_path / "a.pt")
+    assert "holds code that would run when it is read" in refusal(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(
