@@ -240,7 +240,7 @@ def _of_list(
 
 
 def _images(number: int) -> str:
-    return f"{number:,} image is" if number == 1 else f"{number:,} images are"
+    return number_of(number, "image is", "images are")
 
 
 def _n_shared(rows: Mapping[str, Rows]) -> int:

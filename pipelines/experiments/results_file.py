@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from cliad.cache.documents import LARGEST, UTF_16, open_regular
+from cliad.cache.documents import LARGEST, UTF_16, has_half_letter, open_regular
 from cliad.cache.files import check_place, file_lock
 from cliad.errors import CliadError
 from cliad.pipelines.experiments.row_fields import first_wrong_field
@@ -134,16 +134,15 @@ def _is_json(line: bytes) -> bool:
 def _row(line: bytes, path: Path, number: int) -> dict:
     where = f"{path} line {number}"
     try:
-        row = DECODER.decode(line.decode())
-        # Half a letter, which only an escape can hold, cannot be written to any page or terminal.
-        if b"\\u" in line:
-            json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise RowsError(f"{where}: it holds half a letter; {DELETE_LINE}") from None
+        text = line.decode()
+        row = DECODER.decode(text)
+        has_half = has_half_letter(text, row)
     except RecursionError:
         raise RowsError(f"{where}: it is nested too deeply; {DELETE_LINE}") from None
     except ValueError as error:
         raise RowsError(f"{where}: {str(error)[:80]}; {DELETE_LINE}") from None
+    if has_half:
+        raise RowsError(f"{where}: it holds half a letter; {DELETE_LINE}")
     if not isinstance(row, dict) or not row.keys() >= NEEDED_WORDS:
         raise RowsError(f"{where}: it is not a result row; {DELETE_LINE}")
     wrong = first_wrong_field(row)
