@@ -41,6 +41,19 @@ def _escape(found: re.Match[str]) -> str:
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a name can be written as UTF-8: bytes of a file name need not be text.
+
+    >>> is_utf8("caf\\udce9")
+    False
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def closest(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` was probably meant to be; None where none is near.
 

@@ -5,7 +5,7 @@ import importlib
 import pytest
 from test_house import MODULES
 
-from cliad.errors import CliadError, closest, printable, unknown
+from cliad.errors import CliadError, closest, is_utf8, printable, unknown
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,11 @@ def test_every_error_of_ours_is_one_that_a_user_can_mend():
 )
 def test_what_a_terminal_would_obey_is_shown_as_an_escape(text, shown):
     assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    "name, can_be_written",
+    [("", True), ("Müller 猫 😀", True), ("a byte \udcff", False), ("half \ud800", False)],
+)
+def test_a_name_of_bytes_that_are_no_text_is_told(name, can_be_written):
+    assert is_utf8(name) is can_be_written

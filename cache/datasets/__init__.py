@@ -13,7 +13,7 @@ from cliad.cache.datasets.base import Dataset, DatasetError
 from cliad.cache.datasets.digits import DIGITS
 from cliad.cache.datasets.own import NOTHING, Allowed, own_dataset
 from cliad.cache.datasets.shards import shard_dataset
-from cliad.errors import closest, printable
+from cliad.errors import closest, is_utf8, printable
 
 # In the order in which `cliad datasets` shows them.
 DATASETS: dict[str, Dataset] = {
@@ -62,11 +62,9 @@ def find_dataset(name: str, allowed: Allowed = NOTHING) -> Dataset:
         DatasetError: there is none; the message lists all and suggests the nearest. Or the name is
             not UTF-8, or something is allowed to a data set that has no use for it.
     """
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        # It becomes the name of a folder and a text in the cache.
-        raise DatasetError(f"the data set's name {printable(name)} is not UTF-8") from None
+    # It becomes the name of a folder and a text in the cache.
+    if not is_utf8(name):
+        raise DatasetError(f"the data set's name {printable(name)} is not UTF-8")
     # A user's own data come first: their names hold a colon, which no known name has.
     own = own_dataset(name, allowed)
     if own is not None:

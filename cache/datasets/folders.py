@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from cliad.cache.datasets.pictures import allowed_formats, is_image
-from cliad.errors import CliadError, printable
+from cliad.errors import CliadError, is_utf8, printable
 
 # Endings of what Pillow reads, in lower case. Such files are images without a look at them, so
 # that one that is damaged is counted where it is read; others are images if they begin like one.
@@ -238,13 +238,8 @@ class Walk:
             self.left_out.endings[ending or "without an ending"] += 1
 
     def _check_name(self, name: str, folder: Path) -> None:
-        if self._utf8:
-            try:
-                name.encode()
-            except UnicodeEncodeError:
-                raise DatasetError(
-                    f"the name {printable(name)} in {folder} is not UTF-8; rename it"
-                ) from None
+        if self._utf8 and not is_utf8(name):
+            raise DatasetError(f"the name {printable(name)} in {folder} is not UTF-8; rename it")
 
     def check_link(self, link: Path) -> None:
         """Refuse a link that leads out of the fence.

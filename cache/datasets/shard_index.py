@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cliad.cache.datasets.folders import IMAGE_ENDINGS, DatasetError, Note, number_of
 from cliad.cache.documents import open_regular, parse_json
-from cliad.errors import printable
+from cliad.errors import is_utf8, printable
 
 # Endings of the files that hold a sample's class, the first that holds one counts.
 LABEL_ENDINGS = ("cls", "label", "json", "index")
@@ -141,7 +141,10 @@ class _Files:
         # webdataset's rule: the key ends at the first dot.
         key, _, ending = file.partition(".")
         key = f"{folder}/{key}".lstrip("./")
-        _check_utf8(self.shard, name)
+        if not is_utf8(name):
+            raise DatasetError(
+                f"{self.shard}: the name {printable(name)} is not UTF-8; make the shard anew"
+            )
         if f".{ending.lower()}" in IMAGE_ENDINGS:
             if key in self.images:
                 self.further.append(self._place(key))
@@ -179,15 +182,6 @@ class _Files:
 
     def _place(self, key: str) -> str:
         return f"{self.shard.name}/{key}"
-
-
-def _check_utf8(shard: Path, name: str) -> None:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise DatasetError(
-            f"{shard}: the name {printable(name)} is not UTF-8; make the shard anew"
-        ) from None
 
 
 def class_in(ending: str, content: bytes, place: str) -> str:
