@@ -16,9 +16,9 @@ import typer
 
 from cliad import __version__
 from cliad.commands import cache_files, experiments, stage_one, use
+from cliad.commands.experiments import INTERRUPTED
 from cliad.errors import CliadError, printable
 
-INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 # Parameters of mallopt, from glibc's malloc.h.
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3

@@ -80,7 +80,7 @@ def extract(
         raise ValueError(f"expected either encoder or its names, got {encoder=}, {model=}")
     _check_dtype(dtype)
     _check_batch(batch)
-    number_of_workers(workers)
+    readers = number_of_workers(workers)
     extras = extras or Extras()
     extras.check()
     prompt_set = prompt_set or PromptChoice()
@@ -110,7 +110,7 @@ def extract(
         texts=texts,
         prompt_key=prompt_set.key,
         text_pre_projection=extras.pre_projection,
-        workers=number_of_workers(workers),
+        workers=readers,
         log=log,
         progress=progress,
     )

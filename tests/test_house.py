@@ -30,7 +30,12 @@ FLOORS = {
 ROOMS = {
     "adapters/core": set(),
     "cache/file": {"cache/files.py", "cache/documents.py"},
-    "cache/encoders": {"cache/file", "cache/files.py", "cache/documents.py"},
+    "cache/encoders": {
+        "cache/file",
+        "cache/files.py",
+        "cache/documents.py",
+        "cache/tensor_files.py",
+    },
     "cache/datasets": {
         "cache/prompts.py",
         "cache/files.py",
@@ -45,6 +50,7 @@ ROOMS = {
         "cache/documents.py",
         "cache/classnames.py",
         "cache/equal_texts.py",
+        "cache/tensor_files.py",
     },
     "cache/extract": {
         "cache/file",

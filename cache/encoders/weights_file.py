@@ -22,14 +22,11 @@ from torch import nn
 
 from cliad.cache.documents import open_regular
 from cliad.cache.encoders.base import EncoderError
+from cliad.cache.tensor_files import NPZ, SAFETENSORS, TORCH, is_old_torch, is_torch_zip
 from cliad.errors import printable
 
-SAFETENSORS = "a safetensors file"
-TORCH = "a file of torch.save"
-NUMPY = "an npz file"
 # The endings by which open_clip takes a file for such a kind; all others are torch's.
-ENDINGS = {SAFETENSORS: (".safetensors",), NUMPY: (".npz", ".npy")}
-OLD_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before version 1.6 wrote no zip
+ENDINGS = {SAFETENSORS: (".safetensors",), NPZ: (".npz", ".npy")}
 HINT = "give a weights file (.safetensors, .pt, .pth, .bin)"
 OTHERS = (
     (b"\x1f\x8b", "a gzip file; unpack it first"),
@@ -74,10 +71,10 @@ def _kind_of(path: Path, stream: BinaryIO) -> str:
     if head.startswith(b"PK"):
         return _kind_of_zip(path, stream)
     if head.startswith(b"\x93NUMPY"):
-        return NUMPY
+        return NPZ
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return SAFETENSORS
-    if head[2:].startswith(OLD_TORCH):
+    if is_old_torch(head):
         return TORCH
     if head[:1] == b"\x80":
         raise EncoderError(
@@ -96,10 +93,10 @@ def _kind_of_zip(path: Path, stream: BinaryIO) -> str:
             names = archive.namelist()
     except Exception:  # a damaged archive may raise anything
         raise EncoderError(f"{path} is cut off or damaged; fetch it again") from None
-    if any(name.endswith("/data.pkl") for name in names):
+    if is_torch_zip(names):
         return TORCH
     if names and all(name.endswith(".npy") for name in names):
-        return NUMPY
+        return NPZ
     raise EncoderError(f"{path} is a zip archive without weights; unpack it first")
 
 

@@ -18,7 +18,7 @@ from cliad.cache.folder import cache_path
 from cliad.cache.formats.base import Classes, ImportedFeatures, storable
 from cliad.cache.formats.clip_retrieval import read_clip_retrieval
 from cliad.cache.formats.imported_file import make_header, make_text_set, write_import
-from cliad.cache.formats.kinds import SAFETENSORS, TORCH, kind_of
+from cliad.cache.formats.kinds import kind_of
 from cliad.cache.formats.labelling import (
     label_classes,
     multiplier,
@@ -31,6 +31,7 @@ from cliad.cache.formats.npz import load_npz
 from cliad.cache.formats.safetensors_file import load_safetensors
 from cliad.cache.formats.tip_adapter import read_tip_adapter
 from cliad.cache.formats.torch_file import load_pt
+from cliad.cache.tensor_files import SAFETENSORS, TORCH
 from cliad.errors import printable, unknown
 
 LONGEST_NAME = 120  # letters; a file name has at most 255 bytes

@@ -9,10 +9,8 @@ from typing import BinaryIO
 
 from cliad.cache.documents import open_regular
 from cliad.cache.file.layout import CacheError
+from cliad.cache.tensor_files import NPZ, SAFETENSORS, TORCH, is_old_torch, is_torch_zip
 
-NPZ = "an npz file"
-SAFETENSORS = "a safetensors file"
-TORCH = "a file of torch.save"
 # How files begin, and what to do with those that are none of the above.
 _BEGINNINGS = (
     (b"\x93NUMPY", "a single array (npy)"),
@@ -29,8 +27,6 @@ _WAY_OUT = {
     "a parquet file": "give the folder it is in to `cliad import clip-retrieval`",
     "a gzip file": "unpack it first",
 }
-# torch.save before version 1.6: a pickle of this number comes first.
-_OLD_TORCH = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # Files of one of our formats are at most so many times as large in memory as on the disk: floats
 # hardly shrink, only text and zeros do. Below LEAST bytes it does not matter.
 LARGEST_FACTOR = 8
@@ -55,16 +51,10 @@ def kind_of(stream: BinaryIO) -> str | None:
     return SAFETENSORS if head[8:9] == b"{" else None
 
 
-def is_old_torch(head: bytes) -> bool:
-    """Whether a file that begins so is one of torch.save before version 1.6, which is no zip."""
-    return head[2:].startswith(_OLD_TORCH)
-
-
 def _kind_of_zip(stream: BinaryIO) -> str | None:
     try:
         with zipfile.ZipFile(stream) as archive:
-            is_torch = any(name.endswith("/data.pkl") for name in archive.namelist())
-            return TORCH if is_torch else NPZ
+            return TORCH if is_torch_zip(archive.namelist()) else NPZ
     except Exception:  # a damaged file: the reader that it was given to says what is wrong
         return None
     finally:

@@ -16,9 +16,10 @@ import numpy as np
 from cliad.cache.file.layout import CacheError
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.formats.base import reading
-from cliad.cache.formats.kinds import NPZ, check_inflated, open_kind
+from cliad.cache.formats.kinds import check_inflated, open_kind
 from cliad.cache.formats.named_arrays import Arrays, class_arrays, known_paths, split_arrays
 from cliad.cache.formats.npy import read_header
+from cliad.cache.tensor_files import NPZ
 
 HINT = "save it with np.savez, strings as np.array(names, dtype=str)"
 # What np.savez and np.savez_compressed write.

@@ -19,7 +19,7 @@ from cliad.cache.documents import parse_json
 from cliad.cache.file.layout import CacheError, as_bytes, covered_rows_array, is_view_array
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.formats.base import reading, storable
-from cliad.cache.formats.kinds import SAFETENSORS, open_kind
+from cliad.cache.formats.kinds import open_kind
 from cliad.cache.formats.named_arrays import (
     ALIASES,
     KNOWN,
@@ -30,6 +30,7 @@ from cliad.cache.formats.named_arrays import (
     listing,
     split_arrays,
 )
+from cliad.cache.tensor_files import SAFETENSORS
 
 HINT = "fetch or save it again"
 LARGEST_HEADER = 10**8  # bytes, the format's own limit

@@ -16,8 +16,9 @@ import numpy as np
 
 from cliad.cache.file.layout import CacheError
 from cliad.cache.formats.base import reading
-from cliad.cache.formats.kinds import TORCH, check_inflated, is_old_torch, open_kind
+from cliad.cache.formats.kinds import check_inflated, open_kind
 from cliad.cache.formats.named_arrays import ALIASES, KNOWN, Arrays, listing
+from cliad.cache.tensor_files import TORCH, is_old_torch
 
 if TYPE_CHECKING:
     import torch
