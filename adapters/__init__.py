@@ -4,6 +4,7 @@ This table is the only place that lists them: commands, classifiers and tests re
 """
 
 from cliad.adapters.ape import Ape
+from cliad.adapters.auto import Auto
 from cliad.adapters.clap import Clap
 from cliad.adapters.clip_adapter import ClipAdapter
 from cliad.adapters.core.head import Head
@@ -12,11 +13,14 @@ from cliad.adapters.cross_modal_adapter import CrossModalAdapter
 from cliad.adapters.gda import Gda
 from cliad.adapters.linear_probe import LinearProbe
 from cliad.adapters.lp_plus_plus import LpPlusPlus
+from cliad.adapters.offset_lr import OffsetLr
 from cliad.adapters.prolip import ProLip
 from cliad.adapters.reg_linear import RegLinear
 from cliad.adapters.taskres import TaskRes
+from cliad.adapters.text_ridge import TextRidge
 from cliad.adapters.tip_adapter import TipAdapter
 from cliad.adapters.tip_adapter_f import TipAdapterF
+from cliad.adapters.whitened_lr import WhitenedLr
 from cliad.adapters.zero_shot import ZeroShot
 from cliad.adapters.zs_lp import ZsLp
 
@@ -36,6 +40,10 @@ HEADS: dict[str, type[Head]] = {
     "cross-modal-adapter": CrossModalAdapter,
     "reg-linear": RegLinear,
     "prolip": ProLip,
+    "text-ridge": TextRidge,
+    "offset-lr": OffsetLr,
+    "whitened-lr": WhitenedLr,
+    "auto": Auto,
 }
 
 

@@ -14,6 +14,7 @@ from cliad.adapters.core.head import Head, Hypers, hyper
 from cliad.adapters.core.ops import cholesky_solve, cosine_logits, unit
 from cliad.adapters.core.texts import zero_shot_constants
 
+SHARE_WITHIN = 0.6  # of the scatter about the mean of all, as measured on two data sets
 NO_SCATTER = 1e-12  # mean square of unit rows about their means, below which they are equal
 
 
@@ -23,32 +24,49 @@ class Gda(Head):
 
     logits = s f T^T + alpha (f W^T + b), W (n_class, dim) and b (n_class,) of `gaussians` on the
     unit rows of the support (ICLR 2024, Section 3.2). Where there are views, each is a sample.
+    alpha None is the natural scale, at which f W^T + b are log-likelihood ratios.
+    Without texts they are the logits. The published way searches alpha on validation.
     NOTE[DIFF] one view and one shot leave no scatter within classes, of which the released code
     makes W = 0, zero-shot; here the scatter is then that about the mean of all samples.
     """
 
-    alpha: float = hyper(1.0, "weight of the Gaussian logits; 0 is zero-shot", 0, 1e6)
+    alpha: float | None = hyper(
+        None, "weight of the Gaussian logits; 0 is zero-shot, None their natural scale", 0, 1e6
+    )
 
     vary: ClassVar[frozenset[str]] = frozenset({"alpha"})
     tuned: ClassVar[frozenset[str]] = frozenset({"alpha"})
     space: ClassVar[dict[str, tuple]] = {"alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)}
-    optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+    optional_inputs: ClassVar[frozenset[str]] = frozenset({"text", "views"})
     select: ClassVar[str] = "val"
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
         weights = []
         biases = []
+        natural = []
         # Run by run: runs of unequal size would need padding in the means and the scatter.
         for run in range(len(support.x)):
             x, y = samples(support, run)
             w, b = gaussians(x, y, support.n_class)
             weights.append(w)
             biases.append(b)
-        return zero_shot_constants(support) | {"w": torch.stack(weights), "b": torch.stack(biases)}
+            natural.append(natural_scale(x, y, support.n_class))
+        c = {
+            "w": torch.stack(weights),
+            "b": torch.stack(biases),
+            "natural": torch.stack(natural),
+        }
+        return c if support.text is None else c | zero_shot_constants(support)
 
     def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         gaussian = x @ c["w"].mT + c["b"][:, None]  # (n_run, n, n_class)
-        return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * gaussian
+        # A field that is None is "not a number" in h.
+        alpha = torch.where(h["alpha"].isnan(), c["natural"], h["alpha"])
+        weighted = alpha[:, None, None] * gaussian
+        if "text" not in c:
+            return weighted
+        return cosine_logits(x, c["text"], c["scale"]) + weighted
 
 
 def samples(support: Support, run: int) -> tuple[Tensor, Tensor]:
@@ -72,7 +90,14 @@ def gaussians(x: Tensor, y: Tensor, n_class: int) -> tuple[Tensor, Tensor]:
     # The term x^T P x is the same for all classes, so what decides is linear in x:
     #   w_k = P mu_k,   b_k = log(1 / n_class) - mu_k^T P mu_k / 2.
     mean = class_means(x, y, n_class)
+    ridged = _ridged_scatter(x, y, mean)
+    # All w_k at once: solve (A + tr(S) I) W^T = dim mu^T. It is positive definite, hence Cholesky.
+    w = x.shape[1] * cholesky_solve(ridged, mean.mT).mT
+    return w, -math.log(n_class) - (w * mean).sum(dim=1) / 2
 
+
+def _ridged_scatter(x: Tensor, y: Tensor, mean: Tensor) -> Tensor:
+    """A + tr(S) I (dim, dim), the scatter within classes with its ridge, from their means."""
     # S has (dim + 1) dim / 2 numbers and a few shots for them: it is singular, and its inverse is
     # estimated by the empirical Bayes ridge of Kubokawa and Srivastava (2008), as in the paper:
     #   P = dim ((n - 1) S + tr(S) I)^-1
@@ -80,17 +105,43 @@ def gaussians(x: Tensor, y: Tensor, n_class: int) -> tuple[Tensor, Tensor]:
     # in every direction. With (n - 1) S = A, the scatter matrix, tr(S) = tr(A) / (n - 1).
     within = x - mean[y]  # (n, dim)
     # where() and not `if`: on a GPU the program need not wait for the comparison.
-    no_scatter = within.square().mean() < NO_SCATTER
-    within = torch.where(no_scatter, x - x.mean(dim=0), within)
+    within = torch.where(_no_scatter(within), x - x.mean(dim=0), within)
     scatter = within.mT @ within  # A (dim, dim)
     ridge = scatter.trace() / max(len(x) - 1, 1)  # tr(S)
     identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
     # The clamp keeps the matrix invertible where all samples are one point.
-    ridged = scatter + ridge.clamp(min=1e-12) * identity
+    return scatter + ridge.clamp(min=1e-12) * identity
 
-    # All w_k at once: solve (A + tr(S) I) W^T = dim mu^T. It is positive definite, hence Cholesky.
-    w = x.shape[1] * cholesky_solve(ridged, mean.mT).mT
-    return w, -math.log(n_class) - (w * mean).sum(dim=1) / 2
+
+def _no_scatter(within: Tensor) -> Tensor:
+    """Whether () all samples are at the means of their classes, from differences (n, dim)."""
+    return within.square().mean() < NO_SCATTER
+
+
+def natural_scale(x: Tensor, y: Tensor, n_class: int) -> Tensor:
+    """What `gaussians` have to be multiplied by () to be log-likelihood ratios.
+
+    x (n, dim) are the samples, y (n,) their labels.
+    """
+    # P above is dim (A + ridge)^-1; the inverse of the unbiased covariance A / dof with that ridge
+    # is dof (A + ridge)^-1, where each class mean takes a degree of freedom.
+    n = len(x)
+    dof = max(n - n_class, 1)
+    of_classes = x.new_tensor(dof / x.shape[1])
+    # About the mean of all samples there is 1 / SHARE_WITHIN as much scatter as within classes.
+    of_all = x.new_tensor(max(n - 1, 1) / SHARE_WITHIN / x.shape[1])
+    within = x - class_means(x, y, n_class)[y]
+    return torch.where(_no_scatter(within), of_all, of_classes)
+
+
+def shared_covariance(x: Tensor, y: Tensor, n_class: int) -> Tensor:
+    """The covariance (dim, dim) within classes, with its ridge, whose inverse is the natural P.
+
+    x (n, dim) are the samples, y (n,) their labels.
+    """
+    mean = class_means(x, y, n_class)
+    dof = natural_scale(x, y, n_class) * x.shape[1]
+    return _ridged_scatter(x, y, mean) / dof
 
 
 def class_means(x: Tensor, y: Tensor, n_class: int) -> Tensor:

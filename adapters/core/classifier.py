@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from cliad.adapters.core.calibrate import Calibration
 from cliad.adapters.core.episode import Episode, Support, Tensors
 from cliad.adapters.core.head import Head, HeadError, hypers, static_fields
 from cliad.adapters.core.ops import on_host, unit
@@ -26,6 +27,7 @@ class Classifier:
 
     failed (): true where its loss rose in training (see `train.LossWatch`), or parameters are not
     finite. It stays on the device until somebody asks for `diverged`.
+    calibration: how sure it may be, where that was found out of fold.
     """
 
     head: Head
@@ -33,6 +35,7 @@ class Classifier:
     c: Tensors
     logit_scale: float
     failed: Tensor = field(default_factory=_trained_well)
+    calibration: Calibration | None = None
 
     @property
     def diverged(self) -> bool:
@@ -112,6 +115,21 @@ def _stacked(fitted: Sequence[Tensors]) -> Tensors:
         shared = all(value is first for value in values)
         stacked[name] = first if shared else torch.cat(values)
     return stacked
+
+
+def linear_map(classifiers: Sequence[Classifier], axes: Tensor) -> tuple[Tensor, Tensor]:
+    """W (n_run, n_class, dim) and b (n_run, n_class) of linear heads, see `can_stack`.
+
+    axes (dim, dim): the identity. Their logits of unit rows x (raw rows for a head that needs them)
+    are W x + b. Of another head they are numbers without a meaning: compare its logits elsewhere.
+    """
+    # Axes: d feature dimensions, c classes, n rows. Where logits are W x + b, those at e_d and at
+    # -e_d are W[:, d] + b and -W[:, d] + b. Half their difference is the column W[:, d], half
+    # their sum is b, whatever d is. Opposite unit vectors stay unit vectors, so this also works
+    # for a head that normalises what it gets.
+    plus = logits_of(classifiers, axes).mT  # (n_run, c, d)
+    minus = logits_of(classifiers, -axes).mT
+    return (plus - minus) / 2, ((plus + minus) / 2).mean(dim=2)
 
 
 def can_stack(classifiers: Sequence[Classifier]) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.batches import Batches
+from cliad.adapters.core.calibrate import Calibration
 from cliad.adapters.core.classifier import Classifier, inputs, lasting
 from cliad.adapters.core.episode import Episode, Tensors, stack
 from cliad.adapters.core.head import Head, HeadError, Hypers, hypers, static_fields
@@ -82,6 +83,7 @@ def fit(runs: Sequence[Run], *, validate: bool = False) -> list[Classifier]:
                 c=_own(fitted.c, run),
                 logit_scale=episode.logit_scale,
                 failed=fitted.failed[run],
+                calibration=_calibration(fitted.p, run),
             )
         )
     return classifiers
@@ -118,7 +120,7 @@ def _fit_group(head: Head, episodes: Sequence[Episode], h: Hypers, *, validate: 
         support = replace(support, rows=rows, all_views=episodes[0].views)
     generators = [Generator().manual_seed(episode.seed) for episode in episodes]
     c = head.bind(support, h)
-    p = head.start(c, h, generators)
+    p = head.fit_parts(episodes) if head.cross_fits else head.start(c, h, generators)
     plan = head.plan(len(episodes[0].index), episodes[0].shots)
     failed = torch.zeros(len(episodes), dtype=torch.bool, device=features.device)
     if plan.steps:
@@ -131,9 +133,16 @@ def _fit_group(head: Head, episodes: Sequence[Episode], h: Hypers, *, validate: 
         failed = trained.diverged
     finished = head.finish(p, c, h)
     p = {name: value.detach() for name, value in finished.items()}
-    for value in p.values():
+    for value in lasting(p).values():
         failed = failed | ~torch.isfinite(value).reshape(len(value), -1).all(dim=1)
     return _Fitted(p, c, failed)
+
+
+def _calibration(p: Tensors, run: int) -> Calibration | None:
+    """What a head that judges its parts out of fold leaves of one run, see `Head.cross_fits`."""
+    if "_logits" not in p:
+        return None
+    return Calibration.of(p["_logits"][run], p["_y"][run], p["_weight"][run])
 
 
 def _own(tensors: Tensors, run: int) -> Tensors:

@@ -8,13 +8,14 @@ n_class classes, dim features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar
 
 from torch import Generator, Tensor
 
-from cliad.adapters.core.episode import Support, Tensors
+from cliad.adapters.core.episode import Episode, Support, Tensors
 from cliad.errors import CliadError
 
 
@@ -34,10 +35,14 @@ class Hypers(dict[str, Tensor]):
 
 
 def hypers(heads: Sequence[Head], like: Tensor) -> Hypers:
-    """h: each field of `vary` as a vector (n_run,) with the type and device of `like`."""
+    """h: each field of `vary` as a vector (n_run,) with the type and device of `like`.
+
+    A value that is None is "not a number" there.
+    """
     host = {}
     for name in sorted(heads[0].vary):
-        host[name] = [float(getattr(head, name)) for head in heads]
+        values = [getattr(head, name) for head in heads]
+        host[name] = [math.nan if value is None else float(value) for value in values]
     return Hypers(host, like)
 
 
@@ -151,8 +156,10 @@ class Head:
     optional_inputs
                inputs that it uses where the cache has them, and does without elsewhere
     select     the published way: "fixed" values, or chosen on "val" (fields of `space`, or the
-               epoch, see Plan.keep)
+               epoch, see Plan.keep), or by folds of the support ("cv")
     per_class  whether parameters have a class axis, so that they cannot serve other classes
+    cross_fits whether it is made of heads that it judges out of fold by itself: `select` is "cv",
+               and `fit_parts` takes the place of training
     """
 
     vary: ClassVar[frozenset[str]] = frozenset()
@@ -163,6 +170,7 @@ class Head:
     optional_inputs: ClassVar[frozenset[str]] = frozenset()
     select: ClassVar[str] = "fixed"
     per_class: ClassVar[bool] = True
+    cross_fits: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -195,6 +203,14 @@ class Head:
     def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         """The first parameters p; random ones come from the run's own (CPU) generator."""
         return {}
+
+    def fit_parts(self, episodes: Sequence[Episode]) -> Tensors:
+        """The parameters p of a head that is made of other heads, fitted on the runs' episodes.
+
+        It may leave its logits on items of the support that its parts had not seen, as "_logits"
+        (n_run, n, n_class), with labels "_y" and weights "_weight" (n_run, n), 0 in the padding.
+        """
+        raise NotImplementedError
 
     def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         """Logits (n_run, n, n_class) of x (n_run, n, dim), or of x (1, n, dim) for all runs."""

@@ -1,4 +1,7 @@
-"""Choosing hyper-parameters on validation items, all candidates trained in one batch."""
+"""Choosing hyper-parameters, all candidates trained in one batch.
+
+They are judged on validation items, or on items of the support by classifiers of its folds.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliad.adapters.core.calibrate import Calibration
 from cliad.adapters.core.classifier import Classifier, rows_for, validation
 from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import Run, fit, group
+from cliad.adapters.core.folds import (
+    FEWEST_CLASSES,
+    Judged,
+    Trial,
+    class_folds,
+    item_folds,
+    n_fold_of,
+)
 from cliad.adapters.core.head import Head, HeadError, hypers
 from cliad.adapters.core.ops import on_host
 
@@ -41,13 +53,15 @@ def fit_all(
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A fitted classifier and how it does on validation.
+    """A head that was tried, and how it does on items that it was not fitted on.
 
-    right: items that it classifies rightly. loss: its mean cross-entropy in nats.
-    A classifier that diverged, or whose loss is not finite, has right -1 and loss infinity.
+    judged: the classifier and its items; out of fold one for each fold. right: items that are
+    classified rightly, or 0 where losses alone decide. loss: the mean cross-entropy in nats.
+    A candidate that diverged, or whose loss is not finite, has right -1 and loss infinity.
     """
 
-    classifier: Classifier
+    head: Head
+    judged: Sequence[Judged]
     right: float
     loss: float
 
@@ -60,6 +74,35 @@ class Candidate:
         if self.right != other.right:
             return self.right > other.right
         return self.loss < other.loss - SAME_LOSS
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """How candidates are tried.
+
+    trials: of each episode, by its identity. by_loss: whether losses alone decide. largest: how
+    many train at once.
+    """
+
+    trials: Mapping[int, Sequence[Trial]]
+    by_loss: bool
+    largest: int
+
+    def try_out(self, runs: Sequence[Run]) -> list[Candidate]:
+        """Fit each run in its trials, all side by side, and judge it."""
+        parts = [self.trials[id(episode)] for _, episode in runs]
+        tried = []
+        for (head, _), trials in zip(runs, parts, strict=True):
+            tried += [Run(head, trial.fitted_on) for trial in trials]
+        # Out of fold, the step that does best on a fold's items would be chosen on them.
+        fitted = iter(fit_all(tried, self.largest, validate=not self.by_loss))
+        judged = [[trial.judge(next(fitted)) for trial in trials] for trials in parts]
+        scores = _scores(judged)
+        candidates = []
+        for (head, _), of_run, (right, loss) in zip(runs, judged, scores, strict=True):
+            counted = 0.0 if self.by_loss and right >= 0 else right
+            candidates.append(Candidate(head, of_run, counted, loss))
+        return candidates
 
 
 def fit_selected(
@@ -76,21 +119,81 @@ def fit_selected(
     """
     for _, episode in runs:
         if not len(episode.val_index):
-            raise HeadError("there are no validation images to select on; use --select fixed")
+            raise HeadError(
+                "there are no validation images to select on; use --select cv or --select fixed"
+            )
+    trials = {id(episode): [Trial(episode, episode)] for _, episode in runs}
+    chosen = _choose(runs, given, _Search(trials, by_loss=False, largest=largest))
+    return [candidate.judged[0].classifier for candidate in chosen]
+
+
+def fit_cross_validated(
+    runs: Sequence[Run], given: Collection[str] = (), largest: int = WITHOUT_LIMIT
+) -> list[Classifier]:
+    """Fit runs with their hyper-parameters chosen on the support itself, out of fold.
+
+    As `fit_selected`, but a candidate is fitted once for each fold without the fold's items, and
+    these judge it, by their loss alone; validation items are never read. What was chosen is fitted
+    on the whole support. Its folds also say how sure it may be: see `Calibration`.
+
+    At one shot the folds are halves of the classes, and there is no calibration.
+
+    Raises:
+        HeadError: the head has parameters of each class, which need two images of it.
+    """
+    head, first = runs[0]
+    if head.cross_fits:
+        return fit_all(runs, largest)
+    by_items = all(n_fold_of(episode) > 1 for _, episode in runs)
+    if by_items:
+        trials = {id(one): item_folds(one, n_fold_of(one)) for _, one in runs}
+    else:
+        check_class_folds(head, first)
+        episodes = [episode for _, episode in runs]
+        trials = dict(zip(map(id, episodes), class_folds(episodes), strict=True))
+    chosen = _choose(runs, given, _Search(trials, by_loss=True, largest=largest))
+    final = [Run(one.head, episode) for one, (_, episode) in zip(chosen, runs, strict=True)]
+    fitted = fit_all(final, largest)
+    if not by_items:
+        return fitted
+    return [
+        replace(classifier, calibration=_calibration(candidate))
+        for classifier, candidate in zip(fitted, chosen, strict=True)
+    ]
+
+
+def check_class_folds(head: Head, episode: Episode) -> None:
+    """Check that a head can be judged at one shot, by classes that it has not seen.
+
+    Raises:
+        HeadError: it has parameters of each class, or there are too few classes or no texts.
+    """
+    name = type(head).__name__
+    if head.per_class:
+        raise HeadError(
+            f"{name} has parameters of each class, so that with one image per class nothing can be"
+            " left out to select on; use --select val or fixed, or more shots"
+        )
+    if episode.n_class < FEWEST_CLASSES or episode.text is None:
+        raise HeadError(
+            "with one image per class, --select cv leaves half of the classes out, for which at"
+            f" least {FEWEST_CLASSES} classes with texts are needed; there are {episode.n_class}"
+        )
+
+
+def _choose(runs: Sequence[Run], given: Collection[str], search: _Search) -> list[Candidate]:
+    """The best candidate of each run, see `fit_selected`."""
     head, _ = runs[0]
     free = {name: values for name, values in head.searches().items() if name not in given}
     trained = {name: values for name, values in free.items() if name not in head.tuned}
     tuned = {name: values for name, values in free.items() if name in head.tuned}
-    chosen = _best_trained(runs, trained, largest)
+    chosen = _best_trained(runs, trained, search)
     if trained and head.refine:
         name = next(iter(trained))  # a space that is refined has one field
-        chosen = _bisect(runs, chosen, name, head.refine, largest)
-    if not tuned:
-        return [candidate.classifier for candidate in chosen]
-    return [
-        _tune(candidate.classifier, episode, tuned)
-        for candidate, (_, episode) in zip(chosen, runs, strict=True)
-    ]
+        chosen = _bisect(runs, chosen, name, head.refine, search)
+    if tuned:
+        chosen = [_tune(candidate, tuned, by_loss=search.by_loss) for candidate in chosen]
+    return chosen
 
 
 def _heads(head: Head, space: Mapping[str, Sequence]) -> list[Head]:
@@ -103,53 +206,57 @@ def _heads(head: Head, space: Mapping[str, Sequence]) -> list[Head]:
 
 
 def _best_trained(
-    runs: Sequence[Run], space: Mapping[str, Sequence], largest: int
+    runs: Sequence[Run], space: Mapping[str, Sequence], search: _Search
 ) -> list[Candidate]:
     """The best candidate of each run, over the product of `space`; all runs train together."""
     searched: list[Run] = []
     for head, episode in runs:
         searched += [Run(candidate, episode) for candidate in _heads(head, space)]
-    fitted = fit_all(searched, largest, validate=True)
-    n_candidate = len(fitted) // len(runs)
-    best = []
-    for number, (_, episode) in enumerate(runs):
-        start = number * n_candidate
-        best.append(_first_best(fitted[start : start + n_candidate], episode))
-    return best
+    candidates = search.try_out(searched)
+    n_candidate = len(candidates) // len(runs)
+    starts = range(0, len(candidates), n_candidate)
+    return [_first_best(candidates[start : start + n_candidate]) for start in starts]
 
 
-def _first_best(classifiers: Sequence[Classifier], episode: Episode) -> Candidate:
-    """The best of a run's classifiers; of equally good ones the first."""
-    best = _candidate(classifiers[0], episode)
-    for classifier in classifiers[1:]:
-        candidate = _candidate(classifier, episode)
+def _first_best(candidates: Sequence[Candidate]) -> Candidate:
+    """The best of a run's candidates; of equally good ones the first."""
+    best = candidates[0]
+    for candidate in candidates[1:]:
         if candidate.beats(best):
             best = candidate
     return best
 
 
-def _candidate(classifier: Classifier, episode: Episode) -> Candidate:
-    """A classifier with its score on the episode's validation items."""
+def _scores(candidates: Sequence[Sequence[Judged]]) -> list[tuple[float, float]]:
+    """Right answers and mean loss of each candidate, over the items of all of its folds.
+
+    A candidate that diverged, or whose loss is not finite, has -1 and infinity.
+    """
+    sums = []
+    for judged in candidates:
+        parts = torch.stack([_sums(classifier, episode) for classifier, episode in judged])
+        sums.append(parts.sum(dim=0))  # (4,)
+    # All that is asked of the device at once: each question waits for all work before it.
+    scores = []
+    for right, loss, n, failed in on_host(torch.stack(sums)):
+        mean = loss / n if n else 0.0
+        good = not failed and math.isfinite(mean)
+        scores.append((right, mean) if good else (-1.0, math.inf))
+    return scores
+
+
+def _sums(classifier: Classifier, episode: Episode) -> Tensor:
+    """Of the episode's validation items: right, summed loss, how many; and whether it failed."""
     x, y = validation(classifier.head, episode)
     logits = classifier.logits(x)  # (n_val, n_class)
     n_right = (logits.argmax(dim=-1) == y).sum()
-    # All that is asked of the device at once: each question waits for all work before it.
-    right, loss, failed = on_host(
-        torch.stack(
-            [
-                n_right.to(logits),
-                F.cross_entropy(logits, y),
-                classifier.failed.to(logits),
-            ]
-        )
-    )
-    if failed or not math.isfinite(loss):
-        return Candidate(classifier, right=-1.0, loss=math.inf)
-    return Candidate(classifier, right=right, loss=loss)
+    loss = F.cross_entropy(logits, y, reduction="sum")
+    n = loss.new_tensor(float(len(y)))
+    return torch.stack([n_right.to(loss), loss, n, classifier.failed.to(loss)])
 
 
 def _bisect(
-    runs: Sequence[Run], chosen: Sequence[Candidate], name: str, steps: int, largest: int
+    runs: Sequence[Run], chosen: Sequence[Candidate], name: str, steps: int, search: _Search
 ) -> list[Candidate]:
     """CoOp's search around each run's best value: bisection of [value / 10, 10 value] in the log.
 
@@ -162,11 +269,10 @@ def _bisect(
         changed = []
         for (head, episode), value in zip(runs, values, strict=True):
             changed.append(Run(replace(head, **{name: value}), episode))
-        fitted = fit_all(changed, largest, validate=True)
-        return [_candidate(one, run.episode) for one, run in zip(fitted, changed, strict=True)]
+        return search.try_out(changed)
 
     def value_of(candidate: Candidate) -> float:
-        return getattr(candidate.classifier.head, name)
+        return getattr(candidate.head, name)
 
     low = fit_values([value_of(candidate) / 10 for candidate in chosen])
     high = fit_values([value_of(candidate) * 10 for candidate in chosen])
@@ -187,35 +293,55 @@ def _bisect(
     return best
 
 
-def _tune(classifier: Classifier, episode: Episode, space: Mapping[str, Sequence]) -> Classifier:
+def _tune(candidate: Candidate, space: Mapping[str, Sequence], *, by_loss: bool) -> Candidate:
     """Search the fields that only logits read: the candidates lie along the run axis.
 
     The fitted parameters stay. Of equally good candidates the first wins; losses that differ by
     less than ROUNDING are equal, so that the last bit of a sum does not choose.
     """
-    heads = _heads(classifier.head, space)
-    x, y = validation(classifier.head, episode)
-    x = rows_for(classifier.head, x)
-    # as many rows at once as memory allows: a row takes n_class logits or, with keys, about as
-    # many numbers as there are support items
-    floats_per_row = len(heads) * max(episode.n_class, len(episode.index) // 8)
-    at_once = max(1, SWEEP_FLOATS // floats_per_row)
+    heads = _heads(candidate.head, space)
     rights = []
     losses = []
-    for x_part, y_part in zip(x.split(at_once), y.split(at_once), strict=True):
-        right, loss = _sweep(classifier, heads, x_part, y_part)
-        rights.append(right)
-        losses.append(loss)
+    n = 0
+    for classifier, episode in candidate.judged:
+        x, y = validation(classifier.head, episode)
+        x = rows_for(classifier.head, x)
+        n += len(y)
+        # as many rows at once as memory allows: a row takes n_class logits or, with keys, about as
+        # many numbers as there are support items
+        floats_per_row = len(heads) * max(episode.n_class, len(episode.index) // 8)
+        at_once = max(1, SWEEP_FLOATS // floats_per_row)
+        for x_part, y_part in zip(x.split(at_once), y.split(at_once), strict=True):
+            right, loss = _sweep(classifier, heads, x_part, y_part)
+            rights.append(right)
+            losses.append(loss)
     right = torch.stack(rights).sum(dim=0)  # (n_head,)
     loss = torch.stack(losses).sum(dim=0)  # (n_head,)
+    if by_loss:
+        right = torch.zeros_like(right)
     # argmax takes "not a number" for the largest logit, so that it may count as right: a candidate
     # whose loss is not finite comes behind all others
     finite = torch.isfinite(loss)
     right = torch.where(finite, right, -1)
-    loss = torch.where(finite & (right == right.max()), loss / len(y), math.inf)
+    loss = torch.where(finite & (right == right.max()), loss / n, math.inf)
     good = loss <= loss.min() + ROUNDING  # all of them where none is finite
-    best = on_host(good.int().argmax())  # the first of them
-    return replace(classifier, head=heads[best])
+    best = heads[on_host(good.int().argmax())]  # the first of them
+    judged = [
+        Judged(replace(classifier, head=best), episode) for classifier, episode in candidate.judged
+    ]
+    return replace(candidate, head=best, judged=judged)
+
+
+def _calibration(candidate: Candidate) -> Calibration:
+    """How sure the head may be, from the items of its folds."""
+    logits = []
+    labels = []
+    for classifier, episode in candidate.judged:
+        x, y = validation(classifier.head, episode)
+        logits.append(classifier.logits(x))
+        labels.append(y)
+    y = torch.cat(labels)
+    return Calibration.of(torch.cat(logits), y, torch.ones_like(y, dtype=logits[0].dtype))
 
 
 @torch.no_grad()

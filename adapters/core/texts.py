@@ -20,6 +20,25 @@ def zero_shot_constants(support: Support) -> Tensors:
     return {"text": class_weights(support.need_text())[None], "scale": support.scale}
 
 
+def offset_constants(support: Support) -> Tensors:
+    """What a logistic regression on top of zero-shot is solved from.
+
+    "_x" (n_run, n, dim), "_mask" (n_run, n) and "_onehot" (n_run, n, n_class) of the support;
+    "_text_weights" (1, n_class, dim), the zero-shot classifier with its scale, and "_offset"
+    (n_run, n, n_class), its logits on the support; zeros where there are no class texts.
+    """
+    weights = support.x.new_zeros(1, support.n_class, support.x.shape[-1])
+    if support.text is not None:
+        weights = support.logit_scale * class_weights(support.text)[None]
+    return {
+        "_x": support.x,
+        "_mask": support.mask,
+        "_onehot": support.onehot,
+        "_text_weights": weights,
+        "_offset": support.x @ weights.mT,
+    }
+
+
 # What both heads of cross-modal adaptation (Lin et al., CVPR 2023) do alike.
 
 

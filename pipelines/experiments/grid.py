@@ -31,7 +31,14 @@ from cliad.pipelines.experiments.memory import check_size, group_size
 from cliad.pipelines.experiments.results_file import open_results
 from cliad.pipelines.experiments.run import groups, run
 from cliad.pipelines.experiments.score import Result
-from cliad.pipelines.experiments.spec import SpecError, TrainSpec, make_head, selects, spec_of
+from cliad.pipelines.experiments.spec import (
+    SELECTIONS,
+    SpecError,
+    TrainSpec,
+    make_head,
+    selects,
+    spec_of,
+)
 from cliad.pipelines.experiments.transfer import check_target, find_targets, transfer
 from cliad.pipelines.fewshot.draw import DrawRequest, check_request
 
@@ -172,7 +179,7 @@ def key_of(spec: TrainSpec, source: FeatureCache, target: FeatureCache) -> str:
     scored on. A default counts like the same value typed, so that a later default is another run.
     """
     searched = set()
-    if spec.select == "val":
+    if spec.select != "fixed":
         searched = set(spec.head.searches()) - spec.given
     hyper = {}
     for field in fields(spec.head):
@@ -298,8 +305,6 @@ def _specs(cache: FeatureCache, axes: Axes) -> Iterator[TrainSpec]:
         for shots, seed, protocol, select in draws:
             for given in settings:
                 head = make_head(name, given)
-                # The axis `select` is dropped for a head that has nothing to select.
-                nothing_to_select = select == "val" and not selects(head, given)
                 yield spec_of(
                     cache,
                     head,
@@ -307,8 +312,16 @@ def _specs(cache: FeatureCache, axes: Axes) -> Iterator[TrainSpec]:
                     shots=shots,
                     seed=seed,
                     protocol=protocol,
-                    select="fixed" if nothing_to_select else select,
+                    select=_selection(head, given, select),
                 )
+
+
+def _selection(head: Head, given: Mapping, select: str | None) -> str | None:
+    """How a head is selected where the axis says `select`: by that, where there is a choice."""
+    if head.cross_fits and select in SELECTIONS:
+        return "cv"
+    nothing_to_select = select == "val" and not selects(head, given)
+    return "fixed" if nothing_to_select else select
 
 
 def _whole_numbers(word: str, axes: Axes) -> list[int]:

@@ -125,6 +125,7 @@ FIELDS_OR_NULL: Mapping[str, tuple[Check, str]] = {
     "n_new": AT_LEAST_ONE,
     "test_n_class": AT_LEAST_ONE,
     "index_hash": TEXT,
+    "temperature_on": TEXT,
     "device": TEXT,
     "test_dataset": TEXT,
     "test_fingerprint": TEXT,

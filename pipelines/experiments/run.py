@@ -12,7 +12,12 @@ import torch
 from cliad.adapters.core.classifier import Classifier
 from cliad.adapters.core.fit import Run, require
 from cliad.adapters.core.head import static_fields
-from cliad.adapters.core.select import WITHOUT_LIMIT, fit_all, fit_selected
+from cliad.adapters.core.select import (
+    WITHOUT_LIMIT,
+    fit_all,
+    fit_cross_validated,
+    fit_selected,
+)
 from cliad.cache.file.read import FeatureCache
 from cliad.pipelines.experiments.episode import (
     DrawnEpisode,
@@ -63,7 +68,7 @@ def groups(specs: Sequence[TrainSpec]) -> list[list[int]]:
         head = spec.head
         # Where hyper-parameters are searched, what was given is not: other fields given, another
         # search.
-        searched = spec.given if spec.select == "val" else None
+        searched = None if spec.select == "fixed" else (spec.select, spec.given)
         # Equal shots mean equal plans, and no padding.
         found[type(head), static_fields(head), spec.shots, searched].append(position)
     return list(found.values())
@@ -141,8 +146,12 @@ def fit_timed(
         largest: how many candidates of a search train at once.
     """
     started = time.perf_counter()
-    searched = spec.select == "val"
-    fitted = fit_selected(runs, spec.given, largest) if searched else fit_all(runs)
+    if spec.select == "val":
+        fitted = fit_selected(runs, spec.given, largest)
+    elif spec.select == "cv":
+        fitted = fit_cross_validated(runs, spec.given, largest)
+    else:
+        fitted = fit_all(runs)
     # CUDA works in the background: without this, seconds would end before the work does.
     if device.type == "cuda":
         torch.cuda.synchronize(device)

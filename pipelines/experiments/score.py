@@ -55,8 +55,8 @@ def is_finite(logits: Tensor) -> bool:
 class TestScores:
     """The scores of one run on its test split, and its calibration once divided by a temperature.
 
-    The temperature comes from validation, and is 1 where none lowers the loss out of fold. It and
-    what depends on it are None without validation.
+    The temperature comes from folds of the support, or from validation, and is 1 where none lowers
+    the loss on items that it was not fitted to. It and what depends on it are None without either.
     """
 
     __test__ = False  # not a class of tests, whatever pytest thinks of its name
@@ -64,6 +64,7 @@ class TestScores:
     scores: Scores
     diverged: bool  # training ended in numbers that are not finite, or above guessing
     temperature: float | None = None  # logits are divided by it
+    temperature_on: str | None = None  # "val", or "cv" for out of fold
     ece_t: float | None = None  # `ece` with the temperature
     nll_t: float | None = None  # `nll` with the temperature
 
@@ -104,6 +105,7 @@ class Result:
             "ece_t": self.test.ece_t,
             "nll_t": self.test.nll_t,
             "temperature": self.test.temperature,
+            "temperature_on": self.test.temperature_on,
             "diverged": self.test.diverged,
             "alpha": hyper.get("alpha"),
             "found": hyper,
@@ -156,32 +158,44 @@ def _score_together(
     fitted: Sequence[Classifier], episodes: Sequence[Episode], test: LabelledRows
 ) -> list[TestScores]:
     logits = logits_of(fitted, test.x)  # (n_run, n, n_class)
-    temperatures = _temperatures(fitted, episodes)
+    temperatures, found_on = _temperatures(fitted, episodes)
     return [
-        _score_run(classifier, of_run, temperature, test.y)
+        _score_run(classifier, of_run, temperature, found_on, test.y)
         for classifier, of_run, temperature in zip(fitted, logits, temperatures, strict=True)
     ]
 
 
-def _temperatures(fitted: Sequence[Classifier], episodes: Sequence[Episode]) -> list[float | None]:
-    """The temperature of each run, from its own validation items; 1 where they support none.
+def _temperatures(
+    fitted: Sequence[Classifier], episodes: Sequence[Episode]
+) -> tuple[Sequence[float | None], str | None]:
+    """The temperature of each run, 1 where nothing supports another, and what it was found on.
 
-    None for all runs where one of them has no validation items.
+    "cv": out of fold, where that was done; else "val": the run's own validation items. None for all
+    runs where one of them has neither.
     """
+    calibrations = [classifier.calibration for classifier in fitted]
+    known = [one for one in calibrations if one is not None]
+    if len(known) == len(fitted):
+        return [float(one.temperature) for one in known], "cv"
     if not all(len(episode.val_index) for episode in episodes):
-        return [None] * len(fitted)
+        return [None] * len(fitted), None
     validation = stack_validation(episodes, inputs(fitted[0].head, episodes[0]))
     logits = logits_of(fitted, validation.x)  # (n_run, n_val, n_class)
-    return supported_temperature(logits, validation.y, validation.mask.to(logits)).tolist()
+    found = supported_temperature(logits, validation.y, validation.mask.to(logits))
+    return found.tolist(), "val"
 
 
 def _score_run(
-    classifier: Classifier, logits: Tensor, temperature: float | None, y: Tensor
+    classifier: Classifier,
+    logits: Tensor,
+    temperature: float | None,
+    found_on: str | None,
+    y: Tensor,
 ) -> TestScores:
     if classifier.diverged or not is_finite(logits):
         return TestScores(Scores(), diverged=True)
     scores = score(logits, y)
-    # Without validation items there is no temperature, and the logits stay as they are.
+    # Without items to find one on there is no temperature, and the logits stay as they are.
     if temperature is None:
         return TestScores(scores, diverged=False)
     tempered = calibration(logits / temperature, y)
@@ -189,6 +203,7 @@ def _score_run(
         scores,
         diverged=False,
         temperature=temperature,
+        temperature_on=found_on,
         ece_t=tempered["ece"],
         nll_t=tempered["nll"],
     )

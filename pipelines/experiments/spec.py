@@ -17,6 +17,8 @@ from cliad.errors import CliadError, unknown
 # What is typed for a field that is true or false.
 TRUE_WORDS = ("true", "yes", "on", "1")
 FALSE_WORDS = ("false", "no", "off", "0")
+# How hyper-parameters are found: as given, on validation images, by folds of the support.
+SELECTIONS = ("fixed", "val", "cv")
 LARGEST_WHOLE_NUMBER = 2**31 - 1
 
 
@@ -29,7 +31,7 @@ class TrainSpec:
     """Everything that decides a number, except what the cache holds (see its fingerprint).
 
     `given` names the fields of the head that the user gave. All others have their default, or are
-    chosen on validation where `select` is "val".
+    chosen where `select` says so: on validation ("val"), or by folds of the support ("cv").
     """
 
     dataset: str
@@ -39,7 +41,7 @@ class TrainSpec:
     shots: int  # support images per class
     seed: int  # of the draw, the start of the parameters and the minibatches
     protocol: str = "coop"
-    select: str = "fixed"  # or "val"
+    select: str = "fixed"  # of SELECTIONS
     given: frozenset[str] = frozenset()
 
     @property
@@ -145,13 +147,16 @@ def spec_of(
         SpecError: an unknown way of selecting, or nothing left to select.
     """
     can_select = selects(head, given)
+    name = name_of(head)
     if select is None:
         # A head whose published way is to search has nothing to search once all is given.
-        select = "val" if head.select == "val" and can_select else "fixed"
-    if select not in ("fixed", "val"):
-        raise SpecError(f"select is fixed or val; got {select}")
+        searches = head.cross_fits or can_select
+        select = head.select if searches else "fixed"
+    if select not in SELECTIONS:
+        raise SpecError(f"select is {', '.join(SELECTIONS)}; got {select}")
+    if head.cross_fits and select != "cv":
+        raise SpecError(f"{name} always works out of fold; use --select cv, or leave it away")
     if select == "val" and not can_select:
-        name = name_of(head)
         raise SpecError(f"{name} has nothing left to select on validation; use --select fixed")
     return TrainSpec(
         dataset=cache.dataset,

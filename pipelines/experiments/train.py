@@ -41,7 +41,8 @@ def train(
         head: a name of `cliad heads`.
         hyper: its hyper-parameters by name, such as {"alpha": 0.2}.
         shots, seed, protocol: the few-shot draw; shots are images per class.
-        select: "fixed" hyper-parameters or chosen on "val"; None: the head's published way.
+        select: "fixed" hyper-parameters, chosen on "val", or by folds of the support itself ("cv",
+            which reads no validation image); None: the head's published way.
         device: auto, cpu, cuda, cuda:1, mps.
         log: takes messages for the user.
 

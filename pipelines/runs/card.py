@@ -16,6 +16,16 @@ FRACTIONS = {
     "ece_t": "calibration error at the temperature",
 }
 
+CHOSEN_ON = {
+    "fixed": "nothing, its hyper-parameters are as given",
+    "val": "few-shot validation images",
+    "cv": "its own training images, each judged by a head that had not seen it",
+}
+FOUND_ON = {
+    "val": "validation images",
+    "cv": "training images that the head judging them had not seen",
+}
+
 # Characters that Markdown or HTML would act on; the texts come from a user's data.
 MARKUP = str.maketrans(dict.fromkeys("<>|[]\\", " "))
 
@@ -24,9 +34,7 @@ def card(about: Mapping, row: Mapping) -> str:
     """The README.md of a run folder, from its run.json and its result row."""
     spec = about["spec"]
     n_class = len(about["classnames"])
-    chosen_on = "nothing, its hyper-parameters are as given"
-    if spec["selected_on"] == "val":
-        chosen_on = "few-shot validation images"
+    chosen_on = CHOSEN_ON[spec["selected_on"]]
     lines = [
         f"# {spec['head']} on {spec['dataset']}, {spec['shots']} images per class",
         "",
@@ -55,10 +63,12 @@ def _figures(row: Mapping) -> list[str]:
         if row.get(name) is not None:
             lines.append(f"| {text} | {100 * row[name]:.1f} % |")
     temperature = row.get("temperature")
+    # Rows made before there was another way have no word for it.
+    found_on = FOUND_ON[row.get("temperature_on") or "val"]
     if temperature == 1:
-        lines.append("| temperature | 1: on validation images, no other lowered the loss |")
+        lines.append(f"| temperature | 1: on {found_on}, no other lowered the loss |")
     elif temperature is not None:
-        lines.append(f"| temperature, from validation images | {temperature:.3f} |")
+        lines.append(f"| temperature, from {found_on} | {temperature:.3f} |")
     if not lines:
         return ["The training diverged: there are no figures."]
     return ["| figure | value |", "| --- | --- |", *lines]

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor
 from torch.nn import functional as F
 
+from cliad.adapters.core.classifier import linear_map
 from cliad.errors import CliadError
 from cliad.pipelines.runs.predict import SavedRun
 from cliad.pipelines.runs.run_encoder import preprocess_of
@@ -95,24 +95,13 @@ def linear_form(saved: SavedRun) -> LinearForm:
         ExportError: the head is not linear.
     """
     width = saved.about["width"]
-    axes = torch.eye(width)  # (dim, dim): the unit vectors e_1 ... e_dim, a row each
-
-    def logits_at(x: Tensor) -> Tensor:
-        return saved.classifier.logits(x).double()
-
-    # Axes: d feature dimensions, c classes, n rows. Where logits are W x + b, those at e_d and at
-    # -e_d are W[:, d] + b and -W[:, d] + b. Half their difference is the column W[:, d], half
-    # their sum is b, whatever d is. Opposite unit vectors stay unit vectors, so this also works
-    # for a head that normalises what it gets.
-    plus = logits_at(axes)  # (d, c)
-    minus = logits_at(-axes)  # (d, c)
-    weights = (plus - minus).T / 2  # (c, d)
-    bias = ((plus + minus) / 2).mean(dim=0)  # (c,)
-
+    maps, biases = linear_map([saved.classifier], torch.eye(width))
+    weights = maps[0].double()  # (n_class, dim)
+    bias = biases[0].double()  # (n_class,)
     # Every head has such W and b; only a linear one follows them elsewhere.
     generator = torch.Generator().manual_seed(0)
-    x = F.normalize(torch.randn(ROWS_TRIED, width, generator=generator), dim=-1)  # (n, d)
-    expected = logits_at(x)  # (n, c)
+    x = F.normalize(torch.randn(ROWS_TRIED, width, generator=generator), dim=-1)
+    expected = saved.classifier.logits(x).double()  # (n, n_class)
     difference = (expected - x.double() @ weights.T - bias).abs().max()
     tolerance = LINEAR_TOLERANCE * expected.abs().max().clamp(min=1)
     if not torch.isfinite(expected).all() or difference > tolerance:

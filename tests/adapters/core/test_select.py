@@ -17,8 +17,9 @@ from worlds import World
 from cliad.adapters.core import select
 from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import fit
+from cliad.adapters.core.folds import Judged
 from cliad.adapters.core.head import Head, HeadError, hyper
-from cliad.adapters.core.select import _first_best, fit_all, fit_selected
+from cliad.adapters.core.select import Candidate, _first_best, _scores, fit_all, fit_selected
 from cliad.adapters.linear_probe import LinearProbe
 from cliad.adapters.taskres import TaskRes
 from cliad.adapters.tip_adapter import TipAdapter
@@ -139,8 +140,14 @@ def test_a_candidate_that_diverged_never_wins_beside_a_bad_one():
     episode = candidates(RIGHT, WRONG, WORSE)
     best, bad, worse = fit([(Lookup(choice=choice), episode) for choice in CHOICES])
     diverged = replace(best, failed=torch.tensor(True))
-    for order in itertools.permutations([diverged, bad, worse]):
-        assert _first_best(order, episode).classifier is bad
+    judged = [[Judged(classifier, episode)] for classifier in (diverged, bad, worse)]
+    scores = _scores(judged)
+    tried = [
+        Candidate(of_run[0].classifier.head, of_run, *score)
+        for of_run, score in zip(judged, scores, strict=True)
+    ]
+    for order in itertools.permutations(tried):
+        assert _first_best(order).judged[0].classifier is bad
 
 
 @BOTH_WAYS
