@@ -60,9 +60,10 @@ def folds_of(y: Tensor, n_fold: int, seed: int) -> Tensor:
     folds = torch.full_like(y, NO_FOLD)
     for number, label in enumerate(y.unique().tolist()):
         items = (y == label).nonzero()[:, 0]
-        order = torch.randperm(len(items), generator=generator)
+        order = torch.randperm(len(items), generator=generator, device=y.device)
         if len(items) > 1:
-            folds[items[order]] = (torch.arange(len(items)) + number) % n_fold
+            places = torch.arange(len(items), device=y.device)
+            folds[items[order]] = (places + number) % n_fold
     return folds
 
 
@@ -115,7 +116,7 @@ def class_folds(episodes: Sequence[Episode]) -> list[list[Trial]]:
 
 def class_halves(n_class: int) -> tuple[Tensor, Tensor]:
     """Two halves of the classes in ascending order, on the host; the same at every call."""
-    order = torch.randperm(n_class, generator=Generator().manual_seed(0))
+    order = torch.randperm(n_class, generator=Generator().manual_seed(0), device="cpu")
     first, second = order.tensor_split(2)
     return first.sort().values, second.sort().values
 

@@ -18,14 +18,16 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import DIM, N_CLASS, World
 
-from cliad.adapters import HEADS, linear_probe
-from cliad.adapters.core import lbfgs, ops
+from cliad.adapters import HEADS, auto
+from cliad.adapters.core import lbfgs, logistic, ops
+from cliad.adapters.core.calibrate import Calibration
 from cliad.adapters.core.classifier import logits_of
-from cliad.adapters.core.episode import Episode
+from cliad.adapters.core.episode import Episode, stack
 from cliad.adapters.core.fit import Run, fit
 from cliad.adapters.core.head import Hypers
 from cliad.adapters.core.metrics import supported_temperature
 from cliad.adapters.core.select import fit_selected
+from cliad.adapters.core.stacking import Judgement, stacking_weights
 
 LABELS = torch.arange(3 * N_CLASS) % N_CLASS
 ROWS = torch.arange(3 * N_CLASS)
@@ -33,7 +35,11 @@ ROWS = torch.arange(3 * N_CLASS)
 FIRST_ROWS, LAST_ROWS = ROWS[:10], ROWS[5:]
 FIRST_LABELS, LAST_LABELS = LABELS[:10], LABELS[5:]
 # A head that ends by a rule on its values: L-BFGS stops where it has converged.
-STOPS_BY_VALUE = {"linear-probe"}
+STOPS_BY_VALUE = {"linear-probe", "offset-lr", "whitened-lr"}
+# A head that is made of others: these are traced by themselves, and what it adds to them below.
+# It deals the items to folds on the host, where this mode has no values either.
+MADE_OF_HEADS = {"auto"}
+TRACED = sorted(set(HEADS) - STOPS_BY_VALUE - MADE_OF_HEADS)
 FEW = {"epochs": 2, "steps": 3, "max_iter": 2}
 
 
@@ -129,7 +135,7 @@ def runs_of(name, device, *, views=False):
 
 
 @pytest.mark.parametrize("views", [False, True])
-@pytest.mark.parametrize("name", sorted(set(HEADS) - STOPS_BY_VALUE))
+@pytest.mark.parametrize("name", TRACED)
 def test_a_head_is_fitted_and_scored_without_asking_for_a_value(cuda, name, views):
     runs = runs_of(name, cuda, views=views)
     fitted = fit(runs, validate=True)
@@ -162,12 +168,36 @@ def who_asked(error):
     return [Path(caller.filename).name, f"{Path(asked.filename).name} {asked.name}"]
 
 
-@pytest.mark.parametrize("name", sorted(set(HEADS) - STOPS_BY_VALUE))
+@pytest.mark.parametrize("name", TRACED)
 def test_selection_asks_for_a_value_only_to_compare_its_candidates(cuda, name):
     runs = [Run(head_of(name), episode) for episode in episodes(cuda, views=False)]
     with pytest.raises(DataDependentOutputException) as caught:
         fit_selected(runs)
     assert who_asked(caught.value) == ["select.py", "ops.py on_host"]
+
+
+def test_what_auto_adds_to_its_parts_asks_for_none(cuda):
+    judgement = Judgement(
+        torch.empty(2, 3, 7, N_CLASS, device=cuda),
+        y=torch.empty(2, 7, dtype=torch.long, device=cuda),
+        weight=torch.empty(2, 7, device=cuda),
+    )
+    weights = stacking_weights([judgement], torch.empty(3, device=cuda), 1.0)
+    assert (weights.device.type, weights.shape) == ("cuda", (2, 3))
+    Calibration.of(judgement.stacked(weights)[0], judgement.y[0], judgement.weight[0])
+
+    runs = [Run(HEADS["auto"](), episode) for episode in episodes(cuda, views=False)]
+    fitted = {
+        name: fit([Run(head_of(name), run.episode) for run in runs])
+        for name in ("text-ridge", "clip-adapter")
+    }
+    shares = {name: torch.empty(2, device=cuda) for name in fitted}
+    p = auto._summed(fitted, shares, torch.eye(DIM, device=cuda))
+    assert {value.device.type for value in p.values()} == {"cuda"}
+    support, _ = stack([run.episode for run in runs], runs[0].episode.features)
+    c = runs[0].head.bind(support, Hypers({}, support.x))
+    logits = runs[0].head.logits(p, c, Hypers({}, support.x), support.x)
+    assert (logits.device.type, logits.shape[-1]) == ("cuda", N_CLASS)
 
 
 def test_temperatures_are_found_without_asking_for_a_value(cuda):
@@ -179,12 +209,13 @@ def test_temperatures_are_found_without_asking_for_a_value(cuda):
 
 def test_all_else_of_the_linear_probe_asks_for_none(cuda):
     x = torch.empty(2, 6, DIM, device=cuda)
-    reduced, basis = linear_probe.reduced_basis(x)
-    objective = linear_probe.Objective.of(
+    reduced, basis = logistic.reduced_basis(x)
+    objective = logistic.Objective.of(
         reduced,
         onehot=torch.empty(2, 6, N_CLASS, device=cuda),
         mask=torch.empty(2, 6, device=cuda),
-        C=torch.empty(2, device=cuda),
+        strength=torch.empty(2, device=cuda),
+        bias_strength=torch.empty(2, device=cuda),
     )
     run = torch.empty(2, dtype=torch.long, device=cuda)
     start = objective.zeros()
@@ -193,7 +224,7 @@ def test_all_else_of_the_linear_probe_asks_for_none(cuda):
     pairs = [lbfgs._Pair.between(old, new)] * 2
     metric = objective.inverse_hessian(start, run)
     step = lbfgs._inverse_hessian_times(new.grad, pairs, metric)
-    w = linear_probe.in_full_space(step[..., :-1], basis)
+    w = logistic.in_full_space(step[..., :-1], basis)
     assert (w.device.type, w.shape) == ("cuda", (2, N_CLASS, DIM))
     head = HEADS["linear-probe"]()
     p = {"w": w, "b": step[..., -1]}
@@ -202,7 +233,7 @@ def test_all_else_of_the_linear_probe_asks_for_none(cuda):
 
 
 @pytest.mark.parametrize("views", [False, True])
-@pytest.mark.parametrize("name", sorted(set(HEADS) - STOPS_BY_VALUE))
+@pytest.mark.parametrize("name", TRACED)
 def test_a_head_is_trained_without_asking_for_a_value_on_the_way_back_either(name, views):
     world = World(n_view=2 if views else 0)
     head = head_of(name)
@@ -253,7 +284,7 @@ class LacksKernels(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("name", sorted(set(HEADS) - STOPS_BY_VALUE))
+@pytest.mark.parametrize("name", TRACED)
 def test_a_head_works_on_a_device_that_lacks_kernels(cuda, monkeypatch, name):
     monkeypatch.setattr(ops, "LACKING", {"cuda"})
     with LacksKernels():
@@ -269,7 +300,9 @@ def test_heads_with_a_factorisation_need_the_way_round(cuda):
             fit(runs_of(name, cuda))
 
 
-@pytest.mark.parametrize("name", ["gda", "linear-probe", "lp++"])
+@pytest.mark.parametrize(
+    "name", ["gda", "linear-probe", "lp++", "text-ridge", "offset-lr", "whitened-lr", "auto"]
+)
 def test_the_way_round_missing_kernels_gives_the_same_numbers(monkeypatch, name):
     run = Run(head_of(name), World().episode(shots=2))
     (expected,) = fit([run])

@@ -111,12 +111,13 @@ PUBLISHED = {
     ),
     # ICLR 2024, main_few_shots.py: alpha in powers of ten
     "gda": Published(
-        defaults={"alpha": 1.0},
+        defaults={"alpha": None},
         plan=NO_TRAINING,
         searched={"alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)},
         select="val",
         tuned=frozenset({"alpha"}),
-        optional_inputs=frozenset({"views"}),
+        needs=frozenset(),
+        optional_inputs=frozenset({"text", "views"}),
     ),
     # ICCV 2023, configs: gamma starts at 0.1 and is searched from 0 to 1; 700 of 1024 channels and
     # w 0.5 are the middle of its tables
@@ -189,6 +190,39 @@ PUBLISHED = {
         plan=BY_256 | {"steps": 300, "optimiser": "adam", "eps": 1e-4},
         searched={"strength": (1.0, 10.0, 0.1, 0.01), "lr": (1e-3, 1e-4, 1e-5)},
         needs=frozenset({"text", "raw", "pre_projection"}),
+    ),
+    # ours, tuned on caltech65 and oxford_pets
+    "text-ridge": Published(
+        defaults={"ridge": 0.3},
+        plan=NO_TRAINING,
+        searched={"ridge": (0.3, 1.0, 0.1)},
+    ),
+    "offset-lr": Published(
+        defaults={
+            "strength": 0.1,
+            "bias_strength": 0.1,
+            "share": 2 / 3,
+            "max_iter": 60,
+            "tol": 1e-3,
+        },
+        plan=NO_TRAINING | {"batch": 1600},
+        searched={"strength": (0.1, 1.0, 0.01)},
+        needs=frozenset(),
+        optional_inputs=frozenset({"text"}),
+    ),
+    "whitened-lr": Published(
+        defaults={"strength": 1.0, "bias_strength": 0.1, "max_iter": 60, "tol": 1e-3},
+        plan=NO_TRAINING | {"batch": 1600},
+        searched={"strength": (1.0, 10.0, 0.1, 0.01)},
+        needs=frozenset(),
+        optional_inputs=frozenset({"text"}),
+    ),
+    "auto": Published(
+        defaults={"folds": 4},
+        plan=NO_TRAINING | {"batch": 1600},
+        select="cv",
+        needs=frozenset(),
+        optional_inputs=frozenset({"text"}),
     ),
 }
 EVERY = pytest.mark.parametrize("name", HEADS)
@@ -301,6 +335,15 @@ SPANS = {
     ("cross-modal", "wise"): (0, 1),
     ("cross-modal-adapter", "wise"): (0, 1),
     ("cross-modal-adapter", "ratio"): (0, 1),
+    ("text-ridge", "ridge"): (1e-6, 1e6),
+    ("offset-lr", "strength"): (1e-12, 1e12),
+    ("offset-lr", "bias_strength"): (0, 1e12),
+    ("offset-lr", "share"): (0.01, 1),
+    ("offset-lr", "tol"): (0, None),
+    ("whitened-lr", "strength"): (1e-12, 1e12),
+    ("whitened-lr", "bias_strength"): (0, 1e12),
+    ("whitened-lr", "tol"): (0, None),
+    ("auto", "folds"): (2, 20),
 }
 COUNTS = {"epochs", "batch", "steps", "max_iter"}  # at least 1
 RATES = {"lr", "weight_decay"}  # at least 0
