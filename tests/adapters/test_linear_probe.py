@@ -9,6 +9,7 @@ from fitting import WORLD, fitted
 from sklearn.linear_model import LogisticRegression
 from worlds import World
 
+from cliad.adapters.core import logistic
 from cliad.adapters.core.classifier import inputs
 from cliad.adapters.core.fit import fit, stack
 from cliad.adapters.core.head import hypers
