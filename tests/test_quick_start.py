@@ -1,5 +1,6 @@
 """What makes commands start quickly: tables in place of imports, and no import that is not needed."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 
 from cliad.adapters import HEADS
 from cliad.cache.encoders import listed
+from cliad.imports import quick_imports
 from cliad.pipelines import heads, heads_table
 
 HEAVY = ("torch", "open_clip", "torchvision", "sklearn", "onnx", "uvicorn")
@@ -69,3 +71,12 @@ def test_the_table_of_encoders_is_what_open_clip_says():
     if written["open_clip"] == listed.table()["open_clip"]:
         message = "run: python -m cliad.cache.encoders.listed"
         assert written["encoders"] == [asdict(row) for row in asked], message
+
+
+def test_the_collector_of_garbage_rests_only_while_a_command_imports():
+    assert gc.isenabled()
+    with pytest.raises(ImportError), quick_imports():
+        assert not gc.isenabled()
+        raise ImportError
+    assert gc.isenabled()
+    gc.unfreeze()
