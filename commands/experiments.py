@@ -57,6 +57,7 @@ from cliad.commands.options import (
     TrainSeedOption,
     TrainTestOption,
 )
+from cliad.imports import quick_imports
 
 if TYPE_CHECKING:
     from cliad.cache.file.read import FeatureCache
@@ -94,10 +95,11 @@ def train(
 
     Example: cliad train --dataset dtd --alpha 0.2 --shots 4
     """
-    from cliad.cache.folder import cache_dir
-    from cliad.pipelines.experiments.base_to_new import base_to_new as run_base_to_new
-    from cliad.pipelines.experiments.train import train as run_train
-    from cliad.pipelines.runs.run_folder import check_out
+    with quick_imports():
+        from cliad.cache.folder import cache_dir
+        from cliad.pipelines.experiments.base_to_new import base_to_new as run_base_to_new
+        from cliad.pipelines.experiments.train import train as run_train
+        from cliad.pipelines.runs.run_folder import check_out
 
     named = {"alpha": alpha, "beta": beta, "lr": lr, "epochs": epochs, "hidden": hidden}
     hyper = _hyper(named, set_)
@@ -237,7 +239,9 @@ def grid(
     from dataclasses import asdict
 
     from cliad.cache.folder import cache_dir
-    from cliad.pipelines.experiments.grid import grid as run_grid
+
+    with quick_imports():
+        from cliad.pipelines.experiments.grid import grid as run_grid
 
     # None is a word that was not typed: it is the configuration file's, or has its default.
     words = {

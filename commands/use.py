@@ -25,6 +25,7 @@ from cliad.commands.options import (
     TopOption,
     WorkersOption,
 )
+from cliad.imports import quick_imports
 
 
 def predict(
@@ -45,7 +46,8 @@ def predict(
 
     Example: cliad predict latest photos/ --top 3
     """
-    from cliad.pipelines.runs.predict import predict as run_predict
+    with quick_imports():
+        from cliad.pipelines.runs.predict import predict as run_predict
 
     # Checked before the encoder is loaded, which takes seconds.
     if as_json and as_csv:

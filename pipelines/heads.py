@@ -1,20 +1,24 @@
-"""The heads there are, and what each would be on the current cache."""
+"""The heads there are, and what each would be on the current cache.
+
+They are read from a table beside this file, so that to list them needs no torch:
+`python -m cliad.pipelines.heads_table` writes it anew where a head has changed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import Field, dataclass, fields
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from cliad.adapters import HEADS
-from cliad.adapters.core.episode import Support
-from cliad.adapters.core.head import Head, HeadError, default_of, hypers
 from cliad.cache import folder as cache_folder
 from cliad.cache.file.read import FeatureCache
 from cliad.pipelines.experiments.find_cache import CacheChoice, check_folder, no_cache
-from cliad.pipelines.experiments.spec import SpecError
+from cliad.pipelines.experiments.spec_error import SpecError
+
+TABLE = Path(__file__).with_name("heads.json")
 
 
 @dataclass(frozen=True)
@@ -84,77 +88,46 @@ def heads(folder: Path, dataset: str | None = None, encoder: str | None = None) 
     cache = cache_folder.find(folder, dataset, encoder)
     if cache is None and (dataset or encoder):
         raise SpecError(no_cache(CacheChoice(folder, dataset, encoder)))
-    return [_head_info(name, head, cache) for name, head in HEADS.items()]
+    table = json.loads(TABLE.read_text(encoding="utf-8"))
+    return [_head_info(name, row, cache) for name, row in table.items()]
 
 
-def _head_info(name: str, head: type[Head], cache: FeatureCache | None) -> HeadInfo:
-    first_line = (head.__doc__ or "").splitlines()[0]
+def _head_info(name: str, row: Mapping[str, Any], cache: FeatureCache | None) -> HeadInfo:
+    """A row of the table, as `heads_table.rows` makes it."""
     return HeadInfo(
         head=name,
-        what=first_line,
-        needs=tuple(sorted(head.needs)),
-        select=head.select,
-        hyper=tuple(_field_info(spec, head) for spec in fields(head)),
-        parameters=None if cache is None else _n_parameter(head(), cache),
+        what=row["what"],
+        needs=tuple(row["needs"]),
+        select=row["select"],
+        hyper=tuple(_field_info(field) for field in row["hyper"]),
+        parameters=None if cache is None else _n_parameter(row, cache),
         cache=None if cache is None else f"{cache.dataset}, {cache.encoder}",
     )
 
 
-def _field_info(spec: Field, head: type[Head]) -> FieldInfo:
-    return FieldInfo(
-        name=spec.name,
-        default=default_of(spec),
-        meaning=spec.metadata["meaning"],
-        range=_range_text(spec.metadata),
-        searched=head.space.get(spec.name),
-    )
+def _field_info(field: Mapping[str, Any]) -> FieldInfo:
+    searched = field["searched"]
+    return FieldInfo(**{**field, "searched": None if searched is None else tuple(searched)})
 
 
-def _range_text(rule: Mapping) -> str:
-    """The values that a field takes, as ` (0 to 1)`."""
-    low = rule["low"]
-    high = rule["high"]
-    if low is not None and high is not None:
-        return f" ({low:g} to {high:g})"
-    if low is not None:
-        return f" (at least {low:g})"
-    if rule["choices"]:
-        return f" ({', '.join(map(str, rule['choices']))})"
-    return ""
-
-
-def _n_parameter(head: Head, cache: FeatureCache) -> int | None:
-    """Learned numbers for the cache's classes at one shot; None where the cache does not suffice.
-
-    They are counted in what `start` gives for an empty world of the same shapes.
-    """
-    text = cache.text
-    if "text" in head.needs and text is None:
+def _n_parameter(row: Mapping[str, Any], cache: FeatureCache) -> int | None:
+    """Learned numbers for the cache's classes at one shot; None where the cache lacks an input."""
+    if "text" in row["needs"] and cache.text is None:
         return None
-    # A head on features before the projection gets them side by side with the features.
-    width = cache.dim
-    if "pre_projection" in head.needs:
+    sizes = {"n_class": len(cache.classnames), "dim": cache.dim}
+    if "pre_projection" in row["needs"]:
         pre_projection = cache.column("train", "pre_projection")
         if pre_projection is None:
             return None
-        width += pre_projection.shape[1]
-    n_class = len(cache.classnames)
-    x = torch.zeros(1, n_class, width)  # (n_run, n, dim): one run, one item per class
-    support = Support(
-        x=x,
-        y=torch.arange(n_class)[None],
-        mask=torch.ones(1, n_class),
-        text=None if text is None else torch.from_numpy(text),
-        logit_scale=cache.logit_scale,
-        n_class=n_class,
-        counts=[n_class],
-        largest_class=1,
-    )
-    # Shapes do not depend on what is in the tensors, so the zeros need not be realistic.
-    h = hypers([head], x)
-    try:
-        constants = head.bind(support, h)
-        parameters = head.start(constants, h, [torch.Generator().manual_seed(0)])
-    except HeadError:  # the default values do not fit this cache
-        return None
-    return sum(value.numel() for value in parameters.values())
+        sizes["dim_pre"] = pre_projection.shape[1]
+    return sum(math.prod(lengths(axes, sizes)) for axes in row["parameters"].values())
+
+
+def lengths(axes: Sequence[str | int], sizes: Mapping[str, int]) -> list[int]:
+    """Lengths of axes: numbers as they are, `dim` by its size, `dim/4` a share, at least 1."""
+    lengths = []
+    for axis in axes:
+        name, _, parts = str(axis).partition("/")
+        length = int(name) if name.isdigit() else sizes[name]
+        lengths.append(max(length // int(parts or 1), 1))
+    return lengths

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cliad.cache.datasets import DATASETS, data_dir
 from cliad.cache.datasets.base import Dataset, DatasetError, find_folder
+from cliad.cache.encoders.listed import listed
 from cliad.cache.file.layout import CacheError
 from cliad.cache.file.read import open_cache
 from cliad.cache.folder import cached, slug
-
-if TYPE_CHECKING:
-    from cliad.cache.encoders.weights import Facts
 
 
 @dataclass(frozen=True)
@@ -111,25 +108,7 @@ def list_models(word: str = "") -> list[ModelRow]:
     Args:
         word: only those with this word in a name; empty: all.
     """
-    # Imported here: open_clip is slow to import, and `cliad datasets` does not need it.
-    from cliad.cache.encoders import weights
-
-    rows = [_model_row("tiny", ["bundled"], "bundled", weights.tiny_facts())]
-    for name, tags in weights.published().items():
-        facts = weights.facts_of(name, tags)
-        rows.append(_model_row(name, tags, weights.default_tag(tags), facts))
+    rows = [ModelRow(**asdict(encoder)) for encoder in listed()]
     if not word:
         return rows
     return [row for row in rows if row.matches(word)]
-
-
-def _model_row(name: str, tags: list[str], default: str | None, facts: Facts) -> ModelRow:
-    return ModelRow(
-        name=name,
-        pretrained=tags,
-        default=default,
-        parameters=facts.parameters,
-        image_size=facts.image_size,
-        dim=facts.dim,
-        activations=facts.activations,
-    )

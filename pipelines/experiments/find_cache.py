@@ -10,7 +10,7 @@ from pathlib import Path
 from cliad.cache import folder as cache_folder
 from cliad.cache.file.read import FeatureCache, open_cache
 from cliad.errors import LONGEST_NAME
-from cliad.pipelines.experiments.spec import SpecError
+from cliad.pipelines.experiments.spec_error import SpecError
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from typing import Any
 from cliad.adapters import HEADS, name_of
 from cliad.adapters.core.head import Head, default_of
 from cliad.cache.file.read import FeatureCache
-from cliad.errors import CliadError, unknown
+from cliad.errors import unknown
+from cliad.pipelines.experiments.spec_error import SpecError as SpecError
 
 # What is typed for a field that is true or false.
 TRUE_WORDS = ("true", "yes", "on", "1")
@@ -20,10 +21,6 @@ FALSE_WORDS = ("false", "no", "off", "0")
 # How hyper-parameters are found: as given, on validation images, by folds of the support.
 SELECTIONS = ("fixed", "val", "cv")
 LARGEST_WHOLE_NUMBER = 2**31 - 1
-
-
-class SpecError(CliadError):
-    """A run that cannot be made as described; the message says what is known and what to do."""
 
 
 @dataclass(frozen=True)
