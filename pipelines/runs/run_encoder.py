@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from cliad.cache.encoders.base import Encoder, choose_device
 from cliad.errors import CliadError
-from cliad.imports import quick_imports
 
 if TYPE_CHECKING:
     from cliad.cache.encoders.clip import Clip
@@ -63,8 +62,7 @@ def load_encoder(
             what its encoder was.
         EncoderError: the encoder cannot be had here.
     """
-    with quick_imports():
-        from cliad.cache.encoders import clip, weights
+    from cliad.cache.encoders import clip, weights
 
     recipe = recipe_of(about)
     if model:
