@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Hypers, hyper
-from cliad.adapters.core.keys import KEY_ALPHAS, KEY_BETAS, distinct, keys_by_class, nearness
+from cliad.adapters.core.head import Candidates, Head, Hypers, hyper
+from cliad.adapters.core.keys import KEY_ALPHAS, KEY_BETAS, Votes, keys_by_class, nearness
 from cliad.adapters.core.ops import cosine_logits, unit
 from cliad.adapters.core.texts import zero_shot_constants
 
@@ -69,13 +70,17 @@ class Ape(Head):
         }
 
     def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
-        # In a search on validation many alphas share a pair of beta and gamma.
-        rows, which = distinct(c["keys"], h, "beta", "gamma")
-        beta = rows[:, 0]
-        gamma = rows[:, 1, None, None]
-        values = c["values"] * (gamma * c["surprise"]).exp()
-        near = nearness(unit(x * c["channels"]), c["keys"], values, beta)[which]
+        values = c["values"] * (h["gamma"][:, None, None] * c["surprise"]).exp()
+        near = nearness(unit(x * c["channels"]), c["keys"], values, h["beta"])
         return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * near
+
+    def candidates(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Iterator[Candidates]:
+        def values_at(gamma: float) -> Tensor:
+            return c["values"] * (gamma * c["surprise"]).exp()
+
+        affinity = unit(x * c["channels"]) @ c["keys"].mT
+        votes = Votes(cosine_logits(x, c["text"], c["scale"]), affinity)
+        return votes.candidates(h, values_at, "gamma")
 
 
 def surprise(keys: Tensor, text: Tensor, values: Tensor) -> Tensor:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Hypers, hyper
-from cliad.adapters.core.keys import KEY_ALPHAS, KEY_BETAS, distinct, keys_by_class, nearness
+from cliad.adapters.core.head import Candidates, Head, Hypers, hyper
+from cliad.adapters.core.keys import KEY_ALPHAS, KEY_BETAS, Votes, keys_by_class, nearness
 from cliad.adapters.core.ops import cosine_logits
 from cliad.adapters.core.texts import zero_shot_constants
 
@@ -39,7 +40,9 @@ class TipAdapter(Head):
         return zero_shot_constants(support) | {"keys": keys, "values": values}
 
     def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
-        # In a search on validation many alphas share a beta, and nearness is the costly part.
-        rows, which = distinct(c["keys"], h, "beta")
-        near = nearness(x, c["keys"], c["values"], rows[:, 0])[which]  # (n_run, n, n_class)
+        near = nearness(x, c["keys"], c["values"], h["beta"])  # (n_run, n, n_class)
         return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * near
+
+    def candidates(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Iterator[Candidates]:
+        votes = Votes(cosine_logits(x, c["text"], c["scale"]), affinity=x @ c["keys"].mT)
+        return votes.candidates(h, lambda _: c["values"])

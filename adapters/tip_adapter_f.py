@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, Hypers, Plan, hyper
-from cliad.adapters.core.keys import KEY_ALPHAS, KEY_BETAS, distinct, keys_by_class, nearness
+from cliad.adapters.core.head import Candidates, Head, Hypers, Plan, hyper
+from cliad.adapters.core.keys import KEY_ALPHAS, KEY_BETAS, Votes, keys_by_class, nearness
 from cliad.adapters.core.ops import cosine_logits
 from cliad.adapters.core.texts import zero_shot_constants
 
@@ -50,7 +50,9 @@ class TipAdapterF(Head):
         return {"keys": c["_keys"]}
 
     def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
-        # As in Tip-Adapter, nearness is computed once for each beta.
-        rows, which = distinct(p["keys"], h, "beta")
-        near = nearness(x, p["keys"], c["values"], rows[:, 0])[which]  # (n_run, n, n_class)
+        near = nearness(x, p["keys"], c["values"], h["beta"])  # (n_run, n, n_class)
         return cosine_logits(x, c["text"], c["scale"]) + h["alpha"][:, None, None] * near
+
+    def candidates(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Iterator[Candidates]:
+        votes = Votes(cosine_logits(x, c["text"], c["scale"]), affinity=x @ p["keys"].mT)
+        return votes.candidates(h, lambda _: c["values"])

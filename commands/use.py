@@ -47,7 +47,7 @@ def predict(
     Example: cliad predict latest photos/ --top 3
     """
     with quick_imports():
-        # The second would come with the run's encoder: it brings open_clip, which takes longest.
+        # It would come with the run's encoder, and brings open_clip, which takes longest.
         from cliad.cache.encoders import clip as clip
         from cliad.pipelines.runs.predict import predict as run_predict
 

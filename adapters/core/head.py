@@ -9,10 +9,11 @@ n_class classes, dim features.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar
 
+import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Episode, Support, Tensors
@@ -44,6 +45,14 @@ def hypers(heads: Sequence[Head], like: Tensor) -> Hypers:
         values = [getattr(head, name) for head in heads]
         host[name] = [math.nan if value is None else float(value) for value in values]
     return Hypers(host, like)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Some of the runs of a search: their numbers (k,), and their logits (k, n, n_class)."""
+
+    runs: Tensor
+    logits: Tensor
 
 
 # What a head may ask for in `needs` and `optional_inputs`.
@@ -215,6 +224,15 @@ class Head:
     def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         """Logits (n_run, n, n_class) of x (n_run, n, dim), or of x (1, n, dim) for all runs."""
         raise NotImplementedError
+
+    def candidates(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Iterator[Candidates]:
+        """The logits of one fitted run, p and c (1, ...), under all of h on x (1, n, dim).
+
+        They come in parts, so that those of all candidates of a search need not fit into memory;
+        a head whose candidates share costly work does it once for each part.
+        """
+        n_run = len(next(iter(h.values())))
+        yield Candidates(torch.arange(n_run, device=x.device), self.logits(p, c, h, x))
 
     def penalty(self, p: Tensors, c: Tensors, h: Hypers) -> Tensor | None:
         """The term (n_run,) that is added to each run's mean cross-entropy; None for no term."""

@@ -5,16 +5,22 @@ Keys are support features by class; a query's nearness to them votes for the cla
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from cliad.adapters.core.episode import Support
-from cliad.adapters.core.head import Hypers
+from cliad.adapters.core.head import Candidates, Hypers
 from cliad.adapters.core.ops import unit
 
 # What is searched on validation: alpha, the weight of the keys beside zero-shot, and beta.
 KEY_ALPHAS = (0.1, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 50.0)
 KEY_BETAS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.5, 7.0, 9.0, 12.0, 15.0, 20.0, 25.0, 30.0, 40.0, 50.0)
+
+AFFINITIES = 2**22  # cosines with keys that are held at once where no gradient is taken
 
 
 def keys_by_class(support: Support) -> tuple[Tensor, Tensor]:
@@ -58,27 +64,57 @@ def slots(y: Tensor, mask: Tensor, n_class: int, n_slot: int) -> tuple[Tensor, T
     return positions[:, :-1].unflatten(1, shape), values[:, :-1].unflatten(1, shape)
 
 
-def distinct(shared: Tensor, h: Hypers, *names: str) -> tuple[Tensor, Tensor | slice]:
-    """Distinct rows (k, n_name) of hyper-parameters by name, and the row number of each run.
-
-    While hyper-parameters are searched, one fitted run (`shared` has length 1) is scored under many
-    of them: equal ones are computed once. Otherwise each run keeps its own row.
-    """
-    of_runs = list(zip(*[h.host[name] for name in names], strict=True))
-    if len(shared) > 1:
-        return shared.new_tensor(of_runs), slice(None)
-    number = {row: place for place, row in enumerate(dict.fromkeys(of_runs))}
-    which = [number[row] for row in of_runs]
-    return shared.new_tensor(list(number)), torch.tensor(which, device=shared.device)
-
-
 def nearness(x: Tensor, keys: Tensor, values: Tensor, beta: Tensor) -> Tensor:
     """sum over a class's slots of values * exp(-beta (1 - x . key)): (n_run, n, n_class).
 
     x (n_run or 1, n, dim), keys (n_run or 1, n_class * n_slot, dim),
     values (n_run or 1, n_class, n_slot), beta (n_run,) (Tip-Adapter, Section 3.1).
     """
-    affinity = x @ keys.mT  # (n_run or 1, n, n_class * n_slot) cosines
-    near = ((affinity - 1) * beta[:, None, None]).exp()
+    if torch.is_grad_enabled():
+        return _votes(x @ keys.mT, values, beta)
+    # A row meets every key: many rows at once would take gigabytes where there are many classes.
+    at_once = max(1, AFFINITIES // (len(beta) * keys.shape[1]))
+    parts = [_votes(part @ keys.mT, values, beta) for part in x.split(at_once, dim=1)]
+    return torch.cat(parts, dim=1)
+
+
+def _votes(affinity: Tensor, values: Tensor, beta: Tensor) -> Tensor:
+    """`nearness` from the cosines x . key, (n_run or 1, n, n_class * n_slot)."""
+    return _sum_of_slots(((affinity - 1) * beta[:, None, None]).exp(), values)
+
+
+def _sum_of_slots(near: Tensor, values: Tensor) -> Tensor:
+    """near (n_run, n, n_class * n_slot) times its values, summed: (n_run, n, n_class)."""
     by_class = near.unflatten(-1, values.shape[-2:])  # (n_run, n, n_class, n_slot)
     return (by_class * values[:, None]).sum(dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """What a cache of keys needs to know of items, for any alpha, beta and values.
+
+    zero_shot (1, n, n_class): logits. affinity (1, n, n_class * n_slot): cosines with the keys.
+    """
+
+    zero_shot: Tensor
+    affinity: Tensor
+
+    def candidates(
+        self, h: Hypers, values_at: Callable[[float], Tensor], field: str = ""
+    ) -> Iterator[Candidates]:
+        """The logits of all runs of h, those with one beta and one value of `field` at once.
+
+        They differ in alpha alone, which costs a multiplication: the votes are counted once.
+        values_at gives the values (1, n_class, n_slot) for a value of `field`, 0 without one.
+        """
+        alpha = h["alpha"][:, None, None]
+        field_of_run = h.host.get(field, [0.0] * len(alpha))
+        runs_of: dict[float, dict[float, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for run, beta in enumerate(h.host["beta"]):
+            runs_of[beta][field_of_run[run]].append(run)
+        for beta, by_field in runs_of.items():
+            near = (self.affinity - 1).mul_(beta).exp_()
+            for value, members in by_field.items():
+                runs = torch.tensor(members, device=near.device)
+                votes = _sum_of_slots(near, values_at(value))
+                yield Candidates(runs, self.zero_shot + alpha[runs] * votes)

@@ -140,14 +140,15 @@ def fit_temperature(logits: Tensor, y: Tensor, weight: Tensor | None = None) -> 
     # The zero of the slope is known to the last digits, where the minimum of L itself is so flat
     # that single precision gives three: a run alone and in a batch would have other temperatures.
     own_class = logits.gather(-1, y[..., None])  # (n_run, n, 1)
-    margins = logits - own_class  # (n_run, n, n_class)
+    # Classes come first: a softmax over the last axis is slow where classes are few.
+    margins = (logits - own_class).movedim(-1, 0).contiguous()  # (n_class, n_run, n)
     low = logits.new_full((len(logits),), math.log(LOWEST_TEMPERATURE))
     high = logits.new_full((len(logits),), math.log(HIGHEST_TEMPERATURE))
     for _ in range(HALVINGS):
         middle = (low + high) / 2  # (n_run,)
         inverse = (-middle).exp()
-        p = (margins * inverse[:, None, None]).softmax(dim=-1)
-        mean_margin = (p * margins).sum(dim=-1)  # (n_run, n)
+        p = (margins * inverse[:, None]).softmax(dim=0)
+        mean_margin = (p * margins).sum(dim=0)  # (n_run, n)
         slope = middle - inverse * (mean_margin * weight).sum(dim=1)
         rises = slope > 0  # the minimum is below the middle
         high = torch.where(rises, middle, high)

@@ -31,7 +31,8 @@ from cliad.adapters.core.ops import on_host
 
 SAME_LOSS = 1e-3  # nats per item, of candidates that were trained
 ROUNDING = 1e-5  # nats per item: far above what other threads or other company change in a sum
-SWEEP_FLOATS = 2**26  # the most logits held at once while fitted candidates are compared
+SWEEP_FLOATS = 2**26  # the most numbers held at once while fitted candidates are compared
+LEAST_ROWS = 64  # but not fewer rows at once than make an efficient product
 WITHOUT_LIMIT = 10**9  # runs in one batch
 
 
@@ -307,10 +308,10 @@ def _tune(candidate: Candidate, space: Mapping[str, Sequence], *, by_loss: bool)
         x, y = validation(classifier.head, episode)
         x = rows_for(classifier.head, x)
         n += len(y)
-        # as many rows at once as memory allows: a row takes n_class logits or, with keys, about as
-        # many numbers as there are support items
-        floats_per_row = len(heads) * max(episode.n_class, len(episode.index) // 8)
-        at_once = max(1, SWEEP_FLOATS // floats_per_row)
+        # As many rows at once as memory allows: a row takes n_class logits of each candidate or,
+        # with keys, as many cosines as there are support items.
+        floats_per_row = len(heads) * episode.n_class + len(episode.index)
+        at_once = max(LEAST_ROWS, SWEEP_FLOATS // floats_per_row)
         for x_part, y_part in zip(x.split(at_once), y.split(at_once), strict=True):
             right, loss = _sweep(classifier, heads, x_part, y_part)
             rights.append(right)
@@ -352,8 +353,13 @@ def _sweep(
 
     x (n, dim) as the heads take it, y (n,).
     """
-    logits = classifier.head.logits(classifier.p, classifier.c, hypers(heads, x), x[None])
-    n_head = len(heads)  # logits (n_head, n, n_class)
-    loss = F.cross_entropy(logits.flatten(0, 1), y.repeat(n_head), reduction="none")
-    right = (logits.argmax(dim=-1) == y).sum(dim=1)
-    return right, loss.view(n_head, -1).sum(dim=1)
+    h = hypers(heads, x)
+    right = y.new_zeros(len(heads))
+    loss = x.new_zeros(len(heads))
+    for part in classifier.head.candidates(classifier.p, classifier.c, h, x[None]):
+        logits = part.logits  # (k, n, n_class)
+        n_run = len(logits)
+        losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(n_run), reduction="none")
+        right[part.runs] = (logits.argmax(dim=-1) == y).sum(dim=1)
+        loss[part.runs] = losses.view(n_run, -1).sum(dim=1)
+    return right, loss

@@ -1,5 +1,6 @@
 """Tip-Adapter, Tip-Adapter-F, APE: identities of their caches, and plain loops beside the code."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from worlds import World, without
 
 from cliad.adapters.ape import Ape, channels
+from cliad.adapters.core.head import hypers
 from cliad.adapters.core.keys import slots
 from cliad.adapters.core.ops import unit
 from cliad.adapters.core.select import fit_selected
@@ -133,6 +135,40 @@ def test_the_search_finds_what_one_by_one_finds(head):
             other = replace(found, head=replace(found.head, alpha=alpha, beta=beta))
             right, loss = right_and_loss(other, episode)
             assert right < most or (right == most and loss >= least - 1e-5)
+
+
+@pytest.mark.parametrize("head", [TipAdapter, TipAdapterF, Ape])
+def test_candidates_of_one_beta_come_at_once_and_never_all(head):
+    """Each of them has the logits of its own alpha, beta and gamma, as one classifier gives them."""
+    classifier = fitted(head(), HARD.episode(2))
+    heads = []
+    for alpha, beta in itertools.product((0.0, 0.5, 10.0), (0.0, 1.0, 20.0)):
+        heads.append(replace(classifier.head, alpha=alpha, beta=beta))
+    x = unit(HARD.test[0])
+    seen = []
+    with torch.no_grad():
+        h = hypers(heads, x)
+        for part in classifier.head.candidates(classifier.p, classifier.c, h, x[None]):
+            assert len(part.logits) == 3
+            for run, logits in zip(part.runs.tolist(), part.logits, strict=True):
+                alone = replace(classifier, head=heads[run]).logits(x)
+                torch.testing.assert_close(logits, alone, **CLOSE)
+                seen.append(run)
+    assert sorted(seen) == list(range(9))
+
+
+def test_candidates_of_ape_differ_in_gamma_too():
+    classifier = fitted(Ape(), HARD.episode(2))
+    heads = [replace(classifier.head, gamma=gamma) for gamma in (0.0, 1.0, 0.0)]
+    x = unit(HARD.test[0])
+    with torch.no_grad():
+        parts = list(
+            classifier.head.candidates(classifier.p, classifier.c, hypers(heads, x), x[None])
+        )
+    assert [part.runs.tolist() for part in parts] == [[0, 2], [1]]
+    for part in parts:
+        alone = replace(classifier, head=heads[part.runs[0]]).logits(x)
+        torch.testing.assert_close(part.logits[0], alone, **CLOSE)
 
 
 def test_slots_hold_every_item_once():

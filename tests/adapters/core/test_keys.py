@@ -7,8 +7,7 @@ import torch
 from worlds import World
 
 from cliad.adapters.core.episode import Support, stack
-from cliad.adapters.core.head import Hypers
-from cliad.adapters.core.keys import distinct, keys_by_class, nearness, slots
+from cliad.adapters.core.keys import keys_by_class, nearness, slots
 
 LABELS = ([2, 0, 2, 1, 2, 0], [1, 1, 0, 3])  # of two runs; the second is padded
 
@@ -108,14 +107,13 @@ def test_nearness_sums_over_a_classs_filled_slots(shared):
                 assert ours[run, row, label].item() == pytest.approx(total, rel=1e-5, abs=1e-7)
 
 
-def test_one_fitted_run_computes_equal_hyper_parameters_once():
-    h = Hypers({"alpha": [1, 2, 1, 2], "beta": [5, 5, 5, 3]}, torch.zeros(1))
-    rows, which = distinct(torch.zeros(1, 2), h, "alpha", "beta")
-    assert len(rows) == 3 and sorted(rows.tolist()) == [[1, 5], [2, 3], [2, 5]]
-    assert rows[which].tolist() == [[1, 5], [2, 5], [1, 5], [2, 3]]
-
-
-def test_many_fitted_runs_keep_their_own_hyper_parameters():
-    h = Hypers({"beta": [5, 3, 5]}, torch.zeros(1))
-    rows, which = distinct(torch.zeros(3, 2), h, "beta")
-    assert rows.tolist() == rows[which].tolist() == [[5], [3], [5]]
+def test_rows_that_meet_the_keys_in_parts_are_near_alike(monkeypatch):
+    support = uneven()
+    keys, values = keys_by_class(support)
+    x = support.x / support.x.norm(dim=-1, keepdim=True).clamp(min=1)
+    beta = torch.tensor([0.5, 4.0])
+    whole = nearness(x, keys, values, beta)
+    monkeypatch.setattr("cliad.adapters.core.keys.AFFINITIES", 50)  # 2 runs x 12 keys: two rows
+    with torch.no_grad():
+        parts = nearness(x, keys, values, beta)
+    torch.testing.assert_close(parts, whole)

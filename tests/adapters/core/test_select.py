@@ -165,7 +165,8 @@ def test_each_run_chooses_on_its_own_items_and_all_may_share_a_batch(head):
 def test_candidates_compared_in_parts_are_those_compared_at_once(monkeypatch):
     runs = [(TipAdapter(), HARD.episode(2))]
     (whole,) = fit_selected(runs)
-    monkeypatch.setattr(select, "SWEEP_FLOATS", 256 * 5 * 7)  # seven rows at a time
+    monkeypatch.setattr(select, "SWEEP_FLOATS", 1)
+    monkeypatch.setattr(select, "LEAST_ROWS", 7)  # seven rows at a time
     (parts,) = fit_selected(runs)
     assert whole.head == parts.head
 

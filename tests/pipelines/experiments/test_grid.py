@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 import cliad
 from cliad.adapters import HEADS
+from cliad.cache.file.read import open_cache
 from cliad.cache.files import file_lock
 from cliad.cache.folder import find
 from cliad.pipelines.experiments.axes import AxisError, axes_of, read_config, values
 from cliad.pipelines.experiments.grid import Progress, grid
-from cliad.pipelines.experiments.memory import in_parts
+from cliad.pipelines.experiments.memory import _bytes_per_run, in_parts
 from cliad.pipelines.experiments.results_file import RowsError, StoredRows, open_results, read_rows
 from cliad.pipelines.experiments.run import run
 from cliad.pipelines.experiments.spec import make_head, spec_of
@@ -624,3 +625,11 @@ def test_a_line_that_lacks_a_word_is_not_a_result_row(tmp_path):
         path.write_text(json.dumps(row_of(1)) + "\n\n" + json.dumps(lacking) + "\n")
         with pytest.raises(RowsError, match="line 3: it is not a result row; fix or delete"):
             read_rows(path)
+
+
+def test_a_solver_of_the_full_support_counts_the_logits_that_it_holds(tmp_path):
+    """Measured by benchmarks/scale.py: 23 of the linear probe's at once, in float32."""
+    cache = open_cache(toy_cache(tmp_path))
+    n = 1000 * len(cache.classnames)
+    logits = n * len(cache.classnames)
+    assert _bytes_per_run(HEADS["linear-probe"](), cache, 1000) > 4 * 23 * logits
