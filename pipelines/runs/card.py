@@ -37,6 +37,7 @@ def card(about: Mapping, row: Mapping) -> str:
         "",
         "Measured on the data set's test split, of which training saw nothing."
         f" The head was chosen on: {chosen_on}.",
+        *_transductive(row),
         "",
         "    cliad predict FOLDER IMAGE...",
         "",
@@ -46,6 +47,23 @@ def card(about: Mapping, row: Mapping) -> str:
         *_facts(about, row),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _transductive(row: Mapping) -> list[str]:
+    """What figures of a transductive run are of: not of the head in the folder alone."""
+    if not row.get("transductive"):
+        return []
+    return [
+        "",
+        "These figures are transductive: all test images were used at once, without labels, as if"
+        " the classes came in like number. The head in this folder is the one before that; it sees"
+        f" one image at a time and had an accuracy of {_percent(row.get('inductive_top1'))}.",
+        "`cliad predict --batch-adapt` adapts it to the images of a call.",
+    ]
+
+
+def _percent(fraction: float | None) -> str:
+    return "none" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def _figures(row: Mapping) -> list[str]:
@@ -72,7 +90,7 @@ def _facts(about: Mapping, row: Mapping) -> list[str]:
         f"- classes: {_class_list(about['classnames'])}",
         f"- templates: {_joined(about['templates'], '; ') or 'none'}",
         f"- hyper-parameters: {_pairs(about['hyper']) or 'none'}",
-        f"- protocol {spec['protocol']}, seed {spec['seed']}, hash of the draw {row['index_hash']}",
+        f"- protocol {row['protocol']}, seed {spec['seed']}, hash of the draw {row['index_hash']}",
         f"- encoder id {about['encoder_id']},"
         f" fingerprint of the features {about['fingerprint']}, stored as {about['dtype']}",
         f"- made by `{command or 'the Python interface'}` with {_pairs(row['versions'])}",
