@@ -23,8 +23,8 @@ CAUTION = (
     "the head is adapted to these images, as if every class were among them, in like number; where"
     " that is not so, leave out --batch-adapt"
 )
-# Below so many images to a class, the batch says little of its classes.
-FEW = 2
+# Below so many images to a class, a batch is small: of two a class nothing is gained.
+FEW = 5
 # Bytes that the features and logits of one batch may take.
 LARGEST_BATCH = 2**31
 

@@ -9,6 +9,7 @@ MOST_NAMES = 100  # class names in the card; run.json has all
 # Words of the result row that are fractions from 0 to 1, and what the card calls them.
 FRACTIONS = {
     "top1": "accuracy",
+    "inductive_top1": "accuracy, image by image",
     "zero_shot_top1": "accuracy of zero-shot CLIP",
     "top5": "top-5 accuracy",
     "mean_class": "mean accuracy over classes",
@@ -56,14 +57,9 @@ def _transductive(row: Mapping) -> list[str]:
     return [
         "",
         "These figures are transductive: all test images were used at once, without labels, as if"
-        " the classes came in like number. The head in this folder is the one before that; it sees"
-        f" one image at a time and had an accuracy of {_percent(row.get('inductive_top1'))}.",
-        "`cliad predict --batch-adapt` adapts it to the images of a call.",
+        " the classes came in like number. The head in this folder is the one before that, and sees"
+        " one image at a time; `cliad predict --batch-adapt` adapts it to the images of a call.",
     ]
-
-
-def _percent(fraction: float | None) -> str:
-    return "none" if fraction is None else f"{100 * fraction:.1f} %"
 
 
 def _figures(row: Mapping) -> list[str]:
@@ -71,6 +67,8 @@ def _figures(row: Mapping) -> list[str]:
     lines = []
     for name, text in FRACTIONS.items():
         if row.get(name) is not None:
+            if row.get("transductive") and name != "inductive_top1":
+                text += ", all test images at once"
             lines.append(f"| {text} | {100 * row[name]:.1f} % |")
     temperature = row.get("temperature")
     if temperature == 1:

@@ -21,6 +21,7 @@ from cliad.pipelines.report.clean_rows import study_of
 from cliad.pipelines.report.report import report
 from cliad.pipelines.report.tables import tables
 from cliad.pipelines.runs import run_folder
+from cliad.pipelines.runs.serve.service import InferenceService
 
 CPU = pick_device("cpu")
 ASKED = {"dataset": "toy", "shots": 2, "hyper": {"epochs": 3}, "device": "cpu"}
@@ -204,9 +205,20 @@ def test_a_saved_run_is_the_inductive_head_and_says_so(runs, tmp_path):
     card = (tmp_path / "transductive" / "README.md").read_text()
     accuracy = f"{100 * inductive.test.scores.top1:.1f} %"
     assert "These figures are transductive" in card
-    assert f"had an accuracy of {accuracy}" in card
+    assert f"| accuracy, image by image | {accuracy} |" in card
+    adapted = f"{100 * transductive.test.scores.top1:.1f} %"
+    assert f"| accuracy, all test images at once | {adapted} |" in card
     assert "protocol coop (transductive)" in card
-    assert "transductive" not in (tmp_path / "inductive" / "README.md").read_text()
+    other = (tmp_path / "inductive" / "README.md").read_text()
+    assert "transductive" not in other
+    assert "at once" not in other
+
+
+def test_the_server_shows_the_accuracy_of_the_head_that_it_serves(runs, caches, tmp_path):
+    inductive, transductive, cache = runs
+    run_folder.save(transductive, cache, tmp_path / "run")
+    (shown,) = InferenceService(tmp_path / "run", caches=caches).runs()
+    assert shown["top1"] == inductive.test.scores.top1
 
 
 def test_it_is_for_a_runs_own_test_split_only(runs, caches, tmp_path):

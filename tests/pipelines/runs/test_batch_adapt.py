@@ -8,13 +8,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cliad.adapters.core.transductive import adapt_to_batch
+from cliad.cache.extract.choices import Extras
 from cliad.cli import main
+from cliad.pipelines.experiments.episode import pick_device, score_rows
 from cliad.pipelines.experiments.train import train
-from cliad.pipelines.runs import batch_adapt
+from cliad.pipelines.extract import extract
+from cliad.pipelines.runs import batch_adapt, run_folder
 from cliad.pipelines.runs.batch_adapt import CAUTION, support_of
 from cliad.pipelines.runs.predict import PredictError, load, predict
 
-N_IMAGE = 40  # of the test images
+N_IMAGE = 60  # of the test images
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +59,28 @@ def test_predictions_are_those_of_the_algorithm_on_cached_features(used, some):
     assert (got - without).abs().max() > 0.02
 
 
+def test_a_head_on_features_before_the_projection_is_adapted_by_the_features_alone(used, tmp_path):
+    extract(
+        "digits",
+        model=used.model,
+        pretrained=str(used.weights),
+        cache_folder=tmp_path,
+        extras=Extras(pre_projection=True),
+    )
+    result, cache = train(folder=tmp_path, head="prolip", shots=2, transductive=True)
+    run = load(run_folder.save(result, cache, tmp_path / "run"))
+    test = score_rows(cache, "test", pick_device("cpu"), pre_projection=True)
+    support = support_of(run.about, run.folder, tmp_path)
+    found = run.probabilities(test.x, support)
+    # By the rows of the cache: it is what the row of the run says.
+    right = (found.argmax(dim=1) == test.y).float().mean().item()
+    assert right == pytest.approx(result.test.scores.top1)
+    logits = run.logits(test.x) / run.about["temperature"]
+    features = F.normalize(test.x[:, : cache.dim], dim=1)
+    expected = adapt_to_batch(logits, features, support.x, support.y)
+    torch.testing.assert_close(found, expected.softmax(dim=1), rtol=1e-4, atol=1e-5)
+
+
 def test_an_image_that_cannot_be_read_takes_no_part(used, some, tmp_path):
     folder, _ = some
     bad = tmp_path / "bad.png"
@@ -62,7 +88,9 @@ def test_an_image_that_cannot_be_read_takes_no_part(used, some, tmp_path):
     asked = {"batch_adapt": True, "caches": used.caches, "pretrained": str(used.weights)}
     whole = list(predict(used.run, [folder], **asked))
     found = list(predict(used.run, [bad, folder, bad], **asked))
-    assert [prediction.error is None for prediction in found] == [False] + [True] * 40 + [False]
+    assert [prediction.error is None for prediction in found] == [False] + [True] * N_IMAGE + [
+        False
+    ]
     assert found[1:-1] == whole
     assert {prediction.batch for prediction in whole} == {N_IMAGE}
     (alone,) = predict(used.run, [bad], **asked)
@@ -121,7 +149,7 @@ def test_more_images_than_can_be_held_are_refused_before_any_is_read(used, some,
     )
     width = load(used.run).about["width"]
     most = 10_000 // (4 * (2 * width + 3 * 10))
-    with pytest.raises(PredictError, match=f"here at most {most}; got 40"):
+    with pytest.raises(PredictError, match=f"here at most {most}; got {N_IMAGE}"):
         next(found)
 
 
