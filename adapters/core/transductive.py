@@ -109,7 +109,7 @@ def _support_shares(x: Tensor, y: Tensor, n_class: int) -> _Shares:
     """Of the support: each image is its class's whole."""
     x = _double(x)
     y = y.to(x.device)
-    count = torch.bincount(y, minlength=n_class).to(x)
+    count = x.new_zeros(n_class).index_add_(0, y, torch.ones_like(x[:, 0]))
     return _Shares(count, x.new_zeros(n_class, x.shape[1]).index_add_(0, y, x))
 
 

@@ -64,7 +64,7 @@ def support_of(about: Mapping, folder: Path, caches: Path | None = None) -> RunS
         raise PredictError(
             f"{folder}: --batch-adapt takes the run's training images from its cache: {error}"
         ) from None
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError):
         # Only the kind of `spec` has been checked.
         raise PredictError(f"{folder}: run.json does not say how images were drawn") from None
     return RunSupport(x, y)
