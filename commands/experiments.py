@@ -56,6 +56,7 @@ from cliad.commands.options import (
     TrainOutOption,
     TrainSeedOption,
     TrainTestOption,
+    TransductiveOption,
 )
 from cliad.imports import quick_imports
 
@@ -86,6 +87,7 @@ def train(
     set_: SetOption = [],
     test: TrainTestOption = None,
     base_to_new: BaseToNewOption = False,
+    transductive: TransductiveOption = False,
     cache: CacheOption = None,
     out: TrainOutOption = None,
     device: DeviceOption = "auto",
@@ -101,6 +103,9 @@ def train(
         from cliad.pipelines.experiments.train import train as run_train
         from cliad.pipelines.runs.run_folder import check_out
 
+    if transductive and (base_to_new or test):
+        other = "--base-to-new" if base_to_new else "--test"
+        raise typer.BadParameter(f"--transductive or {other}, not both")
     named = {"alpha": alpha, "beta": beta, "lr": lr, "epochs": epochs, "hidden": hidden}
     hyper = _hyper(named, set_)
     folder = cache_dir(cache)
@@ -137,6 +142,7 @@ def train(
             seed=seed,
             protocol=protocol,
             select=select,
+            transductive=transductive,
             device=device,
             log=show.log,
         )
@@ -223,6 +229,7 @@ def grid(
     hidden: HiddenListOption = None,
     set_: SetListOption = [],
     test: GridTestOption = None,
+    transductive: TransductiveOption = False,
     config: ConfigOption = None,
     cache: CacheOption = None,
     out: ResultsOutOption = None,
@@ -258,6 +265,7 @@ def grid(
         "lr": lr,
         "epochs": epochs,
         "hidden": hidden,
+        "transductive": True if transductive else None,
         "set": _settings(set_) or None,
         "test": test,
     }

@@ -319,6 +319,15 @@ TrainOutOption = Annotated[
     Option(metavar="DIR", help="Run folder; default runs/ and a name made from the run."),
 ]
 
+TransductiveOption = Annotated[
+    bool,
+    Option(
+        "--transductive",
+        help="Score with all test images at once, unlabelled: a protocol of its own in rows and"
+        " reports. The head that is trained is the same.",
+    ),
+]
+
 # --------------------------------------------------------------- grid: lists of values
 
 # These are text, because `pipelines.experiments.axes` reads lists and ranges, for a configuration
@@ -426,6 +435,14 @@ ImagesArgument = Annotated[
 TopOption = Annotated[int, Option(help="Likeliest classes to show per image.")]
 CsvOption = Annotated[
     bool, Option("--csv", help="Print CSV: path, rank, class, probability (0 to 1), error.")
+]
+BatchAdaptOption = Annotated[
+    bool,
+    Option(
+        "--batch-adapt",
+        help="Adapt the head to all images of the call, as one unlabelled batch: every class has to"
+        " be there, in like number. Needs the cache that the run was trained on.",
+    ),
 ]
 PredictBatchOption = Annotated[int, Option(help="Images per encoder call.")]
 FirstRunArgument = Annotated[

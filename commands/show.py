@@ -221,13 +221,15 @@ def print_run(row: Mapping[str, Any]) -> None:
     """
     accuracy = "diverged" if row["diverged"] else percent(row["top1"])
     seconds = f"{row['train_seconds']:.2f} s"
+    title = _title_of(row)
+    beside = ["zero-shot", percent(row["zero_shot_top1"]), "", ""]
+    if row.get("transductive"):
+        title += ", transductive"
+        beside = ["image by image", percent(row["inductive_top1"]), "", ""]
     print_table(
-        _title_of(row),
+        title,
         ["head", "test accuracy", "training", "selected on"],
-        [
-            ["zero-shot", percent(row["zero_shot_top1"]), "", ""],
-            [row["head"], accuracy, seconds, row["selected_on"]],
-        ],
+        [beside, [row["head"], accuracy, seconds, row["selected_on"]]],
     )
     if row["found"]:
         line(", ".join(_setting(name, value) for name, value in row["found"].items()))

@@ -9,6 +9,7 @@ import typer
 
 from cliad.commands import show
 from cliad.commands.options import (
+    BatchAdaptOption,
     CacheOption,
     CsvOption,
     DeviceOption,
@@ -38,6 +39,8 @@ def predict(
     pretrained: RunPretrainedOption = None,
     batch: PredictBatchOption = 32,
     workers: WorkersOption = None,
+    batch_adapt: BatchAdaptOption = False,
+    cache: CacheOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Classify images with a trained head; an image that cannot be read is named and stops nothing.
@@ -63,6 +66,8 @@ def predict(
         batch=batch,
         workers=workers,
         device=device,
+        batch_adapt=batch_adapt,
+        caches=cache,
         log=_no_log if as_json or as_csv else show.log,
     )
     if as_json:

@@ -259,12 +259,18 @@ def one_photo(place):
     photo(place / "photo.jpg")
 
 
+def photos(place):
+    for i in range(2):
+        photo(place / "photos" / f"{i}.jpg", seed=i)
+
+
 STAND_INS = {
     "README.md": [digits, caltech65, dtd, tip_features, npz_features, split_files, one_photo],
     "docs/run-folder.md": [runs],
     "docs/coming-from.md": [tip_features, npz_features, retrieval, split_files],
     "docs/datasets.md": [dtd],
     "docs/own-images.md": [birds],
+    "docs/transductive.md": [photos],
 }
 
 

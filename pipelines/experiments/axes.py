@@ -37,6 +37,7 @@ SPEC_WORDS = (
     "seeds",
     "protocol",
     "select",
+    "transductive",
     "test",
 )
 OTHER_WORDS = ("out", "device")

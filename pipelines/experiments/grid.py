@@ -23,7 +23,14 @@ from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir, slug
 from cliad.errors import unknown
-from cliad.pipelines.experiments.axes import Axes, AxisError, axes_of, hyper_names, read_config
+from cliad.pipelines.experiments.axes import (
+    SPEC_WORDS,
+    Axes,
+    AxisError,
+    axes_of,
+    hyper_names,
+    read_config,
+)
 from cliad.pipelines.experiments.below_zero_shot import caution_of_many, largest_class
 from cliad.pipelines.experiments.episode import draw_of, make_episodes, pick_device
 from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
@@ -32,12 +39,14 @@ from cliad.pipelines.experiments.results_file import open_results
 from cliad.pipelines.experiments.run import groups, run
 from cliad.pipelines.experiments.score import Result
 from cliad.pipelines.experiments.spec import (
+    CAUTION,
     SELECTIONS,
     SpecError,
     TrainSpec,
     make_head,
     selects,
     spec_of,
+    true_or_false,
 )
 from cliad.pipelines.experiments.transfer import check_target, find_targets, transfer
 from cliad.pipelines.fewshot.draw import DrawRequest, check_request
@@ -198,6 +207,8 @@ def _planned(folder: Path, axes: Axes, log: Callable[[str], None]) -> Iterator[P
     """The rows that were asked for, cache by cache; equal ones are one."""
     _check_words(axes)
     _check_count(axes)
+    if True in _transductive(axes):
+        log(CAUTION)
     all_shots = _whole_numbers("shots", axes)
     seeds = _whole_numbers("seeds", axes)
     protocols = axes.spec.get("protocol", DEFAULTS["protocol"])
@@ -272,6 +283,8 @@ def _check_words(axes: Axes) -> None:
         if not any(name in axes.of_head(head) for head in heads):
             what = f"hyper-parameter of {', '.join(heads)}"
             raise SpecError(unknown(what, name, hyper_names(heads)))
+    if True in _transductive(axes) and "test" in axes.spec:
+        raise AxisError("transductive runs are scored on their own test split; leave out test")
 
 
 def _check_count(axes: Axes) -> None:
@@ -280,7 +293,8 @@ def _check_count(axes: Axes) -> None:
     for head in axes.heads:
         settings += math.prod(len(values) for values in axes.of_head(head).values())
     rows = settings
-    for word in ("dataset", "encoder", "prompts", "shots", "seeds", "protocol", "select"):
+    # Heads are counted with their settings above.
+    for word in set(SPEC_WORDS) - {"head", "test"}:
         rows *= len(axes.spec.get(word, DEFAULTS.get(word, [""])))
     rows *= 1 + len(axes.spec.get("test", ()))
     if rows > MOST_ROWS:
@@ -292,6 +306,7 @@ def _check_count(axes: Axes) -> None:
 
 def _specs(cache: FeatureCache, axes: Axes) -> Iterator[TrainSpec]:
     """The runs over one cache, in the order in which they were asked for."""
+    scorings = _transductive(axes)
     selections = axes.spec.get("select", [None])
     protocols = axes.spec.get("protocol", DEFAULTS["protocol"])
     all_shots = _whole_numbers("shots", axes)
@@ -301,8 +316,8 @@ def _specs(cache: FeatureCache, axes: Axes) -> Iterator[TrainSpec]:
         settings = [
             dict(zip(own, values, strict=True)) for values in itertools.product(*own.values())
         ]
-        draws = itertools.product(all_shots, seeds, protocols, selections)
-        for shots, seed, protocol, select in draws:
+        draws = itertools.product(all_shots, seeds, protocols, selections, scorings)
+        for shots, seed, protocol, select, transductive in draws:
             for given in settings:
                 head = make_head(name, given)
                 yield spec_of(
@@ -313,6 +328,7 @@ def _specs(cache: FeatureCache, axes: Axes) -> Iterator[TrainSpec]:
                     seed=seed,
                     protocol=protocol,
                     select=_selection(head, given, select),
+                    transductive=transductive,
                 )
 
 
@@ -322,6 +338,12 @@ def _selection(head: Head, given: Mapping, select: str | None) -> str | None:
         return "cv"
     nothing_to_select = select == "val" and not selects(head, given)
     return "fixed" if nothing_to_select else select
+
+
+def _transductive(axes: Axes) -> list[bool]:
+    """The ways in which runs are scored; SpecError for a value that is neither true nor false."""
+    values = axes.spec.get("transductive", ["false"])
+    return [true_or_false(value, "transductive") for value in values]
 
 
 def _whole_numbers(word: str, axes: Axes) -> list[int]:

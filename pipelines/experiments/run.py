@@ -61,7 +61,7 @@ def run(
 def groups(specs: Sequence[TrainSpec]) -> list[list[int]]:
     """Positions of the specs of one cache that can train together, a list for each group.
 
-    They have one kind of head, equal shapes, one plan and one way of selecting.
+    They have one kind of head, equal shapes, one plan, one way of selecting and of scoring.
     """
     found: dict[Hashable, list[int]] = defaultdict(list)
     for position, spec in enumerate(specs):
@@ -70,7 +70,8 @@ def groups(specs: Sequence[TrainSpec]) -> list[list[int]]:
         # search.
         searched = None if spec.select == "fixed" else (spec.select, spec.given)
         # Equal shots mean equal plans, and no padding.
-        found[type(head), static_fields(head), spec.shots, searched].append(position)
+        key = (type(head), static_fields(head), spec.shots, searched, spec.transductive)
+        found[key].append(position)
     return list(found.values())
 
 
@@ -119,7 +120,8 @@ class _Experiment:
         runs = [Run(spec.head, one.episode) for spec, one in zip(specs, drawn, strict=True)]
         fitted, timing = fit_timed(runs, specs[0], self.device, largest=len(runs))
         test = self.test_rows(pre_projection="pre_projection" in specs[0].head.needs)
-        scores = score_runs(fitted, [one.episode for one in drawn], test)
+        episodes = [one.episode for one in drawn]
+        scores = score_runs(fitted, episodes, test, transductive=specs[0].transductive)
         return [
             Result(
                 spec=spec,

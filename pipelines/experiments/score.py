@@ -14,6 +14,8 @@ from cliad.adapters import HEADS
 from cliad.adapters.core.classifier import Classifier, can_stack, inputs, logits_of
 from cliad.adapters.core.episode import Episode, stack_validation
 from cliad.adapters.core.metrics import calibration, metrics, reliability, supported_temperature
+from cliad.adapters.core.ops import unit
+from cliad.adapters.core.transductive import adapt_to_batch
 from cliad.cache.file.read import FeatureCache
 from cliad.pipelines.experiments.episode import DrawnEpisode, LabelledRows, class_texts
 from cliad.pipelines.experiments.spec import TrainSpec
@@ -67,6 +69,7 @@ class TestScores:
     temperature_on: str | None = None  # "val", or "cv" for out of fold
     ece_t: float | None = None  # `ece` with the temperature
     nll_t: float | None = None  # `nll` with the temperature
+    inductive_top1: float | None = None  # of a transductive run: `top1` of the head alone
 
 
 @dataclass(frozen=True)
@@ -99,8 +102,9 @@ class Result:
     def row(self, run: str | None = None) -> dict:
         """One JSON line; `run` is the run folder, where the head was saved."""
         hyper = self.hyper
-        return {
+        row = {
             **self.spec.json(),
+            "protocol": self.spec.row_protocol,
             **self.test.scores.json(),
             "ece_t": self.test.ece_t,
             "nll_t": self.test.nll_t,
@@ -119,6 +123,11 @@ class Result:
             "versions": versions(),
             "run": run,
         }
+        if self.spec.transductive:
+            # No inductive accuracy stands where accuracies of rows are compared.
+            row["zero_shot_top1"] = None
+            row["inductive_top1"] = self.test.inductive_top1
+        return row
 
 
 def zero_shot_top1(cache: FeatureCache, rows: LabelledRows) -> float | None:
@@ -139,8 +148,14 @@ def score_runs(
     fitted: Sequence[Classifier],
     episodes: Sequence[Episode],
     test: LabelledRows,
+    *,
+    transductive: bool = False,
 ) -> list[TestScores]:
-    """The numbers of each run of a group; as many are scored at once as memory allows."""
+    """The numbers of each run of a group; as many are scored at once as memory allows.
+
+    Args:
+        transductive: adapt the logits of each run to all test images, see `adapt_to_batch`.
+    """
     at_once = 1
     # Runs of one group are scored by the same stacked products that trained them.
     if can_stack(fitted):
@@ -150,19 +165,52 @@ def score_runs(
     scores = []
     for start in range(0, len(fitted), at_once):
         part = slice(start, start + at_once)
-        scores += _score_together(fitted[part], episodes[part], test)
+        scores += _score_together(fitted[part], episodes[part], test, transductive)
     return scores
 
 
 def _score_together(
-    fitted: Sequence[Classifier], episodes: Sequence[Episode], test: LabelledRows
+    fitted: Sequence[Classifier],
+    episodes: Sequence[Episode],
+    test: LabelledRows,
+    transductive: bool,
 ) -> list[TestScores]:
     logits = logits_of(fitted, test.x)  # (n_run, n, n_class)
     temperatures, found_on = _temperatures(fitted, episodes)
-    return [
+    scores = [
         _score_run(classifier, of_run, temperature, found_on, test.y)
         for classifier, of_run, temperature in zip(fitted, logits, temperatures, strict=True)
     ]
+    if not transductive:
+        return scores
+    return [
+        _rescore(one, of_run, episode, test)
+        for one, of_run, episode in zip(scores, logits, episodes, strict=True)
+    ]
+
+
+def _rescore(
+    inductive: TestScores, logits: Tensor, episode: Episode, test: LabelledRows
+) -> TestScores:
+    """The scores of the same logits (n, n_class), adapted to all test images at once.
+
+    The temperature stays that of the head, by which its logits are divided first, so that shares
+    of images are probabilities. For what comes out, no temperature is known.
+    """
+    if inductive.diverged:
+        return inductive
+    x = episode.features
+    support = unit(x[episode.index.to(x.device)])
+    images = unit(test.x[:, : x.shape[1]])  # without what may stand behind the features
+    tempered = logits / (inductive.temperature or 1)
+    adapted = adapt_to_batch(tempered, images, support, episode.y.to(x.device))
+    return TestScores(
+        score(adapted, test.y),
+        diverged=False,
+        temperature=inductive.temperature,
+        temperature_on=inductive.temperature_on,
+        inductive_top1=inductive.scores.top1,
+    )
 
 
 def _temperatures(

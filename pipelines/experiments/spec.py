@@ -21,6 +21,12 @@ FALSE_WORDS = ("false", "no", "off", "0")
 # How hyper-parameters are found: as given, on validation images, by folds of the support.
 SELECTIONS = ("fixed", "val", "cv")
 LARGEST_WHOLE_NUMBER = 2**31 - 1
+# Behind the protocol of a transductive row: so it is a protocol of its own wherever rows are read.
+TRANSDUCTIVE = " (transductive)"
+CAUTION = (
+    "transductive: all test images are used at once, without labels, as if the classes came in like"
+    " number; not comparable with inductive accuracies"
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,7 @@ class TrainSpec:
     protocol: str = "coop"
     select: str = "fixed"  # of SELECTIONS
     given: frozenset[str] = frozenset()
+    transductive: bool = False  # scored with the whole unlabelled test split at once
 
     @property
     def head_name(self) -> str:
@@ -53,7 +60,7 @@ class TrainSpec:
 
     def json(self) -> dict:
         """The words of this spec in a result row."""
-        return {
+        words = {
             "dataset": self.dataset,
             "encoder": self.encoder,
             "prompts": self.prompts,
@@ -64,6 +71,13 @@ class TrainSpec:
             "selected_on": self.select,
             "hyper": self.hyper,
         }
+        # Only where it is true: keys and names of folders are made of these words.
+        return {**words, "transductive": True} if self.transductive else words
+
+    @property
+    def row_protocol(self) -> str:
+        """The protocol as rows and cards have it."""
+        return self.protocol + TRANSDUCTIVE if self.transductive else self.protocol
 
     @property
     def key(self) -> str:
@@ -98,7 +112,7 @@ def _typed(value: Any, spec: Field) -> object:
         return None
     kind = _kind(spec, default)
     if kind is bool:
-        return _true_or_false(value, spec.name)
+        return true_or_false(value, spec.name)
     try:
         # int("1.5") is an error, int(1.5) is not: whole numbers are read from their text.
         number = kind(value) if kind is float else kind(str(value))
@@ -121,7 +135,12 @@ def _kind(spec: Field, default: object) -> type:
     return type(default)
 
 
-def _true_or_false(value: object, name: str) -> bool:
+def true_or_false(value: object, name: str) -> bool:
+    """What was typed for `name`, one of TRUE_WORDS or FALSE_WORDS.
+
+    Raises:
+        SpecError: another word.
+    """
     word = str(value).lower()
     if word not in TRUE_WORDS + FALSE_WORDS:
         raise SpecError(f"{name} is true or false; got {str(value)[:40]}")
@@ -137,6 +156,7 @@ def spec_of(
     seed: int,
     protocol: str = "coop",
     select: str | None = None,
+    transductive: bool = False,
 ) -> TrainSpec:
     """The spec of a run on a cache; `select` None is the head's published way.
 
@@ -165,6 +185,7 @@ def spec_of(
         protocol=protocol,
         select=select,
         given=frozenset(given),
+        transductive=transductive,
     )
 
 

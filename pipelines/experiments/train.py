@@ -13,7 +13,7 @@ from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
 from cliad.pipelines.experiments.memory import check_size
 from cliad.pipelines.experiments.run import run
 from cliad.pipelines.experiments.score import Result
-from cliad.pipelines.experiments.spec import make_head, spec_of
+from cliad.pipelines.experiments.spec import CAUTION, make_head, spec_of
 from cliad.pipelines.fewshot.draw import check_request
 
 
@@ -29,6 +29,7 @@ def train(
     seed: int = 1,
     protocol: str = "coop",
     select: str | None = None,
+    transductive: bool = False,
     device: str = "auto",
     log: Callable[[str], None] = lambda message: None,
 ) -> tuple[Result, FeatureCache]:
@@ -43,6 +44,8 @@ def train(
         shots, seed, protocol: the few-shot draw; shots are images per class.
         select: "fixed" hyper-parameters, chosen on "val", or by folds of the support itself ("cv",
             which reads no validation image); None: the head's published way.
+        transductive: score with all test images at once, see `adapt_to_batch`; the head itself is
+            that of the same run without it.
         device: auto, cpu, cuda, cuda:1, mps.
         log: takes messages for the user.
 
@@ -65,7 +68,10 @@ def train(
         seed=seed,
         protocol=protocol,
         select=select,
+        transductive=transductive,
     )
+    if transductive:
+        log(CAUTION)
     torch_device = pick_device(device)
     check_size(untrained, cache, shots)
     (results,) = run(cache, [spec], torch_device)

@@ -68,8 +68,12 @@ def transfer(
     is given the target's own texts.
 
     Raises:
-        SpecError, CacheError: see `check_target`.
+        SpecError, CacheError: see `check_target`; or the runs are transductive.
     """
+    if results[0].spec.transductive:
+        raise SpecError(
+            "a transductive run is scored on its own test split only; leave out other data sets"
+        )
     head = results[0].classifier.head
     check_target(type(head), source, target)
     test = score_rows(target, "test", device, pre_projection="pre_projection" in head.needs)

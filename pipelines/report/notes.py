@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cliad.pipelines.experiments.spec import TRANSDUCTIVE
 from cliad.pipelines.report.methods import ZERO_SHOT, Method, show_shots
 from cliad.pipelines.report.study import Block, Study, values_of
 
@@ -26,6 +27,12 @@ def notes_of(study: Study) -> list[str]:
         notes.append(
             "A -> B: trained on A, scored on the test split of B; such rows stand in tables of"
             " their own, outside the average of all others."
+        )
+    if any(row["protocol"].endswith(TRANSDUCTIVE) for row in study.rows):
+        notes.append(
+            "Transductive: heads saw all test images at once, without labels, and took their"
+            " classes to come in like number. Such accuracies are not comparable with those of"
+            " heads that see one image at a time, and stand in tables and curves of their own."
         )
     notes += _several_blocks(study)
     if len(values_of(study.rows, "selected_on")) > 1:

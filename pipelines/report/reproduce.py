@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
+from cliad.pipelines.experiments.spec import TRANSDUCTIVE
 from cliad.pipelines.report.elements import html_table, section
 from cliad.pipelines.report.methods import show, size_of
 from cliad.pipelines.report.study import Block, Study, block_of, values_of
@@ -74,8 +75,11 @@ def _commands(study: Study, block: Block) -> Iterator[str]:
 def _command(rows: Sequence[dict], given: Iterable[str]) -> list[str]:
     """The words of a command that makes rows of one head."""
     first = rows[0]
-    parts = ["cliad", "grid", "--head", first["head"], "--protocol", first["protocol"]]
+    protocol = first["protocol"].removesuffix(TRANSDUCTIVE)
+    parts = ["cliad", "grid", "--head", first["head"], "--protocol", protocol]
     parts += ["--select", first["selected_on"]]
+    if protocol != first["protocol"]:
+        parts.append("--transductive")
     parts += ["--dataset", _listed(rows, "trained_on")]
     if block_of(first).source:
         parts += ["--test", _listed(rows, "test_dataset")]

@@ -9,6 +9,7 @@ MOST_NAMES = 100  # class names in the card; run.json has all
 # Words of the result row that are fractions from 0 to 1, and what the card calls them.
 FRACTIONS = {
     "top1": "accuracy",
+    "inductive_top1": "accuracy, image by image",
     "zero_shot_top1": "accuracy of zero-shot CLIP",
     "top5": "top-5 accuracy",
     "mean_class": "mean accuracy over classes",
@@ -45,6 +46,7 @@ def card(about: Mapping, row: Mapping) -> str:
         "",
         "Measured on the data set's test split, of which training saw nothing."
         f" The head was chosen on: {chosen_on}.",
+        *_transductive(row),
         "",
         "    cliad predict FOLDER IMAGE...",
         "",
@@ -56,11 +58,25 @@ def card(about: Mapping, row: Mapping) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _transductive(row: Mapping) -> list[str]:
+    """What figures of a transductive run are of: not of the head in the folder alone."""
+    if not row.get("transductive"):
+        return []
+    return [
+        "",
+        "These figures are transductive: all test images were used at once, without labels, as if"
+        " the classes came in like number. The head in this folder is the one before that, and sees"
+        " one image at a time; `cliad predict --batch-adapt` adapts it to the images of a call.",
+    ]
+
+
 def _figures(row: Mapping) -> list[str]:
     """The table of figures, a line each; those that the run does not have are left out."""
     lines = []
     for name, text in FRACTIONS.items():
         if row.get(name) is not None:
+            if row.get("transductive") and name != "inductive_top1":
+                text += ", all test images at once"
             lines.append(f"| {text} | {100 * row[name]:.1f} % |")
     temperature = row.get("temperature")
     # Rows made before there was another way have no word for it.
@@ -82,7 +98,7 @@ def _facts(about: Mapping, row: Mapping) -> list[str]:
         f"- classes: {_class_list(about['classnames'])}",
         f"- templates: {_joined(about['templates'], '; ') or 'none'}",
         f"- hyper-parameters: {_pairs(about['hyper']) or 'none'}",
-        f"- protocol {spec['protocol']}, seed {spec['seed']}, hash of the draw {row['index_hash']}",
+        f"- protocol {row['protocol']}, seed {spec['seed']}, hash of the draw {row['index_hash']}",
         f"- encoder id {about['encoder_id']},"
         f" fingerprint of the features {about['fingerprint']}, stored as {about['dtype']}",
         f"- made by `{command or 'the Python interface'}` with {_pairs(row['versions'])}",

@@ -17,9 +17,10 @@ from cliad.adapters.core.classifier import Classifier
 from cliad.cache.datasets.folders import image_files
 from cliad.cache.datasets.pictures import open_image
 from cliad.cache.encoders.base import Encoder
-from cliad.cache.extract.reading import PLAIN, Crop, Job, Loader, Read
+from cliad.cache.extract.reading import PLAIN, Crop, Job, Loader
 from cliad.cache.extract.workers import number_of_workers
 from cliad.pipelines.runs import run_folder
+from cliad.pipelines.runs.batch_adapt import RunSupport, caution, check_batch, support_of
 from cliad.pipelines.runs.run_encoder import PredictError, load_encoder
 
 if TYPE_CHECKING:
@@ -40,16 +41,21 @@ class ClassProbability(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image: the likeliest classes, best first; or why it could not be read."""
+    """One image: the likeliest classes, best first; or why it could not be read.
+
+    batch: to how many images at once the head was adapted; None where it was not.
+    """
 
     path: str
     top: list[ClassProbability] = field(default_factory=list)
     error: str | None = None
+    batch: int | None = None
 
     def json(self) -> dict[str, object]:
         if self.error is not None:
             return {"path": self.path, "error": self.error}
-        return {"path": self.path, "top": [entry.json() for entry in self.top]}
+        words: dict[str, object] = {"path": self.path, "top": [entry.json() for entry in self.top]}
+        return words if self.batch is None else {**words, "batch_adapted": self.batch}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +82,17 @@ class SavedRun:
         Raises:
             PredictError: another width, or the training had diverged.
         """
+        logits = self.classifier.logits(self._as_cached(x))
+        # A softmax of these would look like probabilities of some kind, so nothing is answered.
+        if not torch.isfinite(logits).all():
+            raise PredictError(
+                f"{self.folder} gives logits that are not finite"
+                " (its training diverged, or the features are broken)"
+            )
+        return logits
+
+    def _as_cached(self, x: Tensor | np.ndarray) -> Tensor:
+        """Raw features (n, width), rounded as the cache rounds them."""
         x = torch.as_tensor(x)
         width = self.about["width"]
         if x.ndim != 2 or x.shape[1] != width:
@@ -86,28 +103,29 @@ class SavedRun:
         x = x.to(getattr(torch, self.about["dtype"])).float()
         if self.about["unit_rows"]:
             x = torch.nn.functional.normalize(x, dim=-1)
-        logits = self.classifier.logits(x)
-        # A softmax of these would look like probabilities of some kind, so nothing is answered.
-        if not torch.isfinite(logits).all():
-            raise PredictError(
-                f"{self.folder} gives logits that are not finite"
-                " (its training diverged, or the features are broken)"
-            )
-        return logits
+        return x
 
-    def probabilities(self, x: Tensor | np.ndarray) -> Tensor:
+    def probabilities(self, x: Tensor | np.ndarray, support: RunSupport | None = None) -> Tensor:
         """Probabilities (n, n_class) of raw features x (n, width).
 
-        They are at the temperature that was fitted on validation images; at 1 without any.
+        They are at the temperature that was fitted on validation images; at 1 without any. With
+        the run's support they are adapted to all n images; no temperature is known for these.
         """
-        temperature = self.about["temperature"] or 1
-        return (self.logits(x) / temperature).softmax(dim=-1)
+        logits = self.logits(x) / (self.about["temperature"] or 1)
+        if support is not None:
+            logits = support.adapted(logits, self._as_cached(x))
+        return logits.softmax(dim=-1)
 
-    def top(self, x: Tensor | np.ndarray, top: int = 5) -> list[list[ClassProbability]]:
-        """The `top` likeliest classes of features x (n, width), best first."""
+    def top(
+        self, x: Tensor | np.ndarray, top: int = 5, support: RunSupport | None = None
+    ) -> list[list[ClassProbability]]:
+        """The `top` likeliest classes of features x (n, width), best first.
+
+        support: see `probabilities`.
+        """
         # There may be fewer classes than are asked for.
         n_shown = min(top, len(self.classnames))
-        values, classes = self.probabilities(x).topk(n_shown, dim=-1)  # each (n, n_shown)
+        values, classes = self.probabilities(x, support).topk(n_shown, dim=-1)  # each (n, n_shown)
         rows = []
         for probabilities, labels in zip(values.tolist(), classes.tolist(), strict=True):
             names = [self.classnames[label] for label in labels]
@@ -151,44 +169,81 @@ class SavedRun:
         encoder: Encoder | None = None,
         batch: int = BATCH,
         workers: int | None = None,
+        support: RunSupport | None = None,
     ) -> Iterator[Prediction]:
         """One prediction per image file, in order, as soon as its batch is done.
 
-        Folders and glob patterns stand for the images in them.
+        Folders and glob patterns stand for the images in them. With the run's support, the head is
+        adapted to all images, and predictions come when the last image has been read.
+
+        Raises:
+            PredictError: with a support, more images than can be held at once.
         """
         paths = find_images(images)
         in_use = encoder or self.encoder()
+        if support is not None:
+            width = self.about["width"]
+            check_batch(len(paths), width=width, n_class=len(self.classnames))
+        encoded = self._encoded(paths, in_use, batch, workers)
+        if support is not None and paths:
+            encoded = iter([_joined(list(encoded))])
+        for part in encoded:
+            yield from self._predictions(paths, part, top, support)
+
+    def _encoded(
+        self, paths: Sequence[str], encoder: Encoder, batch: int, workers: int | None
+    ) -> Iterator[_Encoded]:
+        """The features of the images, batch by batch."""
 
         def read_image(split: str, row: int, crops: Sequence[Crop]) -> list[Tensor]:
-            return [in_use.preprocess(open_image(Path(paths[row])))]
+            return [encoder.preprocess(open_image(Path(paths[row])))]
 
         loader = Loader(
             _jobs(len(paths), batch),
             read_image,
-            shape=(3, *in_use.preprocess_size),
+            shape=(3, *encoder.preprocess_size),
             workers=number_of_workers(workers),
         )
         for read in loader:
-            yield from self._predictions(paths, read, in_use, top)
+            # Rows count all images; the tensors of the batch begin at its first one.
+            rows = range(read.job.start, read.job.stop)
+            reasons = dict(read.problems)
+            readable = [row for row in rows if row not in reasons]
+            x = torch.empty(0, self.about["width"])
+            if readable:
+                images = read.images[PLAIN][[row - rows.start for row in readable]]
+                x = self.features(encoder, images)
+            yield _Encoded(rows, reasons, x)
 
     def _predictions(
-        self, paths: Sequence[str], read: Read, encoder: Encoder, top: int
+        self, paths: Sequence[str], encoded: _Encoded, top: int, support: RunSupport | None
     ) -> Iterator[Prediction]:
-        """The predictions of one batch; an image that could not be read says why."""
-        # Rows count all images; the tensors of the batch begin at its first one.
-        rows = range(read.job.start, read.job.stop)
-        reasons = dict(read.problems)
-        readable = [row for row in rows if row not in reasons]
-        classes = {}
-        if readable:
-            images = read.images[PLAIN][[row - rows.start for row in readable]]
-            found = self.top(self.features(encoder, images), top)
-            classes = dict(zip(readable, found, strict=True))
-        for row in rows:
-            if row in reasons:
-                yield Prediction(paths[row], error=reasons[row])
+        """The predictions of some images; one that could not be read says why."""
+        found = iter(self.top(encoded.x, top, support) if len(encoded.x) else [])
+        n_adapted = None if support is None else len(encoded.x)
+        for row in encoded.rows:
+            if row in encoded.reasons:
+                yield Prediction(paths[row], error=encoded.reasons[row])
             else:
-                yield Prediction(paths[row], classes[row])
+                yield Prediction(paths[row], next(found), batch=n_adapted)
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """The images of some rows: features x (n, width) of those that could be read, else why not."""
+
+    rows: range
+    reasons: Mapping[int, str]
+    x: Tensor
+
+
+def _joined(parts: Sequence[_Encoded]) -> _Encoded:
+    """Parts that follow each other, as one."""
+    reasons: dict[int, str] = {}
+    for part in parts:
+        reasons.update(part.reasons)
+    x = torch.cat([part.x for part in parts])
+    return _Encoded(range(parts[0].rows.start, parts[-1].rows.stop), reasons, x)
 
 
 def _jobs(n_image: int, batch: int) -> list[Job]:
@@ -229,6 +284,8 @@ def predict(
     device: str = "auto",
     batch: int = BATCH,
     workers: int | None = None,
+    batch_adapt: bool = False,
+    caches: Path | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Prediction]:
     """Classify images with a saved run; the verb `cliad predict`.
@@ -242,6 +299,9 @@ def predict(
         device: auto, cpu, cuda, cuda:1, mps.
         batch, workers: images per encoder call, and threads that read images (default one per
             core).
+        batch_adapt: adapt the head to all images at once, see `adapt_to_batch`.
+        caches: the cache folder that this takes the run's training images from; None: $CLIAD_CACHE
+            or the user's cache folder.
         log: is given lines on what happens.
 
     Returns:
@@ -258,12 +318,17 @@ def predict(
         )
     # All that can fail as a whole fails here, before the first image.
     saved = load(run)
+    support = support_of(saved.about, saved.folder, caches) if batch_adapt else None
     encoder = saved.encoder(model=model, pretrained=pretrained, device=device, log=log)
     log(
         f"{saved.folder}: {saved.about['head']}, {len(saved.classnames)} classes;"
         f" {encoder.name} on {encoder.device}"
     )
-    return saved.predict(images, top=top, encoder=encoder, batch=batch, workers=workers)
+    if support is not None:
+        log(caution(len(find_images(images)), len(saved.classnames)))
+    return saved.predict(
+        images, top=top, encoder=encoder, batch=batch, workers=workers, support=support
+    )
 
 
 def find_images(images: Sequence[str | Path]) -> list[str]:

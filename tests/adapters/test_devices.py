@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import DIM, N_CLASS, World
 
 from cliad.adapters import HEADS, auto
-from cliad.adapters.core import lbfgs, logistic, ops
+from cliad.adapters.core import lbfgs, logistic, ops, transductive
 from cliad.adapters.core.calibrate import Calibration
 from cliad.adapters.core.classifier import logits_of
 from cliad.adapters.core.episode import Episode, stack
@@ -292,6 +292,27 @@ def test_a_head_works_on_a_device_that_lacks_kernels(cuda, monkeypatch, name):
     for classifier in fitted:
         for tensor in (*classifier.p.values(), *classifier.c.values()):
             assert tensor.device.type == "cuda"
+
+
+@pytest.mark.parametrize("lacking", [set(), {"cuda"}])
+def test_a_batch_is_adapted_to_on_any_device_without_waiting(cuda, monkeypatch, lacking):
+    monkeypatch.setattr(ops, "LACKING", lacking)
+    # The one question that waits, before all else: whether all numbers are finite.
+    monkeypatch.setattr(transductive, "_is_finite", taken_for_finite)
+    x = torch.empty(50, DIM, device=cuda)
+    labels = torch.empty(10, dtype=torch.long, device=cuda)
+    with LacksKernels() if lacking else NoValues():
+        logits = torch.empty(50, N_CLASS, device=cuda)
+        adapted = transductive.adapt_to_batch(logits, x, x[:10], labels)
+    assert (adapted.shape, adapted.device, adapted.dtype) == (
+        logits.shape,
+        logits.device,
+        torch.float32,
+    )
+
+
+def taken_for_finite(values):
+    return True
 
 
 def test_heads_with_a_factorisation_need_the_way_round(cuda):

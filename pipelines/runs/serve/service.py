@@ -225,6 +225,8 @@ def _summary(name: str, folder: Path) -> dict[str, object] | None:
         if (folder / "result.json").is_file():
             row = _read_json(folder / "result.json")
         spec = about["spec"]
+        # The page takes one image at a time.
+        top1 = row.get("inductive_top1" if row.get("transductive") else "top1")
         return {
             "run": name,
             "head": _text(about["head"]),
@@ -232,7 +234,7 @@ def _summary(name: str, folder: Path) -> dict[str, object] | None:
             "encoder": _text(about["encoder"]),
             "shots": int(spec["shots"]),
             "n_class": len(about["classnames"]),
-            "top1": _fraction(row.get("top1")),
+            "top1": _fraction(top1),
             "zero_shot_top1": _fraction(row.get("zero_shot_top1")),
         }
     except UNREADABLE:
