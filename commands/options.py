@@ -272,8 +272,8 @@ TrainSeedOption = Annotated[
 SelectOption = Annotated[
     str | None,
     Option(
-        help="fixed or val: hyper-parameters as given, or chosen on validation images; "
-        "default the head's published way."
+        help="fixed, val or cv: hyper-parameters as given, chosen on validation images, or by "
+        "folds of the training images themselves; default the head's published way."
     ),
 ]
 AlphaOption = Annotated[
@@ -356,7 +356,7 @@ SelectListOption = Annotated[
     str | None,
     Option(
         metavar="LIST",
-        help="fixed or val or both: as `cliad train`; default each head's published way.",
+        help="fixed, val, cv: as `cliad train`; default each head's published way.",
     ),
 ]
 AlphaListOption = Annotated[
@@ -442,6 +442,14 @@ BatchAdaptOption = Annotated[
         "--batch-adapt",
         help="Adapt the head to all images of the call, as one unlabelled batch: every class has to"
         " be there, in like number. Needs the cache that the run was trained on.",
+    ),
+]
+SetsOption = Annotated[
+    float | None,
+    Option(
+        metavar="SHARE",
+        help="Instead of the likeliest classes a set of them, as large as 0.9 (or 0.50 to 0.99) of"
+        " the run's own images needed. For runs of --select cv or --head auto.",
     ),
 ]
 PredictBatchOption = Annotated[int, Option(help="Images per encoder call.")]

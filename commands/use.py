@@ -23,6 +23,7 @@ from cliad.commands.options import (
     RunModelOption,
     RunPretrainedOption,
     ServeDataOption,
+    SetsOption,
     TopOption,
     WorkersOption,
 )
@@ -40,6 +41,7 @@ def predict(
     batch: PredictBatchOption = 32,
     workers: WorkersOption = None,
     batch_adapt: BatchAdaptOption = False,
+    sets: SetsOption = None,
     cache: CacheOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -68,6 +70,7 @@ def predict(
         device=device,
         batch_adapt=batch_adapt,
         caches=cache,
+        sets=sets,
         log=_no_log if as_json or as_csv else show.log,
     )
     if as_json:

@@ -123,9 +123,9 @@ ZERO_SHOT = Method("zero-shot", "fixed", ())
 def setting_of(row: Mapping) -> dict[str, object]:
     """The hyper-parameters of a row that were set rather than found.
 
-    That is all of them, or where validation chose, those that the user gave.
+    That is all of them, or where images chose, those that the user gave.
     """
-    if row["selected_on"] == "val":
+    if row["selected_on"] != "fixed":
         return dict(row["hyper"])
     return dict(row.get("found") or row["hyper"])
 

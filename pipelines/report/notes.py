@@ -37,8 +37,8 @@ def notes_of(study: Study) -> list[str]:
     notes += _several_blocks(study)
     if len(values_of(study.rows, "selected_on")) > 1:
         notes.append(
-            "Some runs use fixed hyper-parameters, others chose them on validation images: they"
-            " stand in lines of their own."
+            "Some runs use fixed hyper-parameters, others chose them on validation images (val) or"
+            " by folds of the training images (cv): they stand in lines of their own."
         )
     diverged = _count_diverged(study)
     if diverged:

@@ -22,6 +22,7 @@ from cliad.cache.extract.workers import number_of_workers
 from cliad.pipelines.runs import run_folder
 from cliad.pipelines.runs.batch_adapt import RunSupport, caution, check_batch, support_of
 from cliad.pipelines.runs.run_encoder import PredictError, load_encoder
+from cliad.pipelines.runs.sets import meaning, set_size, threshold_at
 
 if TYPE_CHECKING:
     from cliad.cache.encoders.clip import Clip
@@ -44,17 +45,21 @@ class Prediction:
     """One image: the likeliest classes, best first; or why it could not be read.
 
     batch: to how many images at once the head was adapted; None where it was not.
+    coverage: the share of its own images that sets of such a size cover, where `top` is a set.
     """
 
     path: str
     top: list[ClassProbability] = field(default_factory=list)
     error: str | None = None
     batch: int | None = None
+    coverage: float | None = None
 
     def json(self) -> dict[str, object]:
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         words: dict[str, object] = {"path": self.path, "top": [entry.json() for entry in self.top]}
+        if self.coverage is not None:
+            words["set_coverage"] = self.coverage
         return words if self.batch is None else {**words, "batch_adapted": self.batch}
 
 
@@ -108,7 +113,7 @@ class SavedRun:
     def probabilities(self, x: Tensor | np.ndarray, support: RunSupport | None = None) -> Tensor:
         """Probabilities (n, n_class) of raw features x (n, width).
 
-        They are at the temperature that was fitted on validation images; at 1 without any. With
+        They are at the temperature that the run's card shows; at 1 where none was found. With
         the run's support they are adapted to all n images; no temperature is known for these.
         """
         logits = self.logits(x) / (self.about["temperature"] or 1)
@@ -117,19 +122,32 @@ class SavedRun:
         return logits.softmax(dim=-1)
 
     def top(
-        self, x: Tensor | np.ndarray, top: int = 5, support: RunSupport | None = None
+        self,
+        x: Tensor | np.ndarray,
+        top: int = 5,
+        support: RunSupport | None = None,
+        sets: float | None = None,
     ) -> list[list[ClassProbability]]:
         """The `top` likeliest classes of features x (n, width), best first.
 
-        support: see `probabilities`.
+        support: see `probabilities`. sets: a share of images, such as 0.9: not `top` classes but as
+        many as a set for that share has, see `cliad.pipelines.runs.sets`.
+
+        Raises:
+            SetsError: the run has no sets, or not for that share.
         """
+        threshold = None
+        if sets is not None:
+            threshold = threshold_at(self.about.get("sets"), sets)
+            top = len(self.classnames)
         # There may be fewer classes than are asked for.
         n_shown = min(top, len(self.classnames))
         values, classes = self.probabilities(x, support).topk(n_shown, dim=-1)  # each (n, n_shown)
         rows = []
         for probabilities, labels in zip(values.tolist(), classes.tolist(), strict=True):
-            names = [self.classnames[label] for label in labels]
-            pairs = zip(names, probabilities, strict=True)
+            n = n_shown if threshold is None else set_size(probabilities, threshold)
+            names = [self.classnames[label] for label in labels[:n]]
+            pairs = zip(names, probabilities[:n], strict=True)
             rows.append([ClassProbability(name, probability) for name, probability in pairs])
         return rows
 
@@ -170,6 +188,7 @@ class SavedRun:
         batch: int = BATCH,
         workers: int | None = None,
         support: RunSupport | None = None,
+        sets: float | None = None,
     ) -> Iterator[Prediction]:
         """One prediction per image file, in order, as soon as its batch is done.
 
@@ -188,7 +207,7 @@ class SavedRun:
         if support is not None and paths:
             encoded = iter([_joined(list(encoded))])
         for part in encoded:
-            yield from self._predictions(paths, part, top, support)
+            yield from self._predictions(paths, part, top, support, sets)
 
     def _encoded(
         self, paths: Sequence[str], encoder: Encoder, batch: int, workers: int | None
@@ -216,16 +235,21 @@ class SavedRun:
             yield _Encoded(rows, reasons, x)
 
     def _predictions(
-        self, paths: Sequence[str], encoded: _Encoded, top: int, support: RunSupport | None
+        self,
+        paths: Sequence[str],
+        encoded: _Encoded,
+        top: int,
+        support: RunSupport | None,
+        sets: float | None,
     ) -> Iterator[Prediction]:
         """The predictions of some images; one that could not be read says why."""
-        found = iter(self.top(encoded.x, top, support) if len(encoded.x) else [])
+        found = iter(self.top(encoded.x, top, support, sets) if len(encoded.x) else [])
         n_adapted = None if support is None else len(encoded.x)
         for row in encoded.rows:
             if row in encoded.reasons:
                 yield Prediction(paths[row], error=encoded.reasons[row])
             else:
-                yield Prediction(paths[row], next(found), batch=n_adapted)
+                yield Prediction(paths[row], next(found), batch=n_adapted, coverage=sets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,6 +310,7 @@ def predict(
     workers: int | None = None,
     batch_adapt: bool = False,
     caches: Path | None = None,
+    sets: float | None = None,
     log: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Prediction]:
     """Classify images with a saved run; the verb `cliad predict`.
@@ -302,13 +327,16 @@ def predict(
         batch_adapt: adapt the head to all images at once, see `adapt_to_batch`.
         caches: the cache folder that this takes the run's training images from; None: $CLIAD_CACHE
             or the user's cache folder.
+        sets: a share of images, such as 0.9: sets of classes in place of the `top` likeliest, see
+            `SavedRun.top`.
         log: is given lines on what happens.
 
     Returns:
         An iterator of predictions in the order of the images, filled as it is read.
 
     Raises:
-        RunFolderError, PredictError, EncoderError: what is wrong and what to do, in one line.
+        RunFolderError, PredictError, SetsError, EncoderError: what is wrong and what to do, in one
+            line.
     """
     if top < 1:
         raise PredictError(f"top is the number of classes per image, at least 1; got {top}")
@@ -318,16 +346,28 @@ def predict(
         )
     # All that can fail as a whole fails here, before the first image.
     saved = load(run)
+    if sets is not None:
+        threshold_at(saved.about.get("sets"), sets)
+        if batch_adapt:
+            raise PredictError("no sets are known for adapted predictions: --sets or --batch-adapt")
     support = support_of(saved.about, saved.folder, caches) if batch_adapt else None
     encoder = saved.encoder(model=model, pretrained=pretrained, device=device, log=log)
     log(
         f"{saved.folder}: {saved.about['head']}, {len(saved.classnames)} classes;"
         f" {encoder.name} on {encoder.device}"
     )
+    if sets is not None:
+        log(meaning(sets))
     if support is not None:
         log(caution(len(find_images(images)), len(saved.classnames)))
     return saved.predict(
-        images, top=top, encoder=encoder, batch=batch, workers=workers, support=support
+        images,
+        top=top,
+        encoder=encoder,
+        batch=batch,
+        workers=workers,
+        support=support,
+        sets=sets,
     )
 
 

@@ -35,6 +35,7 @@ from cliad.errors import CliadError
 from cliad.pipelines.experiments.score import Result
 from cliad.pipelines.experiments.spec import make_head
 from cliad.pipelines.runs.card import card
+from cliad.pipelines.runs.sets import is_thresholds, thresholds_of
 
 SCHEMA = 1
 # Bytes of run.json and of result.json: 100,000 class names take a quarter. What JSON becomes in
@@ -44,7 +45,7 @@ LARGEST_HEAD = 2**32  # bytes; 4,096 classes with keys of 16 shots of 4,096 feat
 WIDEST = 2**20  # a larger width in run.json is damage: no encoder gives such features
 
 # What each word of run.json must be. Beside them stand `schema` and `temperature` (a number or
-# null), which have checks of their own, and `prompts`, which may be missing.
+# null), which have checks of their own, and `prompts` and `sets`, which may be missing.
 KINDS: dict[str, type] = {
     "head": str,
     "hyper": dict,
@@ -189,8 +190,18 @@ def _about(result: Result, cache: FeatureCache) -> dict:
         "image_recipe": cache.recipe,
         "text_recipe": cache.text_recipe,
         "temperature": result.test.temperature,
+        "sets": _set_thresholds(result),
         "spec": result.spec.json(),
     }
+
+
+def _set_thresholds(result: Result) -> list[float] | None:
+    """See `thresholds_of`; None for a run that has not judged its images out of fold."""
+    calibration = result.classifier.calibration
+    if calibration is None:
+        return None
+    scores = calibration.scores.double().clamp(0, math.inf).tolist()
+    return thresholds_of([min(score, 1.0) for score in scores if math.isfinite(score)])
 
 
 def _width(cache: FeatureCache, parts: Sequence[str]) -> int:
@@ -346,6 +357,8 @@ def _check_numbers(about: Mapping) -> None:
             f"temperature in run.json: expected a number from {LOWEST_TEMPERATURE / 10:g} to"
             f" {10 * HIGHEST_TEMPERATURE:g}, or null; got {str(temperature)[:20]}"
         )
+    if not is_thresholds(about.get("sets")):
+        raise ValueError("sets in run.json: expected 50 ascending numbers from 0 to 1, or null")
     # They are put side by side in this order: features first.
     if about["parts"] not in (["features"], ["features", "pre_projection"]):
         raise ValueError(
