@@ -12,11 +12,14 @@ from cliad.adapters.cross_modal_adapter import CrossModalAdapter
 from cliad.adapters.gda import Gda
 from cliad.adapters.linear_probe import LinearProbe
 from cliad.adapters.lp_plus_plus import LpPlusPlus
+from cliad.adapters.offset_lr import OffsetLr
 from cliad.adapters.prolip import ProLip
 from cliad.adapters.reg_linear import RegLinear
 from cliad.adapters.taskres import TaskRes
+from cliad.adapters.text_ridge import TextRidge
 from cliad.adapters.tip_adapter import TipAdapter
 from cliad.adapters.tip_adapter_f import TipAdapterF
+from cliad.adapters.whitened_lr import WhitenedLr
 from cliad.adapters.zero_shot import ZeroShot
 from cliad.adapters.zs_lp import ZsLp
 
@@ -36,6 +39,9 @@ HEADS: dict[str, type[Head]] = {
     "cross-modal-adapter": CrossModalAdapter,
     "reg-linear": RegLinear,
     "prolip": ProLip,
+    "whitened-lr": WhitenedLr,
+    "text-ridge": TextRidge,
+    "offset-lr": OffsetLr,
 }
 
 

@@ -166,7 +166,7 @@ def where_all_works(x: Tensor) -> Tensor:
 
 
 def cholesky_solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """X (n, k) of matrix X = right, for a symmetric positive definite matrix (n, n)."""
+    """X (..., n, k) of matrix X = right, for symmetric positive definite matrices (..., n, n)."""
     factor = torch.linalg.cholesky(where_all_works(matrix))
     return torch.cholesky_solve(where_all_works(right), factor).to(right.device)
 

@@ -20,6 +20,16 @@ def zero_shot_constants(support: Support) -> Tensors:
     return {"text": class_weights(support.need_text())[None], "scale": support.scale}
 
 
+def zero_shot_weights(support: Support) -> Tensors:
+    """Zero-shot as weights of unit rows, for training only: "_zero_shot" (1, n_class, dim).
+
+    Zeros where there are no class texts: zero-shot then says nothing.
+    """
+    if support.text is None:
+        return {"_zero_shot": support.x.new_zeros(1, support.n_class, support.x.shape[-1])}
+    return {"_zero_shot": support.scale * class_weights(support.text)}
+
+
 # What both heads of cross-modal adaptation (Lin et al., CVPR 2023) do alike.
 
 

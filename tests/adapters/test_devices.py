@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from worlds import DIM, N_CLASS, World
 
-from cliad.adapters import HEADS, linear_probe
-from cliad.adapters.core import lbfgs, ops
+from cliad.adapters import HEADS
+from cliad.adapters.core import lbfgs, logistic, ops
 from cliad.adapters.core.classifier import logits_of
 from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import Run, fit
@@ -33,7 +33,7 @@ ROWS = torch.arange(3 * N_CLASS)
 FIRST_ROWS, LAST_ROWS = ROWS[:10], ROWS[5:]
 FIRST_LABELS, LAST_LABELS = LABELS[:10], LABELS[5:]
 # A head that ends by a rule on its values: L-BFGS stops where it has converged.
-STOPS_BY_VALUE = {"linear-probe"}
+STOPS_BY_VALUE = {"linear-probe", "offset-lr", "whitened-lr"}
 FEW = {"epochs": 2, "steps": 3, "max_iter": 2}
 
 
@@ -179,12 +179,14 @@ def test_temperatures_are_found_without_asking_for_a_value(cuda):
 
 def test_all_else_of_the_linear_probe_asks_for_none(cuda):
     x = torch.empty(2, 6, DIM, device=cuda)
-    reduced, basis = linear_probe.reduced_basis(x)
-    objective = linear_probe.Objective.of(
+    reduced, basis = logistic.reduced_basis(x)
+    objective = logistic.Objective.of(
         reduced,
         onehot=torch.empty(2, 6, N_CLASS, device=cuda),
         mask=torch.empty(2, 6, device=cuda),
-        C=torch.empty(2, device=cuda),
+        strength=torch.empty(2, device=cuda),
+        bias_strength=torch.empty(2, device=cuda),
+        offset=torch.empty(2, 6, N_CLASS, device=cuda),
     )
     run = torch.empty(2, dtype=torch.long, device=cuda)
     start = objective.zeros()
@@ -193,7 +195,7 @@ def test_all_else_of_the_linear_probe_asks_for_none(cuda):
     pairs = [lbfgs._Pair.between(old, new)] * 2
     metric = objective.inverse_hessian(start, run)
     step = lbfgs._inverse_hessian_times(new.grad, pairs, metric)
-    w = linear_probe.in_full_space(step[..., :-1], basis)
+    w = logistic.in_full_space(step[..., :-1], basis)
     assert (w.device.type, w.shape) == ("cuda", (2, N_CLASS, DIM))
     head = HEADS["linear-probe"]()
     p = {"w": w, "b": step[..., -1]}
@@ -264,12 +266,14 @@ def test_a_head_works_on_a_device_that_lacks_kernels(cuda, monkeypatch, name):
 
 
 def test_heads_with_a_factorisation_need_the_way_round(cuda):
-    for name in ("gda", "lp++", "linear-probe"):
+    for name in ("gda", "lp++", "linear-probe", "offset-lr", "text-ridge", "whitened-lr"):
         with LacksKernels(), pytest.raises((NotImplementedError, TypeError)):
             fit(runs_of(name, cuda))
 
 
-@pytest.mark.parametrize("name", ["gda", "linear-probe", "lp++"])
+@pytest.mark.parametrize(
+    "name", ["gda", "linear-probe", "lp++", "offset-lr", "text-ridge", "whitened-lr"]
+)
 def test_the_way_round_missing_kernels_gives_the_same_numbers(monkeypatch, name):
     run = Run(head_of(name), World().episode(shots=2))
     (expected,) = fit([run])

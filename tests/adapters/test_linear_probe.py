@@ -9,12 +9,13 @@ from fitting import WORLD, fitted
 from sklearn.linear_model import LogisticRegression
 from worlds import World
 
-from cliad.adapters import linear_probe
+from cliad.adapters.core import logistic
 from cliad.adapters.core.classifier import inputs
 from cliad.adapters.core.fit import fit, stack
 from cliad.adapters.core.head import hypers
 from cliad.adapters.core.lbfgs import lbfgs
-from cliad.adapters.linear_probe import LinearProbe, Objective, in_full_space, reduced_basis
+from cliad.adapters.core.logistic import Objective, in_full_space, reduced_basis
+from cliad.adapters.linear_probe import LinearProbe
 
 HARD = World(noise=2.5)
 
@@ -67,7 +68,7 @@ def test_weights_equal_scikit_learns_for_fewer_and_for_more_items_than_dimension
 @pytest.mark.parametrize("double_up_to", [2**24, 0])
 @pytest.mark.parametrize("shots", [2, 6])
 def test_runs_of_different_strength_are_solved_at_once(shots, double_up_to, monkeypatch):
-    monkeypatch.setattr(linear_probe, "DOUBLE_UP_TO", double_up_to)
+    monkeypatch.setattr(logistic, "DOUBLE_UP_TO", double_up_to)
     runs = []
     for C, seed in ((1.0, 7), (1e-3, 8), (0.1, 9)):
         head = LinearProbe(C=C, tol=1e-7, max_iter=2000)
@@ -178,7 +179,13 @@ def random_objective():
     y = torch.randint(3, (2, 6), generator=g)
     onehot = torch.nn.functional.one_hot(y, 3) * mask[..., None]
     C = torch.tensor([2.0, 0.3], dtype=torch.float64)
-    return Objective.of(x, onehot=onehot, mask=mask, C=C), x, y
+    return (
+        Objective.of(
+            x, onehot=onehot, mask=mask, strength=1 / C, bias_strength=torch.zeros_like(C)
+        ),
+        x,
+        y,
+    )
 
 
 def test_the_objective_is_the_probes_divided_by_c_and_the_items():

@@ -190,6 +190,38 @@ PUBLISHED = {
         searched={"strength": (1.0, 10.0, 0.1, 0.01), "lr": (1e-3, 1e-4, 1e-5)},
         needs=frozenset({"text", "raw", "pre_projection"}),
     ),
+    # ours: what was measured on validation images of caltech65 and oxford_pets
+    "whitened-lr": Published(
+        defaults={
+            "strength": 1.0,
+            "bias_strength": 0.1,
+            "text_weight": 1.0,
+            "max_iter": 60,
+            "tol": 1e-3,
+        },
+        plan=NO_TRAINING | {"batch": 1600},
+        searched={"strength": (1.0, 0.1, 10.0, 0.01, 100.0)},
+        needs=frozenset(),
+        optional_inputs=frozenset({"text"}),
+    ),
+    "offset-lr": Published(
+        defaults={
+            "strength": 0.1,
+            "bias_strength": 0.1,
+            "sharpen": 1.5,
+            "max_iter": 60,
+            "tol": 1e-3,
+        },
+        plan=NO_TRAINING | {"batch": 1600},
+        searched={"strength": (0.1, 0.01, 1.0, 1e-3, 10.0)},
+        needs=frozenset(),
+        optional_inputs=frozenset({"text"}),
+    ),
+    "text-ridge": Published(
+        defaults={"ridge": 0.3},
+        plan=NO_TRAINING,
+        searched={"ridge": (0.3, 0.1, 1.0, 0.03, 3.0)},
+    ),
 }
 EVERY = pytest.mark.parametrize("name", HEADS)
 
@@ -298,6 +330,15 @@ SPANS = {
     ("clap", "strength"): (0, None),
     ("reg-linear", "strength"): (0, None),
     ("prolip", "strength"): (0, None),
+    ("whitened-lr", "strength"): (1e-12, 1e12),
+    ("whitened-lr", "bias_strength"): (0, 1e12),
+    ("whitened-lr", "text_weight"): (0, 1000),
+    ("whitened-lr", "tol"): (0, None),
+    ("offset-lr", "strength"): (1e-12, 1e12),
+    ("offset-lr", "bias_strength"): (0, 1e12),
+    ("offset-lr", "sharpen"): (1e-3, 1000),
+    ("offset-lr", "tol"): (0, None),
+    ("text-ridge", "ridge"): (1e-9, 1e9),
     ("cross-modal", "wise"): (0, 1),
     ("cross-modal-adapter", "wise"): (0, 1),
     ("cross-modal-adapter", "ratio"): (0, 1),
