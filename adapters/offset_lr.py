@@ -23,8 +23,9 @@ class OffsetLr(Head):
 
         sum_i CE(s f_i T^T / a + V f_i + b, y_i) + strength |V|^2 / 2 + bias_strength |b|^2 / 2
 
-    on unit rows f: with one image a class, zero-shot at full weight is too sure to learn from
-    (`whitened-lr` has more images in mind). Without class texts the first term is left out.
+    on unit rows f: `whitened-lr` without its whitening, for one image a class, where scatter within
+    classes is not seen. Without class texts the first term is left out. Near is LP++ (Huang et al.,
+    CVPR 2024), whose weights are v_k + alpha_k t_k with a learned alpha_k and no penalty.
     """
 
     strength: float = hyper(0.1, "strength of the L2 penalty on the weights", 1e-12, 1e12)

@@ -24,8 +24,12 @@ class TextRidge(Head):
 
         M = (A + ridge tr(A) / dim I)^-1 Z^T Tc[y],   logits = (f - m) M Tc^T / mean_k |Tc_k|^2
 
-    so that an image at the text of a mean class has logit 1 there: a temperature is due. M knows
-    no class, and serves others by their texts.
+    M knows no class, and serves others by their texts. Logits are about 1 at most, so that
+    probabilities need the temperature.
+
+    Ridge regression from images to labels' vectors is what Shigeto et al. (ECML PKDD 2015) start
+    from; in ESZSL (Romera-Paredes and Torr, ICML 2015) too, the layer above the learned one is
+    given by the classes' descriptions.
     """
 
     ridge: float = hyper(0.3, "ridge, in mean eigenvalues of the scatter", 1e-9, 1e9)

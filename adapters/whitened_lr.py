@@ -29,8 +29,10 @@ class WhitenedLr(Head):
 
         sum_i CE(logits_i, y_i) + strength |V|^2 / 2 + bias_strength |b|^2 / 2
 
-    The whitened |V|^2 is a Gaussian prior on class weights of the covariance that GDA (Wang et al.,
-    2024) estimates. Without class texts the first term is left out.
+    |V|^2 of whitened weights is a Gaussian prior whose precision is S', which GDA (Wang et al.,
+    2024) estimates too. Without class texts the first term is left out. No paper has just this;
+    near are BayesAdapter (Morales-Alvarez et al., 2024), which reads a CLIP adapter as MAP
+    inference, and ProKeR (Bendou et al., CVPR 2025), kernel ridge regression held near zero-shot.
     """
 
     strength: float = hyper(1.0, "strength of the L2 penalty on whitened weights", 1e-12, 1e12)

@@ -8,6 +8,7 @@ n_class classes, dim features.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, ClassVar
@@ -34,11 +35,19 @@ class Hypers(dict[str, Tensor]):
 
 
 def hypers(heads: Sequence[Head], like: Tensor) -> Hypers:
-    """h: each field of `vary` as a vector (n_run,) with the type and device of `like`."""
+    """h: each field of `vary` as a vector (n_run,) with the type and device of `like`.
+
+    It has nan where a field is None.
+    """
     host = {}
     for name in sorted(heads[0].vary):
-        host[name] = [float(getattr(head, name)) for head in heads]
+        host[name] = [_as_number(getattr(head, name)) for head in heads]
     return Hypers(host, like)
+
+
+def _as_number(value: float | None) -> float:
+    """None, which stands for a number that the head finds itself, as "not a number"."""
+    return math.nan if value is None else float(value)
 
 
 # What a head may ask for in `needs` and `optional_inputs`.

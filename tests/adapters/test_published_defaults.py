@@ -109,14 +109,15 @@ PUBLISHED = {
         tuned=frozenset({"alpha", "beta"}),
         optional_inputs=frozenset({"views"}),
     ),
-    # ICLR 2024, main_few_shots.py: alpha in powers of ten
+    # ICLR 2024, main_few_shots.py: alpha in powers of ten; None, the natural scale, is ours
     "gda": Published(
-        defaults={"alpha": 1.0},
+        defaults={"alpha": None},
         plan=NO_TRAINING,
         searched={"alpha": (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)},
         select="val",
         tuned=frozenset({"alpha"}),
-        optional_inputs=frozenset({"views"}),
+        needs=frozenset(),
+        optional_inputs=frozenset({"text", "views"}),
     ),
     # ICCV 2023, configs: gamma starts at 0.1 and is searched from 0 to 1; 700 of 1024 channels and
     # w 0.5 are the middle of its tables
