@@ -112,7 +112,9 @@ def test_heads_without_a_network_are_class_weights_and_onnx(used, tmp_path, head
     (path,) = export_run(folder, format="onnx", out=tmp_path / "head.onnx")
     raw = used.cache.split("test").rows()
     logits, _ = ask(path, features=raw)
-    assert abs(logits - load(folder).logits(raw).numpy()).max() < 1e-3
+    same = load(folder).logits(raw).numpy()
+    # gda's logits share a large constant, whose last bit is what they can agree to.
+    assert abs(logits - same).max() < 1e-3 + 1e-6 * abs(same).max()
 
 
 def test_one_safetensors_file_holds_all(used, tmp_path):
