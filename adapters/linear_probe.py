@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
@@ -45,13 +44,11 @@ class LinearProbe(Head):
         return items(support)
 
     def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
-        strength = 1 / h["C"]
         w, b = solve(
             c["_x"],
             onehot=c["_onehot"],
             mask=c["_mask"],
-            strength=strength,
-            bias_strength=torch.zeros_like(strength),
+            C=h["C"],
             steps=self.max_iter,
             tolerance=self.tol,
         )

@@ -25,15 +25,15 @@ def solve(
     *,
     onehot: Tensor,
     mask: Tensor,
-    strength: Tensor,
-    bias_strength: Tensor,
+    C: Tensor,
+    bias_C: Tensor | None = None,
     offset: Tensor | None = None,
     steps: int,
     tolerance: float,
 ) -> tuple[Tensor, Tensor]:
     """The W (n_run, n_class, dim) and b (n_run, n_class) that minimise, in each run,
 
-        sum_i CE(o_i + W x_i + b, y_i) + strength |W|^2 / 2 + bias_strength |b|^2 / 2
+        sum_i CE(o_i + W x_i + b, y_i) + |W|^2 / (2 C) + |b|^2 / (2 bias_C)
 
     They are on a device that has double precision, and in it where the problem is small.
 
@@ -41,8 +41,8 @@ def solve(
         x: items (n_run, n, dim), zeros in the padding.
         onehot: labels (n_run, n, n_class), zeros in the padding.
         mask: (n_run, n), 1 for an item and 0 for padding.
-        strength: (n_run,), above 0.
-        bias_strength: (n_run,), 0 for an intercept without penalty.
+        C: (n_run,), inverse strength of the penalty on W.
+        bias_C: (n_run,), of that on b; None, or infinity, for none.
         offset: o (n_run, n, n_class), logits that are there before; None for none.
         steps: the most steps of L-BFGS.
         tolerance: of L-BFGS in single precision; in double it is a thousandth of that.
@@ -54,8 +54,8 @@ def solve(
         reduced,
         onehot=where_all_works(onehot).to(dtype),
         mask=where_all_works(mask).to(dtype),
-        strength=where_all_works(strength).to(dtype),
-        bias_strength=where_all_works(bias_strength).to(dtype),
+        C=where_all_works(C).to(dtype),
+        bias_C=None if bias_C is None else where_all_works(bias_C).to(dtype),
         offset=None if offset is None else where_all_works(offset).to(dtype),
     )
     solution = lbfgs(
@@ -118,20 +118,20 @@ class Objective:
         *,
         onehot: Tensor,
         mask: Tensor,
-        strength: Tensor,
-        bias_strength: Tensor,
+        C: Tensor,
+        bias_C: Tensor | None = None,
         offset: Tensor | None = None,
     ) -> Objective:
-        """The objective on items x (n_run, n, dim), with strengths (n_run,)."""
+        """The objective on items x (n_run, n, dim), see `solve`."""
         count = mask.sum(dim=1)
-        of_weights = (strength / count)[:, None].expand(-1, x.shape[2])
-        of_intercept = (bias_strength / count)[:, None]
+        of_weights = (1 / (C * count))[:, None].expand(-1, x.shape[2])
+        of_intercept = torch.zeros_like(C) if bias_C is None else 1 / (bias_C * count)
         return cls(
             x=torch.cat([x, mask[..., None]], dim=-1),
             onehot=onehot,
             mask=mask,
             count=count,
-            decay=torch.cat([of_weights, of_intercept], dim=1),
+            decay=torch.cat([of_weights, of_intercept[:, None]], dim=1),
             offset=offset,
         )
 

@@ -184,8 +184,8 @@ def test_all_else_of_the_linear_probe_asks_for_none(cuda):
         reduced,
         onehot=torch.empty(2, 6, N_CLASS, device=cuda),
         mask=torch.empty(2, 6, device=cuda),
-        strength=torch.empty(2, device=cuda),
-        bias_strength=torch.empty(2, device=cuda),
+        C=torch.empty(2, device=cuda),
+        bias_C=torch.empty(2, device=cuda),
         offset=torch.empty(2, 6, N_CLASS, device=cuda),
     )
     run = torch.empty(2, dtype=torch.long, device=cuda)

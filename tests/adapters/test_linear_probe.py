@@ -180,9 +180,7 @@ def random_objective():
     onehot = torch.nn.functional.one_hot(y, 3) * mask[..., None]
     C = torch.tensor([2.0, 0.3], dtype=torch.float64)
     return (
-        Objective.of(
-            x, onehot=onehot, mask=mask, strength=1 / C, bias_strength=torch.zeros_like(C)
-        ),
+        Objective.of(x, onehot=onehot, mask=mask, C=C),
         x,
         y,
     )
