@@ -42,10 +42,13 @@ if TYPE_CHECKING:
     from cliad.pipelines.sklearn_api import GdaClassifier as GdaClassifier
     from cliad.pipelines.sklearn_api import LinearProbeClassifier as LinearProbeClassifier
     from cliad.pipelines.sklearn_api import LpPlusPlusClassifier as LpPlusPlusClassifier
+    from cliad.pipelines.sklearn_api import OffsetLrClassifier as OffsetLrClassifier
     from cliad.pipelines.sklearn_api import RegLinearClassifier as RegLinearClassifier
     from cliad.pipelines.sklearn_api import TaskResClassifier as TaskResClassifier
+    from cliad.pipelines.sklearn_api import TextRidgeClassifier as TextRidgeClassifier
     from cliad.pipelines.sklearn_api import TipAdapterClassifier as TipAdapterClassifier
     from cliad.pipelines.sklearn_api import TipAdapterFClassifier as TipAdapterFClassifier
+    from cliad.pipelines.sklearn_api import WhitenedLrClassifier as WhitenedLrClassifier
     from cliad.pipelines.sklearn_api import ZeroShotClassifier as ZeroShotClassifier
     from cliad.pipelines.sklearn_api import ZsLpClassifier as ZsLpClassifier
 

@@ -40,9 +40,9 @@ HEADS: dict[str, type[Head]] = {
     "cross-modal-adapter": CrossModalAdapter,
     "reg-linear": RegLinear,
     "prolip": ProLip,
+    "whitened-lr": WhitenedLr,
     "text-ridge": TextRidge,
     "offset-lr": OffsetLr,
-    "whitened-lr": WhitenedLr,
     "auto": Auto,
 }
 

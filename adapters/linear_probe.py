@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, Hypers, Plan, hyper
-from cliad.adapters.core.logistic import Problem, solve
+from cliad.adapters.core.logistic import items, solve
 
 
 @dataclass(frozen=True)
@@ -42,23 +41,21 @@ class LinearProbe(Head):
         return Plan(batch=n)  # no steps: `start` solves it; runs of equal n are solved together
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
-        return {"_x": support.x, "_mask": support.mask, "_onehot": support.onehot}
+        return items(support)
 
     def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
-        # The minimum of C times the loss is that of the loss with 1 / C times the penalty.
-        strength = 1 / h["C"]
         w, b = solve(
-            Problem(
-                c["_x"],
-                onehot=c["_onehot"],
-                mask=c["_mask"],
-                strength=strength,
-                bias_strength=torch.zeros_like(strength),
-            ),
+            c["_x"],
+            onehot=c["_onehot"],
+            mask=c["_mask"],
+            C=h["C"],
             steps=self.max_iter,
             tolerance=self.tol,
         )
-        return {"w": w, "b": b}
+        return {
+            "w": w.to(c["_x"]).contiguous(),
+            "b": b.to(c["_x"]).contiguous(),
+        }
 
     def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         return x @ p["w"].mT + p["b"][:, None]

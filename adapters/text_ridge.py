@@ -1,4 +1,4 @@
-"""Text ridge: a ridge regression from image features to class texts."""
+"""Text ridge: a ridge regression from images to the texts of their classes, in closed form."""
 
 from __future__ import annotations
 
@@ -11,50 +11,52 @@ from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, Hypers, hyper
-from cliad.adapters.core.ops import cholesky_solve, class_weights
+from cliad.adapters.core.logistic import items
+from cliad.adapters.core.ops import SHORTEST, cholesky_solve, class_weights
 
 
 @dataclass(frozen=True)
 class TextRidge(Head):
-    """Text ridge: the linear map from images to class texts that errs least on the support.
+    """Text ridge: a ridge regression from images to the texts of their classes, in closed form.
 
-    Unit rows f of mean m, class weights t_k of mean t. M (dim, dim) minimises
-    sum_i |(f_i - m) M - (t_{y_i} - t)|^2 + ridge tr(A) / dim |M|^2, where
-    A = sum_i (f_i - m)^T (f_i - m); logits = (f - m) M (t_k - t)^T / mean_k |t_k - t|^2. Zero-shot
-    learning before CLIP had such maps into a space of words, ESZSL (Romera-Paredes and Torr, ICML
-    2015) among them. M knows no class: what it learns of one serves all, and new ones. The recipe
-    is ours.
+    With z = f - m, m the mean of the support's unit rows, A = Z^T Z and Tc the class weights less
+    their mean over classes,
+
+        M = (A + ridge tr(A) / dim I)^-1 Z^T Tc[y],   logits = (f - m) M Tc^T / mean_k |Tc_k|^2
+
+    M knows no class, and serves others by their texts. Logits are about 1 at most, so that
+    probabilities need the temperature.
+
+    Ridge regression from images to labels' vectors is what Shigeto et al. (ECML PKDD 2015) start
+    from; in ESZSL (Romera-Paredes and Torr, ICML 2015) too, the layer above the learned one is
+    given by the classes' descriptions.
     """
 
-    ridge: float = hyper(0.3, "penalty on the map, in units of the mean eigenvalue", 1e-6, 1e6)
+    ridge: float = hyper(0.3, "ridge, in mean eigenvalues of the scatter", 1e-9, 1e9)
 
     vary: ClassVar[frozenset[str]] = frozenset({"ridge"})
-    space: ClassVar[dict[str, tuple]] = {"ridge": (0.3, 1.0, 0.1)}
+    space: ClassVar[dict[str, tuple]] = {"ridge": (0.3, 0.1, 1.0, 0.03, 3.0)}
     per_class: ClassVar[bool] = False
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
-        text = class_weights(support.need_text())
-        centred = text - text.mean(dim=0)  # (n_class, dim)
-        # Texts that are all one point have no directions to map to.
-        length = centred.square().sum(dim=1).mean().clamp(min=1e-12)
-        return {
-            "centred": centred[None],
-            "classes": (centred / length)[None],
-            "_x": support.x,
-            "_y": support.y,
-            "_mask": support.mask,
-        }
+        text = class_weights(support.need_text())  # (n_class, dim)
+        centred = text - text.mean(dim=0)
+        size = centred.square().sum(dim=1).mean().clamp(min=SHORTEST)  # mean_k |Tc_k|^2
+        return items(support) | {"text": (centred / size)[None], "_target": centred[None]}
 
     def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
-        mask = c["_mask"][..., None]
-        mean = (c["_x"] * mask).sum(dim=1) / mask.sum(dim=1)  # (n_run, dim)
-        z = (c["_x"] - mean[:, None]) * mask  # (n_run, n, dim); rows of zeros in the padding
-        target = c["centred"][0][c["_y"]]
+        mask = c["_mask"][..., None]  # (n_run, n, 1)
+        mean = c["_x"].sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        z = (c["_x"] - mean) * mask
         scatter = z.mT @ z  # A (n_run, dim, dim)
-        unit_of_ridge = scatter.diagonal(dim1=1, dim2=2).mean(dim=1).clamp(min=1e-12)
-        identity = torch.eye(z.shape[2], dtype=z.dtype, device=z.device)
-        ridged = scatter + (h["ridge"] * unit_of_ridge)[:, None, None] * identity
-        return {"map": cholesky_solve(ridged, z.mT @ target), "mean": mean}
+        dim = z.shape[-1]
+        size = scatter.diagonal(dim1=1, dim2=2).sum(dim=1) / dim  # mean eigenvalue (n_run,)
+        # The clamp keeps the matrix invertible where all items are one point.
+        ridge = (h["ridge"] * size).clamp(min=SHORTEST)[:, None, None]
+        identity = torch.eye(dim, dtype=z.dtype, device=z.device)
+        # Z^T Tc[y], added up class by class.
+        towards = (c["_onehot"].mT @ z).mT @ c["_target"]
+        return {"map": cholesky_solve(scatter + ridge * identity, towards), "mean": mean}
 
     def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
-        return ((x - p["mean"][:, None]) @ p["map"]) @ c["classes"].mT
+        return (x - p["mean"]) @ p["map"] @ c["text"].mT

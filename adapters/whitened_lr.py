@@ -1,4 +1,4 @@
-"""Whitened logistic regression: a MAP linear probe on top of zero-shot, in GDA's metric."""
+"""Whitened logistic regression: MAP weights around zero-shot, in whitened features."""
 
 from __future__ import annotations
 
@@ -11,31 +11,38 @@ from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, Hypers, Plan, hyper
-from cliad.adapters.core.logistic import Problem, solve
+from cliad.adapters.core.logistic import items, solve
 from cliad.adapters.core.ops import where_all_works
-from cliad.adapters.core.texts import offset_constants
-from cliad.adapters.gda import shared_covariance
+from cliad.adapters.core.texts import zero_shot_weights
+
+NO_SCATTER = 1e-12  # mean square of unit rows about their class means, below which they are equal
+SHARE_WITHIN = 0.6  # of the variance about the mean of all, where one image a class shows no other
 
 
 @dataclass(frozen=True)
 class WhitenedLr(Head):
-    """Whitened logistic regression: a Bayesian linear probe whose prior is zero-shot and GDA.
+    """Whitened logistic regression: MAP weights around zero-shot, in whitened features.
 
-    logits = s f T^T + V L^-1 (f - m) + b, where m is the mean of the unit support rows f, and L L^T
-    the covariance within classes that GDA (Wang et al., ICLR 2024, Section 3.2) estimates. V
-    (n_class, dim) and b (n_class,) minimise the cross-entropy of the support
-    + strength |V|^2 / 2 + bias_strength |b|^2 / 2: the most probable ones where V is normal about
-    zero, so that without images the head is zero-shot. Without texts the first term is left out.
-    The recipe is ours.
+    logits = text_weight s f T^T + V z + b with z = P (f - m), m the mean of the support's unit
+    rows, P = S'^(-1/2) of their scatter within classes (see `whitening`), and V (n_class, dim),
+    b (n_class,) at the minimum of
+
+        sum_i CE(logits_i, y_i) + strength |V|^2 / 2 + bias_strength |b|^2 / 2
+
+    |V|^2 of whitened weights is a Gaussian prior whose precision is S', which GDA (Wang et al.,
+    2024) estimates too. Without class texts the first term is left out. No paper has just this;
+    near are BayesAdapter (Morales-Alvarez et al., 2024), which reads a CLIP adapter as MAP
+    inference, and ProKeR (Bendou et al., CVPR 2025), kernel ridge regression held near zero-shot.
     """
 
-    strength: float = hyper(1.0, "penalty on the weights, in the whitened feature", 1e-12, 1e12)
-    bias_strength: float = hyper(0.1, "penalty on the biases", 0, 1e12)
+    strength: float = hyper(1.0, "strength of the L2 penalty on whitened weights", 1e-12, 1e12)
+    bias_strength: float = hyper(0.1, "strength of the L2 penalty on the intercepts", 0, 1e12)
+    text_weight: float = hyper(1.0, "weight of the zero-shot logits; 0 is without texts", 0, 1000)
     max_iter: int = hyper(60, "most L-BFGS iterations", 1)
     tol: float = hyper(1e-3, "relative tolerance of L-BFGS (divided by 1000 in float64)", 0)
 
-    vary: ClassVar[frozenset[str]] = frozenset({"strength", "bias_strength"})
-    space: ClassVar[dict[str, tuple]] = {"strength": (1.0, 10.0, 0.1, 0.01)}
+    vary: ClassVar[frozenset[str]] = frozenset({"strength", "bias_strength", "text_weight"})
+    space: ClassVar[dict[str, tuple]] = {"strength": (1.0, 0.1, 10.0, 0.01, 100.0)}
     needs: ClassVar[frozenset[str]] = frozenset()
     optional_inputs: ClassVar[frozenset[str]] = frozenset({"text"})
 
@@ -43,38 +50,60 @@ class WhitenedLr(Head):
         return Plan(batch=n)  # no steps: `start` solves it; runs of equal n are solved together
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
-        factors = []
-        for run, n in enumerate(support.counts):
-            covariance = shared_covariance(support.x[run, :n], support.y[run, :n], support.n_class)
-            factors.append(torch.linalg.cholesky(where_all_works(covariance)))
-        return offset_constants(support) | {"_factor": torch.stack(factors).to(support.x)}
+        return items(support) | zero_shot_weights(support)
 
     def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
-        x = c["_x"]
-        mask = c["_mask"][..., None]
-        mean = (x * mask).sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True)
-        # z = L^-1 (x - m): items in rows, hence the transposed equation. L may be any root of the
-        # covariance: another one turns z and V alike, and turns do not change |V|.
-        factor = where_all_works(c["_factor"])
-        centred = where_all_works((x - mean) * mask)
-        z = torch.linalg.solve_triangular(factor.mT, centred, upper=True, left=False).to(x)
+        x = where_all_works(c["_x"])
+        mask = where_all_works(c["_mask"])
+        onehot = where_all_works(c["_onehot"])
+        text = where_all_works(h["text_weight"])[:, None, None] * where_all_works(c["_zero_shot"])
+        mean, whiten = whitening(x, onehot)
         v, b = solve(
-            Problem(
-                z,
-                onehot=c["_onehot"],
-                mask=c["_mask"],
-                strength=h["strength"],
-                bias_strength=h["bias_strength"],
-                offset=c["_offset"],
-            ),
+            (x - mean) @ whiten * mask[..., None],
+            onehot=onehot,
+            mask=mask,
+            C=1 / h["strength"],
+            bias_C=1 / h["bias_strength"],
+            offset=x @ text.mT,
             steps=self.max_iter,
             tolerance=self.tol,
         )
-        # V L^-1 (x - m) + b is linear in x: one map W, and b - W m.
-        solved = torch.linalg.solve_triangular(factor, where_all_works(v), upper=False, left=False)
-        w = solved.to(x)
-        b = b - (w @ mean.mT)[..., 0]
-        return {"w": w + c["_text_weights"], "b": b}
+        # One linear map of f: V P (f - m) + b = (V P) f + (b - V P m).
+        w = v @ whiten.to(v)
+        b = b - (w @ mean.mT.to(w))[..., 0]
+        return {"w": (text + w).to(c["_x"]), "b": b.to(c["_x"])}
 
     def logits(self, p: Tensors, c: Tensors, h: Hypers, x: Tensor) -> Tensor:
         return x @ p["w"].mT + p["b"][:, None]
+
+
+def whitening(x: Tensor, onehot: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean m (n_run, 1, dim) of the items, and P = S'^(-1/2) (n_run, dim, dim), symmetric.
+
+    x (n_run, n, dim) and onehot (n_run, n, n_class) are zeros in the padding. S' is the pooled
+    covariance S within classes and, in every direction, a ridge of tr(S) / dof.
+    """
+    in_class = onehot.sum(dim=1)  # (n_run, n_class)
+    count = in_class.sum(dim=1)[:, None, None]  # n
+    is_item = onehot.sum(dim=2)[..., None]
+    mean = x.sum(dim=1, keepdim=True) / count.clamp(min=1)
+    class_mean = onehot.mT @ x / in_class[..., None].clamp(min=1)
+
+    # R = x - mu_y, with n - K degrees of freedom left in it. One image a class leaves R = 0. Then
+    # the scatter about m stands for it: R = sqrt(.6) (x - m), with n - 1 degrees of freedom.
+    within = x - onehot @ class_mean
+    n_seen = (in_class > 0).sum(dim=1)[:, None, None]
+    # where() and not `if`: on a GPU the program need not wait for the comparison.
+    none = within.square().mean(dim=(1, 2), keepdim=True) < NO_SCATTER
+    about_mean = SHARE_WITHIN**0.5 * (x - mean) * is_item
+    within = torch.where(none, about_mean, within)
+    dof = torch.where(none, count - 1, count - n_seen).clamp(min=1)
+
+    covariance = within.mT @ within / dof  # S
+    trace = covariance.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
+    # The clamp keeps S' invertible where all items are one point.
+    ridge = (trace / dof).clamp(min=NO_SCATTER)  # (n_run, 1, 1)
+    # S = Q diag(e) Q^T, so S'^(-1/2) = Q diag((e + ridge)^(-1/2)) Q^T.
+    values, vectors = torch.linalg.eigh(covariance)
+    stretch = (values.clamp(min=0)[:, None] + ridge).rsqrt()  # (n_run, 1, dim)
+    return mean, (vectors * stretch) @ vectors.mT

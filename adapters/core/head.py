@@ -38,13 +38,17 @@ class Hypers(dict[str, Tensor]):
 def hypers(heads: Sequence[Head], like: Tensor) -> Hypers:
     """h: each field of `vary` as a vector (n_run,) with the type and device of `like`.
 
-    A value that is None is "not a number" there.
+    It has nan where a field is None.
     """
     host = {}
     for name in sorted(heads[0].vary):
-        values = [getattr(head, name) for head in heads]
-        host[name] = [math.nan if value is None else float(value) for value in values]
+        host[name] = [_as_number(getattr(head, name)) for head in heads]
     return Hypers(host, like)
+
+
+def _as_number(value: float | None) -> float:
+    """None, which stands for a number that the head finds itself, as "not a number"."""
+    return math.nan if value is None else float(value)
 
 
 @dataclass(frozen=True, eq=False)

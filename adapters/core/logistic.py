@@ -1,4 +1,4 @@
-"""Penalised logistic regression of many runs at once: the convex problem of several heads."""
+"""Penalised logistic regression of many runs at once: what its heads share."""
 
 from __future__ import annotations
 
@@ -8,55 +8,55 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.lbfgs import lbfgs
 from cliad.adapters.core.ops import where_all_works
 
 DOUBLE_UP_TO = 2**24  # n * dim * n_class: a problem up to here is solved in double precision
 
 
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """Items x (n_run, n, dim) with labels, and what is known of their logits beforehand.
-
-    onehot (n_run, n, n_class): labels; mask (n_run, n): 1, or 0 for padding, whose x and onehot are
-    zeros. strength, bias_strength (n_run,): the penalties. offset (n_run, n, n_class): logits that
-    the items have already; None for zeros.
-    """
-
-    x: Tensor
-    onehot: Tensor
-    mask: Tensor
-    strength: Tensor
-    bias_strength: Tensor
-    offset: Tensor | None = None
+def items(support: Support) -> Tensors:
+    """The support as constants that serve training only: "_x", "_mask", "_onehot"."""
+    return {"_x": support.x, "_mask": support.mask, "_onehot": support.onehot}
 
 
-def solve(problem: Problem, *, steps: int, tolerance: float) -> tuple[Tensor, Tensor]:
-    """W (n_run, n_class, dim) and b (n_run, n_class) where this is least:
+def solve(
+    x: Tensor,
+    *,
+    onehot: Tensor,
+    mask: Tensor,
+    C: Tensor,
+    bias_C: Tensor | None = None,
+    offset: Tensor | None = None,
+    steps: int,
+    tolerance: float,
+) -> tuple[Tensor, Tensor]:
+    """The W (n_run, n_class, dim) and b (n_run, n_class) that minimise, in each run,
 
-        sum_i CE(offset_i + W x_i + b, y_i) + strength |W|^2 / 2 + bias_strength |b|^2 / 2
+        sum_i CE(o_i + W x_i + b, y_i) + |W|^2 / (2 C) + |b|^2 / (2 bias_C)
+
+    They are on a device that has double precision, and in it where the problem is small.
 
     Args:
-        problem: the items.
+        x: items (n_run, n, dim), zeros in the padding.
+        onehot: labels (n_run, n, n_class), zeros in the padding.
+        mask: (n_run, n), 1 for an item and 0 for padding.
+        C: (n_run,), inverse strength of the penalty on W.
+        bias_C: (n_run,), of that on b; None, or infinity, for none.
+        offset: o (n_run, n, n_class), logits that are there before; None for none.
         steps: the most steps of L-BFGS.
-        tolerance: its relative tolerance (divided by 1000 in double precision).
+        tolerance: of L-BFGS in single precision; in double it is a thousandth of that.
     """
-    n_class = problem.onehot.shape[-1]
-    in_double = problem.x[0].numel() * n_class <= DOUBLE_UP_TO
-    dtype = torch.float64 if in_double else problem.x.dtype
-
-    def there(value: Tensor) -> Tensor:
-        """The value where all works, in the precision of the solution."""
-        return where_all_works(value).to(dtype)
-
-    x, basis = reduced_basis(there(problem.x))
+    in_double = x[0].numel() * onehot.shape[-1] <= DOUBLE_UP_TO
+    dtype = torch.float64 if in_double else x.dtype
+    reduced, basis = reduced_basis(where_all_works(x).to(dtype))
     objective = Objective.of(
-        x,
-        onehot=there(problem.onehot),
-        mask=there(problem.mask),
-        strength=there(problem.strength),
-        bias_strength=there(problem.bias_strength),
-        offset=None if problem.offset is None else there(problem.offset),
+        reduced,
+        onehot=where_all_works(onehot).to(dtype),
+        mask=where_all_works(mask).to(dtype),
+        C=where_all_works(C).to(dtype),
+        bias_C=None if bias_C is None else where_all_works(bias_C).to(dtype),
+        offset=None if offset is None else where_all_works(offset).to(dtype),
     )
     solution = lbfgs(
         objective,
@@ -65,9 +65,7 @@ def solve(problem: Problem, *, steps: int, tolerance: float) -> tuple[Tensor, Te
         steps=steps,
         tolerance=tolerance * (1e-3 if in_double else 1),
     )
-    w = in_full_space(solution[..., :-1], basis)
-    b = solution[..., -1]
-    return w.to(problem.x).contiguous(), b.to(problem.x).contiguous()
+    return in_full_space(solution[..., :-1], basis), solution[..., -1]
 
 
 def reduced_basis(x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -94,16 +92,16 @@ def in_full_space(w: Tensor, basis: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Objective:
-    """The function that a run minimises, of weights w (n_class, dim + 1):
+    """The function that a run of `solve` minimises, of weights w (n_class, dim + 1):
 
-        sum_i CE(offset_i + w x_i, y_i) / n + sum_k sum_d decay_d w_kd^2 / 2
+        sum_i CE(o_i + w x_i, y_i) / n + sum_k sum_d decay_d w_kd^2 / 2
 
-    It is that of `solve`, divided by n, so that its size hardly depends on n.
+    It is that of `solve` divided by n, so that its size hardly depends on n.
 
     x (n_run, n, dim + 1): items with a 1 behind them, so that the last weight is the intercept;
     onehot (n_run, n, n_class): labels; mask (n_run, n): 1, or 0 for padding, whose x and onehot are
-    zeros; count (n_run,): n, the items of each run; decay (n_run, dim + 1); offset
-    (n_run, n, n_class), or (n_run, 1, 1) zeros.
+    zeros; count (n_run,): n, the items of each run; decay (n_run, dim + 1);
+    offset: o (n_run, n, n_class), or None where it is 0.
     """
 
     x: Tensor
@@ -111,7 +109,7 @@ class Objective:
     mask: Tensor
     count: Tensor
     decay: Tensor
-    offset: Tensor
+    offset: Tensor | None = None
 
     @classmethod
     def of(
@@ -120,21 +118,21 @@ class Objective:
         *,
         onehot: Tensor,
         mask: Tensor,
-        strength: Tensor,
-        bias_strength: Tensor,
+        C: Tensor,
+        bias_C: Tensor | None = None,
         offset: Tensor | None = None,
     ) -> Objective:
-        """The objective on items x (n_run, n, dim), with penalties (n_run,)."""
+        """The objective on items x (n_run, n, dim), see `solve`."""
         count = mask.sum(dim=1)
-        of_weights = strength[:, None].expand(-1, x.shape[2])
-        decay = torch.cat([of_weights, bias_strength[:, None]], dim=1) / count[:, None]
+        of_weights = (1 / (C * count))[:, None].expand(-1, x.shape[2])
+        of_intercept = torch.zeros_like(C) if bias_C is None else 1 / (bias_C * count)
         return cls(
             x=torch.cat([x, mask[..., None]], dim=-1),
             onehot=onehot,
             mask=mask,
             count=count,
-            decay=decay,
-            offset=x.new_zeros(len(x), 1, 1) if offset is None else offset,
+            decay=torch.cat([of_weights, of_intercept[:, None]], dim=1),
+            offset=offset,
         )
 
     def zeros(self) -> Tensor:
@@ -142,12 +140,17 @@ class Objective:
         n_run, _, width = self.x.shape
         return self.x.new_zeros(n_run, self.onehot.shape[-1], width)
 
+    def logits(self, w: Tensor, run: Tensor) -> Tensor:
+        """Logits (n, n_item, n_class) at weights w (n, n_class, dim + 1) of the runs (n,)."""
+        logits = self.x[run] @ w.mT
+        return logits if self.offset is None else logits + self.offset[run]
+
     def __call__(self, w: Tensor, run: Tensor) -> tuple[Tensor, Tensor]:
         """Values (n,) and gradients (n, n_class, dim + 1) at weights w of the runs (n,)."""
         x = self.x[run]
         onehot = self.onehot[run]
         count = self.count[run]
-        log_p = F.log_softmax(self.offset[run] + x @ w.mT, dim=-1)  # (n, n_item, n_class)
+        log_p = F.log_softmax(self.logits(w, run), dim=-1)  # (n, n_item, n_class)
         decayed = self.decay[run, None] * w  # the penalty's gradient
 
         # CE is -log p of the own class; rows of zeros in onehot leave the padding out.
@@ -169,10 +172,11 @@ class Objective:
         # Of its blocks those on the diagonal, k = l, count most, and of these the mean over classes
         # is taken, so that one matrix of dim + 1 rows is inverted and not n_class of them:
         #   H = sum_i s_i x_i x_i^T / n + diag(decay),   s_i = sum_k p_ik (1 - p_ik) / (n_class - 1)
-        # The divisor n_class - 1 instead of n_class makes it exact at w = 0 for all directions that
-        # sum to 0 over classes, as every step from there does: the residuals of an item sum to 0.
+        # The divisor n_class - 1 instead of n_class makes it exact where all logits are equal (at
+        # w = 0 without an offset) for all directions that sum to 0 over classes, as every step from
+        # there does: the residuals of an item sum to 0.
         x = self.x[run]
-        p = (self.offset[run] + x @ w.mT).softmax(dim=-1)  # (n, n_item, n_class)
+        p = self.logits(w, run).softmax(dim=-1)  # (n, n_item, n_class)
         n_class = p.shape[-1]
         s = (p * (1 - p)).sum(dim=-1) / max(n_class - 1, 1)  # (n, n_item)
         s = s / self.count[run, None]

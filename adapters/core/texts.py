@@ -20,23 +20,14 @@ def zero_shot_constants(support: Support) -> Tensors:
     return {"text": class_weights(support.need_text())[None], "scale": support.scale}
 
 
-def offset_constants(support: Support) -> Tensors:
-    """What a logistic regression on top of zero-shot is solved from.
+def zero_shot_weights(support: Support) -> Tensors:
+    """Zero-shot as weights of unit rows, for training only: "_zero_shot" (1, n_class, dim).
 
-    "_x" (n_run, n, dim), "_mask" (n_run, n) and "_onehot" (n_run, n, n_class) of the support;
-    "_text_weights" (1, n_class, dim), the zero-shot classifier with its scale, and "_offset"
-    (n_run, n, n_class), its logits on the support; zeros where there are no class texts.
+    Zeros where there are no class texts: zero-shot then says nothing.
     """
-    weights = support.x.new_zeros(1, support.n_class, support.x.shape[-1])
-    if support.text is not None:
-        weights = support.logit_scale * class_weights(support.text)[None]
-    return {
-        "_x": support.x,
-        "_mask": support.mask,
-        "_onehot": support.onehot,
-        "_text_weights": weights,
-        "_offset": support.x @ weights.mT,
-    }
+    if support.text is None:
+        return {"_zero_shot": support.x.new_zeros(1, support.n_class, support.x.shape[-1])}
+    return {"_zero_shot": support.scale * class_weights(support.text)}
 
 
 # What both heads of cross-modal adaptation (Lin et al., CVPR 2023) do alike.

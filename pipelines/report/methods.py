@@ -12,6 +12,7 @@ from cliad.adapters.core.head import Head
 
 FAR = 10.0  # decades: farther from a default than any value that is tried
 DECADE = 10
+NATURAL_WEIGHT = 3.0  # about (n - K) / dim for 16 images of each of 100 classes in 512 dimensions
 MANY_SHOTS = 16  # where recipes that depend on the number of shots end
 
 
@@ -95,6 +96,9 @@ def _in_numbers(untouched: Head, name: str) -> object:
     if name == "epochs" and not default:
         plan = untouched.plan(MANY_SHOTS, MANY_SHOTS)
         return plan.steps // plan.per_epoch
+    # So does gda's natural weight.
+    if default is None and untouched.space.get(name):
+        return NATURAL_WEIGHT
     return default
 
 

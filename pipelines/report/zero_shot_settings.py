@@ -45,7 +45,7 @@ def equals_zero_shot(head: str, setting: Mapping[str, object]) -> bool:
 def _gives_zero_shot(name: str, values: tuple[tuple[str, object], ...]) -> bool:
     kind = HEADS[name]
     # Without texts there is no zero-shot; the others are of no small world.
-    if "text" not in kind.needs or "pre_projection" in kind.needs:
+    if "text" not in kind.needs | kind.optional_inputs or "pre_projection" in kind.needs:
         return False
     settings = dict(values)
     # What it answers does not depend on its width, its memory does.

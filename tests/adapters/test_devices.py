@@ -214,8 +214,9 @@ def test_all_else_of_the_linear_probe_asks_for_none(cuda):
         reduced,
         onehot=torch.empty(2, 6, N_CLASS, device=cuda),
         mask=torch.empty(2, 6, device=cuda),
-        strength=torch.empty(2, device=cuda),
-        bias_strength=torch.empty(2, device=cuda),
+        C=torch.empty(2, device=cuda),
+        bias_C=torch.empty(2, device=cuda),
+        offset=torch.empty(2, 6, N_CLASS, device=cuda),
     )
     run = torch.empty(2, dtype=torch.long, device=cuda)
     start = objective.zeros()
@@ -316,7 +317,7 @@ def taken_for_finite(values):
 
 
 def test_heads_with_a_factorisation_need_the_way_round(cuda):
-    for name in ("gda", "lp++", "linear-probe"):
+    for name in ("gda", "lp++", "linear-probe", "offset-lr", "text-ridge", "whitened-lr"):
         with LacksKernels(), pytest.raises((NotImplementedError, TypeError)):
             fit(runs_of(name, cuda))
 

@@ -8,10 +8,13 @@ import plain
 import pytest
 import torch
 from fitting import WORLD, fitted, zero_shot
+from scipy.stats import multivariate_normal
 from torch.nn import functional as F
 from worlds import World, without
 
+from cliad.adapters.core.classifier import logits_of
 from cliad.adapters.core.ops import unit
+from cliad.adapters.core.select import fit_all
 from cliad.adapters.gda import Gda, gaussians
 
 X = WORLD.test[0]
@@ -106,3 +109,47 @@ def test_one_view_and_one_shot_do_not_fall_back_to_zero_shot():
     assert classifier.c["w"].abs().max() > 0 and torch.isfinite(classifier.logits(X)).all()
     assert torch.equal(fitted(Gda(alpha=0.0), WORLD.episode(1)).logits(X), zero_shot())
     assert replace(classifier, head=Gda(alpha=1e-4)).logits(X).isfinite().all()
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4, 16])
+def test_at_the_natural_scale_logits_are_log_likelihood_ratios(shots):
+    """scipy's Gaussians: their covariance is the scatter by its degrees of freedom, and a ridge."""
+    episode = HARD.episode(shots, seed=7)
+    x = unit(episode.features[episode.index]).double().numpy()
+    y = episode.y.numpy()
+    n = len(x)
+    means = np.stack([x[y == class_].mean(axis=0) for class_ in range(5)])
+    within = x - (means[y] if shots > 1 else x.mean(axis=0))
+    dof = n - 5 if shots > 1 else n - 1
+    scatter = within.T @ within
+    covariance = (scatter + np.trace(scatter) / (n - 1) * np.eye(16)) / dof
+    query = F.normalize(X.double(), dim=1)
+    log_p = np.stack([multivariate_normal(mean, covariance).logpdf(query) for mean in means], 1)
+    without_text = fitted(Gda(), replace(episode, text=None)).logits(X).double().numpy()
+    with_text = fitted(Gda(), episode).logits(X).double().numpy()
+    zero = 20 * (query @ plain.class_text(episode.text).T).numpy()
+    for found, expected in ((without_text, log_p), (with_text, log_p + zero)):
+        found = found - found[:, :1]
+        np.testing.assert_allclose(found, expected - expected[:, :1], rtol=1e-3, atol=2e-3)
+
+
+def test_a_number_for_alpha_and_the_natural_scale_share_a_batch():
+    episode = HARD.episode(4)
+    natural, one = fit_all([(Gda(), episode), (Gda(alpha=1.0), episode)])
+    # 20 items of 5 classes in 16 dimensions
+    same = fitted(Gda(alpha=15 / 16), episode).logits(X)
+    torch.testing.assert_close(natural.logits(X), same, **CLOSE)
+    torch.testing.assert_close(one.logits(X), fitted(Gda(alpha=1.0), episode).logits(X), **CLOSE)
+    torch.testing.assert_close(logits_of([natural, one], X)[0], same, **CLOSE)
+
+
+def test_a_class_without_samples_takes_no_degree_of_freedom():
+    episode = without(HARD.episode(4), 1, 8, 9, 10, 11)  # 15 items of 4 classes
+    same = fitted(Gda(alpha=11 / 16), episode).logits(X)
+    torch.testing.assert_close(fitted(Gda(), episode).logits(X), same, **CLOSE)
+
+
+def test_a_run_saved_before_there_was_a_natural_weight_means_what_it_meant():
+    classifier = fitted(Gda(alpha=1.0), HARD.episode(4))
+    older = {name: value for name, value in classifier.c.items() if name != "natural"}
+    assert torch.equal(replace(classifier, c=older).logits(X), classifier.logits(X))

@@ -178,10 +178,12 @@ def random_objective():
     x = torch.randn(2, 6, 4, generator=g, dtype=torch.float64) * mask[..., None]
     y = torch.randint(3, (2, 6), generator=g)
     onehot = torch.nn.functional.one_hot(y, 3) * mask[..., None]
-    strength = 1 / torch.tensor([2.0, 0.3], dtype=torch.float64)
-    none = torch.zeros_like(strength)
-    made = Objective.of(x, onehot=onehot, mask=mask, strength=strength, bias_strength=none)
-    return made, x, y
+    C = torch.tensor([2.0, 0.3], dtype=torch.float64)
+    return (
+        Objective.of(x, onehot=onehot, mask=mask, C=C),
+        x,
+        y,
+    )
 
 
 def test_the_objective_is_the_probes_divided_by_c_and_the_items():

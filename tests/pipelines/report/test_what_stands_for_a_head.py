@@ -57,6 +57,7 @@ def test_the_nearest_value_stands_for_a_head_and_never_zero_shot():
     [
         ("clip-adapter", "alpha", 0.1, 0.4),  # from 0 to 1: differences count
         ("gda", "alpha", 8.0, 0.1),  # its search leads over decades: ratios count
+        ("gda", "alpha", None, 1.0),  # the natural scale is the default
         ("tip-adapter", "alpha", 2.0, 0.3),
         ("linear-probe", "C", 10.0, 0.01),
         ("clip-adapter", "lr", 0.005, 0.0003),
@@ -94,6 +95,8 @@ def test_all_defaults_are_at_distance_zero():
         ("taskres", {"lr": 0}, True),
         ("tip-adapter-f", {"alpha": 0}, True),
         ("gda", {"alpha": 1e-4}, False),
+        ("gda", {"alpha": 0}, True),
+        ("gda", {"alpha": None}, False),
         ("cross-modal", {"wise": 1}, True),
         ("zero-shot", {}, False),
         ("mine", {"alpha": 0}, False),

@@ -99,6 +99,24 @@ def test_a_linear_head_is_plain_class_weights(used, tmp_path):
         )
 
 
+@pytest.mark.parametrize("head", ["gda", "offset-lr", "text-ridge", "whitened-lr"])
+def test_heads_without_a_network_are_class_weights_and_onnx(used, tmp_path, head):
+    trained = train(folder=used.caches, head=head, shots=4, select="fixed")
+    folder = run_folder.save(*trained, tmp_path / "run")
+    x = used.cache.split("test").rows(unit=True)
+    expected = load(folder).classifier.logits(torch.from_numpy(x)).numpy()
+    export_run(folder, format="npz", out=tmp_path / "head.npz")
+    with np.load(tmp_path / "head.npz") as found:
+        logits = found["logit_scale"] * x @ found["text"].T + found["bias"]
+    assert abs(logits - expected).max() < 1e-3 * abs(expected).max()
+    (path,) = export_run(folder, format="onnx", out=tmp_path / "head.onnx")
+    raw = used.cache.split("test").rows()
+    logits, _ = ask(path, features=raw)
+    same = load(folder).logits(raw).numpy()
+    # gda's logits share a large constant, whose last bit is what they can agree to.
+    assert abs(logits - same).max() < 1e-3 + 1e-6 * abs(same).max()
+
+
 def test_one_safetensors_file_holds_all(used, tmp_path):
     (path,) = export_run(used.run, format="safetensors", out=tmp_path / "head.safetensors")
     with safe_open(path, "pt") as file:
