@@ -36,9 +36,6 @@ OTHERS = (
     (b"{", "text (JSON)"),
 )
 LARGEST_PICKLE = 2**27  # bytes of names and shapes: those of the largest models take 1 MB
-LARGEST_CODE = 2**26  # bytes of TorchScript, unpacked: OpenAI's archives have 2 MB
-# What TorchScript runs while an archive is read. Archives of plain models have neither.
-RUNS_WHEN_READ = (b"__setstate__", b"torch.classes")
 
 
 def check_weights_file(path: Path) -> None:
@@ -113,25 +110,17 @@ def _check_pickle(path: Path, stream: BinaryIO) -> None:
         raise EncoderError(f"{path} holds what torch.save does not write for weights; {HINT}")
 
 
-def _check_code(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse TorchScript that would run before anything is asked of it."""
-    room = LARGEST_CODE
-    for member in archive.infolist():
-        if "/code/" not in member.filename:
-            continue
-        room -= member.file_size
-        if room < 0:
-            raise EncoderError(f"{path} holds more code than any model needs; {HINT}")
-        code = archive.read(member)
-        if any(word in code for word in RUNS_WHEN_READ):
-            raise EncoderError(
-                f"{path} holds code that would run when it is read; save the state_dict of the"
-                " model with torch.save"
-            )
+def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse members of one name: what is looked at here might not be what torch reads."""
+    names = archive.namelist()
+    # Torch does not tell small letters from large ones.
+    if len({name.lower() for name in names}) < len(names):
+        raise EncoderError(f"{path} has two members of one name; save it again")
 
 
 def _pickle_of_zip(path: Path, stream: BinaryIO) -> bytes:
     with zipfile.ZipFile(stream) as archive:
+        _check_names(path, archive)
         for member in archive.infolist():
             # TorchScript packs its code, and no more.
             is_code = "/code/" in member.filename or member.filename.endswith(".debug_pkl")
@@ -142,7 +131,6 @@ def _pickle_of_zip(path: Path, stream: BinaryIO) -> bytes:
                     raise EncoderError(f"{path} has {member.file_size:,} bytes of names; {HINT}")
                 pickle = member
         try:
-            _check_code(path, archive)
             return archive.read(pickle)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError):
             raise EncoderError(f"{path} is cut off or damaged; fetch it again") from None
