@@ -28,7 +28,7 @@ from cliad.cache.encoders.base import EncoderError
 from cliad.cache.encoders.weights_file import HINT, Stored
 from cliad.errors import printable
 
-MOST_WORDS = 2**20  # of the pickle: the largest of OpenAI's models has 60 thousand
+MOST_WORDS = 2**19  # of the pickle: the largest of OpenAI's models has 60 thousand
 LARGEST_PICKLE = 2**24  # bytes; that model has 300 kB
 MOST_NAMES = 2**17  # of modules and tensors, together
 DEEPEST = 64  # modules within modules
@@ -191,11 +191,12 @@ class _Members:
         if not member.file_size:
             return torch.empty(0, dtype=storage.dtype)
         content = bytearray(member.file_size)
-        rest = memoryview(content)
+        n_read = 0
         with self._archive.open(member) as source:
-            while n_read := source.readinto(rest[:CHUNK]):
-                rest = rest[n_read:]
-        if rest:
+            while piece := source.read(CHUNK):
+                content[n_read : n_read + len(piece)] = piece
+                n_read += len(piece)
+        if n_read < len(content):
             raise _Odd("fewer bytes than it says")
         if is_swapped:
             np.frombuffer(content, f"u{width}").byteswap(inplace=True)
