@@ -165,6 +165,7 @@ def _create(model: str, pretrained: str | None, *, force_quick_gelu: bool = Fals
         if model.startswith("hf-hub:"):
             place = model.removeprefix("hf-hub:")
             read_config(Path(download_pretrained_from_hf(place, filename=CONFIG)))
+            check_weights_file(Path(download_pretrained_from_hf(place)))
         with warnings.catch_warnings(), quiet():
             # Torch warns of types that it casts; these are refused below.
             warnings.simplefilter("ignore")

@@ -21,7 +21,7 @@ import open_clip
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from cliad.cache.encoders.base import EncoderError
-from cliad.cache.encoders.model_folder import CONFIG, read_config
+from cliad.cache.encoders.model_folder import CONFIG, check_tokenizer_files, read_config
 from cliad.errors import closest, printable
 
 DEFAULT = ("ViT-B-32", "openai")
@@ -93,7 +93,10 @@ def _with_scheme(model: str, pretrained: str | None) -> str:
             raise EncoderError(f"'{shown}' names no model of the hub; give hf-hub:OWNER/NAME")
     elif scheme == "local-dir":
         # Open_clip would wait for a pipe for ever, and run code that it is told of.
-        _require_transformers(shown, read_config(Path(place) / CONFIG))
+        config = read_config(Path(place) / CONFIG)
+        if config["text_cfg"].get("hf_tokenizer_name"):
+            check_tokenizer_files(Path(place))
+        _require_transformers(shown, config)
     else:
         raise EncoderError(f"there is no model '{shown}'; `cliad models` lists all")
     if pretrained:
