@@ -22,6 +22,7 @@ from cliad.cache.encoders.weights import (
     EXTRA,
     full_name,
     hub_as_it_is,
+    no_code_asked_for,
     quiet,
     tokenizer_words,
 )
@@ -297,7 +298,7 @@ def load(
     model, pretrained = full_name(model, pretrained)
     if model == "tiny":
         register_tiny()
-    with hub_as_it_is(model):
+    with hub_as_it_is(model), no_code_asked_for():
         # Before the weights, which may take minutes; a model of the hub comes with its words.
         tokenizer = None if model.startswith("hf-hub:") else _tokenizer(model)
         network = build_network(model, pretrained, quick_gelu)

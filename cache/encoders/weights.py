@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import logging
@@ -153,6 +154,25 @@ def hub_as_it_is(model: str) -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def no_code_asked_for() -> Iterator[None]:
+    """While the block runs, transformers does not ask on the terminal whether to run code.
+
+    A configuration names the model of its texts, whose own configuration may name code. Open_clip
+    gives no answer to the question, and so a user who types "y" would run what a stranger wrote.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        yield
+        return
+    asking = importlib.import_module("transformers.dynamic_module_utils")
+    before = asking.TIME_OUT_REMOTE_CODE
+    asking.TIME_OUT_REMOTE_CODE = 0  # seconds to wait for an answer; none is asked for
+    try:
+        yield
+    finally:
+        asking.TIME_OUT_REMOTE_CODE = before
 
 
 def _architecture(model: str, pretrained: str | None) -> tuple[str, str | None]:

@@ -121,6 +121,22 @@ def test_code_beside_a_tokenizer_is_not_run(folder, tmp_path):
     assert not ran.exists()
 
 
+def test_code_of_the_model_of_the_texts_is_neither_run_nor_asked_for(
+    folder, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("transformers")
+    ran = tmp_path / "ran"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "code.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    settings = {"model_type": "mine", "auto_map": {"AutoConfig": "code.Mine"}}
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(settings))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda text="": "y")
+    write(folder, text={"hf_model_name": "mine"})
+    assert "open_clip" in refusal(folder)
+    assert not ran.exists() and "[y/N]" not in capsys.readouterr().out
+
+
 def test_weights_of_a_folder_are_looked_at_like_any_others(folder):
     file = folder / "open_clip_model.safetensors"
     file.write_text("<html>")
