@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import open_clip
@@ -166,7 +167,7 @@ def no_code_asked_for() -> Iterator[None]:
     if importlib.util.find_spec("transformers") is None:
         yield
         return
-    asking = importlib.import_module("transformers.dynamic_module_utils")
+    asking: Any = importlib.import_module("transformers.dynamic_module_utils")
     before = asking.TIME_OUT_REMOTE_CODE
     asking.TIME_OUT_REMOTE_CODE = 0  # seconds to wait for an answer; none is asked for
     try:
