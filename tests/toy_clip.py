@@ -1,6 +1,7 @@
 """A very small CLIP with random weights, of open_clip's own classes, as a weights file that cliad loads like any other."""
 
 import json
+import warnings
 from pathlib import Path
 
 import open_clip
@@ -31,3 +32,32 @@ def weights(folder: Path, name: str = "toy-clip", seed: int = 0, **options) -> P
     path = folder / f"{name}-{seed}.safetensors"
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path)
     return path
+
+
+def holder(state):
+    """A module that has the parameters of a state dict and does nothing."""
+    root = torch.nn.Module()
+    for name, x in state.items():
+        *path, last = name.split(".")
+        at = root
+        for part in path:
+            if part not in at._modules:
+                at.add_module(part, torch.nn.Module())
+            at = at._modules[part]
+        is_real = x.is_floating_point()
+        at.register_parameter(last, torch.nn.Parameter(x.clone(), requires_grad=is_real))
+    return root
+
+
+def openai_archive(folder, name, **changes):
+    """A TorchScript archive as OpenAI publishes them: half precision, heads of width 64."""
+    towers = {
+        "vision_cfg": VISION | {"head_width": 64},
+        "text_cfg": TEXT | {"width": 64, "heads": 1},
+    } | changes
+    register(folder, name, **towers)
+    model = open_clip.create_model(name, force_quick_gelu=True).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.script(holder(model.state_dict())).half(), folder / f"{name}.pt")
+    return model, str(folder / f"{name}.pt")

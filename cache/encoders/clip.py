@@ -22,6 +22,7 @@ from cliad.cache.encoders.weights import (
     EXTRA,
     full_name,
     hub_as_it_is,
+    no_code_asked_for,
     quiet,
     tokenizer_words,
 )
@@ -203,9 +204,20 @@ class Clip:
         with projection, self._autocast():
             for first in range(0, len(texts), TEXT_BATCH):
                 lines = list(texts[first : first + TEXT_BATCH])
-                tokens = self.tokenizer(lines).to(self.device)
+                tokens = self._tokens(lines).to(self.device)
                 chunks.append(self._network.encode_text(tokens, normalize=False).float())
         return torch.cat(chunks)
+
+    def _tokens(self, lines: list[str]) -> Tensor:
+        """Token numbers, all of which the text tower has; else a GPU would end the process."""
+        tokens = self.tokenizer(lines)
+        words = getattr(self._text_tower, "token_embedding", None)
+        if words is not None and tokens.numel() and int(tokens.max()) >= words.num_embeddings:
+            raise EncoderError(
+                f"the tokenizer of {self.name} has a word {int(tokens.max())}, its text tower"
+                f" {words.num_embeddings} words; the tokenizer is of another model"
+            )
+        return tokens
 
     def image_tower(self) -> nn.Module:
         """The image encoder as one module, for export.
@@ -286,7 +298,7 @@ def load(
     model, pretrained = full_name(model, pretrained)
     if model == "tiny":
         register_tiny()
-    with hub_as_it_is(model):
+    with hub_as_it_is(model), no_code_asked_for():
         # Before the weights, which may take minutes; a model of the hub comes with its words.
         tokenizer = None if model.startswith("hf-hub:") else _tokenizer(model)
         network = build_network(model, pretrained, quick_gelu)
@@ -308,8 +320,12 @@ def _tokenizer(model: str) -> Tokenizer:
     shown = printable(model)
     try:
         with quiet():
-            return open_clip.get_tokenizer(model, **tokenizer_words(model))
-    except ImportError:
+            tokenizer = open_clip.get_tokenizer(model, **tokenizer_words(model))
+            tokenizer(["a photo"])  # some miss a package, or a word of their own, only when used
+            return tokenizer
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "nltk":
+            raise EncoderError(f"the tokenizer of {shown} needs nltk; pip install nltk") from None
         raise EncoderError(f"the text side of {shown} needs transformers; {EXTRA}") from None
     except Exception as error:  # a tokenizer of transformers may raise anything
         reason = printable(" ".join(str(error).split()))[:120]

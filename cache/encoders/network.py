@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import open_clip
 import torch
+from open_clip.model import build_model_from_openai_state_dict
 from open_clip.pretrained import download_pretrained_from_hf
 from torch import nn
 
 from cliad.cache.encoders.base import EncoderError
 from cliad.cache.encoders.model_folder import CONFIG, read_config, weights_in
 from cliad.cache.encoders.preprocessing import unlike_published
+from cliad.cache.encoders.torchscript import state_of
 from cliad.cache.encoders.weights import (
     EXTRA,
     check_reachable,
@@ -162,6 +165,7 @@ def _create(model: str, pretrained: str | None, *, force_quick_gelu: bool = Fals
         if model.startswith("hf-hub:"):
             place = model.removeprefix("hf-hub:")
             read_config(Path(download_pretrained_from_hf(place, filename=CONFIG)))
+            check_weights_file(Path(download_pretrained_from_hf(place)))
         with warnings.catch_warnings(), quiet():
             # Torch warns of types that it casts; these are refused below.
             warnings.simplefilter("ignore")
@@ -264,20 +268,38 @@ def _is_torchscript(path: Path) -> bool:
 
 def _from_openai_archive(model: str, path: Path) -> nn.Module:
     """OpenAI's weights; these always need QuickGELU, and open_clip builds it for them."""
-    with warnings.catch_warnings(), quiet():
-        warnings.simplefilter("ignore")  # torch says that such archives are deprecated
-        try:
-            network = open_clip.load_openai_model(str(path), precision="fp32", device="cpu")
-        except Exception as error:  # an archive of something else may raise anything
-            raise _no_weights(model, str(path), error) from None
-        expected = open_clip.create_model(model, pretrained=None, device="meta")
-    if _shapes(network) != _shapes(expected):
+    expected = _without_weights(model)
+
+    def check(stored: Mapping[str, Stored]) -> None:
+        _check_archive(model, path, dict(stored), expected)
+
+    state = state_of(path, check)
+    try:
+        with warnings.catch_warnings(), quiet():
+            warnings.simplefilter("ignore")
+            network = build_model_from_openai_state_dict(state, cast_dtype=None).float()
+    except Exception as error:  # an archive of something else may raise anything
+        raise _no_weights(model, str(path), error) from None
+    check_finite(network, str(path))
+    return network
+
+
+def _check_archive(
+    model: str, path: Path, stored: dict[str, Stored], expected: nn.Module | None
+) -> None:
+    """Refuse the tensors of another model before their values are read and a model is built."""
+    # Open_clip takes the sizes of what it builds from the archive.
+    wanted = _shapes(expected) if expected else {}
+    found = {name: x.shape for name, x in stored.items()}
+    if not set(wanted) & set(found):
+        why = why_not_loaded(ValueError("no tensors"), stored, expected)
+        raise _of_another_model(str(path), model, why)
+    if expected is None or found != wanted:
         raise EncoderError(
             f"{path} is an OpenAI archive of another model than {model}; "
             "give the --model that it was made with"
         )
-    check_finite(network, str(path))
-    return network
+    check_types(path, stored, expected)
 
 
 def _shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:

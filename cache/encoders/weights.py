@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import logging
@@ -15,13 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import open_clip
 from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 
 from cliad.cache.encoders.base import EncoderError
-from cliad.cache.encoders.model_folder import CONFIG, read_config
+from cliad.cache.encoders.model_folder import CONFIG, check_tokenizer_files, read_config
 from cliad.errors import closest, printable
 
 DEFAULT = ("ViT-B-32", "openai")
@@ -93,7 +95,10 @@ def _with_scheme(model: str, pretrained: str | None) -> str:
             raise EncoderError(f"'{shown}' names no model of the hub; give hf-hub:OWNER/NAME")
     elif scheme == "local-dir":
         # Open_clip would wait for a pipe for ever, and run code that it is told of.
-        _require_transformers(shown, read_config(Path(place) / CONFIG))
+        config = read_config(Path(place) / CONFIG)
+        if config["text_cfg"].get("hf_tokenizer_name"):
+            check_tokenizer_files(Path(place))
+        _require_transformers(shown, config)
     else:
         raise EncoderError(f"there is no model '{shown}'; `cliad models` lists all")
     if pretrained:
@@ -150,6 +155,25 @@ def hub_as_it_is(model: str) -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def no_code_asked_for() -> Iterator[None]:
+    """While the block runs, transformers does not ask on the terminal whether to run code.
+
+    A configuration names the model of its texts, whose own configuration may name code. Open_clip
+    gives no answer to the question, and so a user who types "y" would run what a stranger wrote.
+    """
+    if importlib.util.find_spec("transformers") is None:
+        yield
+        return
+    asking: Any = importlib.import_module("transformers.dynamic_module_utils")
+    before = asking.TIME_OUT_REMOTE_CODE
+    asking.TIME_OUT_REMOTE_CODE = 0  # seconds to wait for an answer; none is asked for
+    try:
+        yield
+    finally:
+        asking.TIME_OUT_REMOTE_CODE = before
 
 
 def _architecture(model: str, pretrained: str | None) -> tuple[str, str | None]:

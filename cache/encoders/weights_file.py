@@ -6,6 +6,7 @@ that a file of another kind is told what it is. No code of a file is run.
 
 from __future__ import annotations
 
+import io
 import math
 import mmap
 import os
@@ -22,6 +23,7 @@ from torch import nn
 
 from cliad.cache.documents import open_regular
 from cliad.cache.encoders.base import EncoderError
+from cliad.cache.encoders.pickle_words import is_too_much
 from cliad.cache.tensor_files import NPZ, SAFETENSORS, TORCH, is_old_torch, is_torch_zip
 from cliad.errors import printable
 
@@ -35,10 +37,11 @@ OTHERS = (
     (b"<", "a web page or XML, perhaps an error of the site that it came from; fetch it again"),
     (b"{", "text (JSON)"),
 )
+OLD_PICKLES = 5  # that torch.save wrote one after another before version 1.6
+MOST_MEMBERS = 2**16  # of an archive; the largest model has some thousands
+LARGEST_HEADER = 2**24  # bytes of names and shapes in safetensors
+MOST_UNPACKED = 16  # times the size of an npz file: weights can hardly be packed
 LARGEST_PICKLE = 2**27  # bytes of names and shapes: those of the largest models take 1 MB
-LARGEST_CODE = 2**26  # bytes of TorchScript, unpacked: OpenAI's archives have 2 MB
-# What TorchScript runs while an archive is read. Archives of plain models have neither.
-RUNS_WHEN_READ = (b"__setstate__", b"torch.classes")
 
 
 def check_weights_file(path: Path) -> None:
@@ -72,7 +75,10 @@ def _kind_of(path: Path, stream: BinaryIO) -> str:
         return _kind_of_zip(path, stream)
     if head.startswith(b"\x93NUMPY"):
         return NPZ
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header <= size - 8:
+        if header > LARGEST_HEADER:
+            raise EncoderError(f"{path} has {header:,} bytes of names; {HINT}")
         return SAFETENSORS
     if is_old_torch(head):
         return TORCH
@@ -91,47 +97,49 @@ def _kind_of_zip(path: Path, stream: BinaryIO) -> str:
     try:
         with zipfile.ZipFile(stream) as archive:
             names = archive.namelist()
+            unpacked = sum(member.file_size for member in archive.infolist())
     except Exception:  # a damaged archive may raise anything
         raise EncoderError(f"{path} is cut off or damaged; fetch it again") from None
+    if len(names) > MOST_MEMBERS:
+        raise EncoderError(f"{path} has {len(names):,} members, more than any weights; {HINT}")
     if is_torch_zip(names):
         return TORCH
+    if unpacked > MOST_UNPACKED * os.fstat(stream.fileno()).st_size:
+        raise EncoderError(f"{path} would unpack to {unpacked:,} bytes; {HINT}")
     if names and all(name.endswith(".npy") for name in names):
         return NPZ
     raise EncoderError(f"{path} is a zip archive without weights; unpack it first")
 
 
 def _check_pickle(path: Path, stream: BinaryIO) -> None:
-    """Refuse `bytearray`, the one name that torch's reader lets a file call for any memory."""
+    """Refuse what would make torch's reader take any memory, or compute for ever."""
     stream.seek(0)
-    if zipfile.is_zipfile(stream):
+    # As torch decides it: an archive that stands behind something else is never looked at.
+    is_archive = stream.read(2) == b"PK"
+    if is_archive:
         content = _pickle_of_zip(path, stream)
-        asks = b"bytearray" in content
+        # The one name that torch's reader lets a file call for any memory.
+        asks = b"bytearray" in content or is_too_much(io.BytesIO(content), 1)
     else:
         with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as old:
             asks = old.find(b"bytearray") >= 0
+        stream.seek(0)
+        asks = asks or is_too_much(stream, OLD_PICKLES)
     if asks:
         raise EncoderError(f"{path} holds what torch.save does not write for weights; {HINT}")
 
 
-def _check_code(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse TorchScript that would run before anything is asked of it."""
-    room = LARGEST_CODE
-    for member in archive.infolist():
-        if "/code/" not in member.filename:
-            continue
-        room -= member.file_size
-        if room < 0:
-            raise EncoderError(f"{path} holds more code than any model needs; {HINT}")
-        code = archive.read(member)
-        if any(word in code for word in RUNS_WHEN_READ):
-            raise EncoderError(
-                f"{path} holds code that would run when it is read; save the state_dict of the"
-                " model with torch.save"
-            )
+def _check_names(path: Path, archive: zipfile.ZipFile) -> None:
+    """Refuse members of one name: what is looked at here might not be what torch reads."""
+    names = archive.namelist()
+    # Torch does not tell small letters from large ones.
+    if len({name.lower() for name in names}) < len(names):
+        raise EncoderError(f"{path} has two members of one name; save it again")
 
 
 def _pickle_of_zip(path: Path, stream: BinaryIO) -> bytes:
     with zipfile.ZipFile(stream) as archive:
+        _check_names(path, archive)
         for member in archive.infolist():
             # TorchScript packs its code, and no more.
             is_code = "/code/" in member.filename or member.filename.endswith(".debug_pkl")
@@ -142,7 +150,6 @@ def _pickle_of_zip(path: Path, stream: BinaryIO) -> bytes:
                     raise EncoderError(f"{path} has {member.file_size:,} bytes of names; {HINT}")
                 pickle = member
         try:
-            _check_code(path, archive)
             return archive.read(pickle)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError):
             raise EncoderError(f"{path} is cut off or damaged; fetch it again") from None

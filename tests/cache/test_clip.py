@@ -193,36 +193,8 @@ def test_a_missing_device_is_one_line_with_those_there_are():
         choose_device("cuda:99")
 
 
-def holder(state):
-    """A module that has the parameters of a state dict and does nothing."""
-    root = torch.nn.Module()
-    for name, x in state.items():
-        *path, last = name.split(".")
-        at = root
-        for part in path:
-            if part not in at._modules:
-                at.add_module(part, torch.nn.Module())
-            at = at._modules[part]
-        at.register_parameter(last, torch.nn.Parameter(x.clone()))
-    return root
-
-
-def openai_archive(folder, name, **changes):
-    """A TorchScript archive as OpenAI publishes them: half precision, heads of width 64."""
-    towers = {
-        "vision_cfg": toy_clip.VISION | {"head_width": 64},
-        "text_cfg": toy_clip.TEXT | {"width": 64, "heads": 1},
-    } | changes
-    toy_clip.register(folder, name, **towers)
-    model = open_clip.create_model(name, force_quick_gelu=True).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.jit.save(torch.jit.script(holder(model.state_dict())).half(), folder / f"{name}.pt")
-    return model, str(folder / f"{name}.pt")
-
-
 def test_openai_archives_are_read_with_quickgelu(folder):
-    model, path = openai_archive(folder, "toy-openai")
+    model, path = toy_clip.openai_archive(folder, "toy-openai")
     encoder = clip.load("toy-openai", path, device=CPU)
     assert encoder.image_recipe["activation"] == "QuickGELU"
     image = torch.randn(2, 3, 32, 32, generator=torch.Generator())
@@ -230,7 +202,7 @@ def test_openai_archives_are_read_with_quickgelu(folder):
         torch.testing.assert_close(
             encoder.encode_images(image), model.float().encode_image(image), rtol=0, atol=0.02
         )
-    openai_archive(folder, "toy-wider", embed_dim=48)
+    toy_clip.openai_archive(folder, "toy-wider", embed_dim=48)
     with pytest.raises(EncoderError, match="archive of another model than toy-wider"):
         clip.load("toy-wider", path, device=CPU)
 

@@ -1,5 +1,6 @@
 """Models that bring their own configuration: a folder runs no code, waits for nothing, and fits."""
 
+import importlib.util
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ import pytest
 import torch
 import toy_clip
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from cliad.cache.encoders import clip, network, weights
 from cliad.cache.encoders.base import EncoderError
@@ -79,7 +80,14 @@ def test_a_configuration_says_how_images_are_prepared(folder):
         ({"vision": {"layers": [1, 1, 10**6, 1]}}, "layers is 1e+06"),
         ({"embed_dim": float("nan")}, "embed_dim is nan"),
         ({"vision_cfg": None}, "no vision_cfg"),
-        ({"vision": {"\x1b[31m": 1}}, "does not hold the weights of"),
+        ({"vision": {"\x1b[31m": 1}}, "no setting '\\\\x1b[31m' of a tower"),
+        ({"vision": {"image_size": 4096}}, "image_size is 4096, expected at most 1,024"),
+        ({"text": {"context_length": 2**16}}, "context_length is 65536, expected at most 8,192"),
+        ({"quick_gelu": "no"}, "quick_gelu is 'no', expected true or false"),
+        ({"text": {"no_causal_mask": 0}}, "no_causal_mask is '0', expected true or false"),
+        ({"embed_dim": "64"}, "embed_dim is '64', expected a whole number"),
+        ({"vision": {"patch_size": 0}}, "patch_size is '0', expected a whole number"),
+        ({"text": {"heads": True}}, "heads is 'True', expected a whole number"),
         ({"preprocess": {"std": [0, 1, 1]}}, "std of preprocess_cfg is [0, 1, 1]"),
         ({"preprocess": {"mean": "x"}}, "mean of preprocess_cfg is x"),
         ({"preprocess": {"size": 10**6}}, "size of preprocess_cfg is 1000000"),
@@ -111,6 +119,22 @@ def test_code_beside_a_tokenizer_is_not_run(folder, tmp_path):
     (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
     assert "no tokenizer for" in refusal(folder)
     assert not ran.exists()
+
+
+def test_code_of_the_model_of_the_texts_is_neither_run_nor_asked_for(
+    folder, tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("transformers")
+    ran = tmp_path / "ran"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "code.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    settings = {"model_type": "mine", "auto_map": {"AutoConfig": "code.Mine"}}
+    (tmp_path / "mine" / "config.json").write_text(json.dumps(settings))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda text="": "y")
+    write(folder, text={"hf_model_name": "mine"})
+    assert "open_clip" in refusal(folder)
+    assert not ran.exists() and "[y/N]" not in capsys.readouterr().out
 
 
 def test_weights_of_a_folder_are_looked_at_like_any_others(folder):
@@ -226,3 +250,37 @@ def test_a_text_tower_without_a_projection_is_said_where_the_images_have_one(tmp
     )
     assert sum("stored of images alone" in line for line in lines) == 1
     assert open_cache(path).column("train", "pre_projection").shape == (2, 64)
+
+
+def test_a_tokenizer_of_another_model_is_refused_before_a_word_is_looked_up(folder):
+    state = load_file(WEIGHTS)
+    state["token_embedding.weight"] = state["token_embedding.weight"][:5].clone()
+    save_file(state, folder / "open_clip_model.safetensors")
+    write(folder, text={"vocab_size": 5})
+    encoder = clip.load(f"local-dir:{folder}", device=CPU)
+    with pytest.raises(EncoderError, match=r"has a word \d+, its text tower 5 words"):
+        encoder.encode_texts(["a photo"])
+
+
+def test_a_tokenizer_that_needs_a_package_says_so_when_it_is_made(folder):
+    if importlib.util.find_spec("nltk"):
+        pytest.skip("nltk is here")
+    write(folder, text={"tokenizer_kwargs": {"reduction_mask": "syntax"}})
+    assert "needs nltk; pip install nltk" in refusal(folder)
+
+
+def test_files_of_a_tokenizer_are_ordinary_and_lie_beside_the_model(folder):
+    write(folder, text={"hf_tokenizer_name": "mine"})
+    os.mkfifo(folder / "special_tokens_map.json")
+    assert "special_tokens_map.json: it is a pipe or a device" in refusal(folder)
+    (folder / "special_tokens_map.json").unlink()
+    (folder / "added_tokens.json").symlink_to("/dev/zero")
+    assert "added_tokens.json: it is a pipe or a device" in refusal(folder)
+    (folder / "added_tokens.json").unlink()
+    with open(folder / "tokenizer.json", "wb") as stream:
+        stream.truncate(2**26 + 1)
+    assert "tokenizer.json has 67,108,865 bytes" in refusal(folder)
+    (folder / "tokenizer.json").unlink()
+    settings = {"vocab_file": "../../secret", "merges_file": "merges.txt"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert "vocab_file is '../../secret', not a file beside it" in refusal(folder)

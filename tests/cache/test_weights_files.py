@@ -1,7 +1,11 @@
 """Weights files from outside: what is no such file, does not fit, or would run code is one line."""
 
+import io
 import os
+import pickle
+import pickletools
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from cliad.cache.encoders import clip, network, weights
 from cliad.cache.encoders.base import EncoderError
+from cliad.cache.encoders.pickle_words import is_too_much
 from cliad.cache.extract.choices import EncoderChoice
 
 CPU = torch.device("cpu")
@@ -120,7 +125,7 @@ def test_an_archive_whose_code_would_run_when_it_is_read_is_refused(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that such archives are deprecated
         torch.jit.save(torch.jit.script(RunsWhenRead()), tmp_path / "a.pt")
-    assert "holds code that would run when it is read" in refusal(tmp_path / "a.pt")
+    assert "code that would run when it is read" in refusal(tmp_path / "a.pt")
 
 
 @pytest.mark.parametrize(
@@ -264,3 +269,56 @@ def test_a_file_for_a_registered_model_is_known_to_be_its_own(tmp_path):
     name = toy_clip.register(tmp_path, "toy-other")
     encoder = clip.load(name, str(toy_clip.weights(tmp_path, name)), device=CPU)
     assert encoder.notes == ()
+
+
+NESTED = b"\x80\x02}K\x01" + b"q\x00h\x00\x86" * 60 + b"K\x01s."  # pairs of pairs of pairs
+
+
+def test_a_table_by_pairs_of_pairs_which_takes_for_ever_is_refused_old_or_new(tmp_path):
+    with zipfile.ZipFile(tmp_path / "new.pt", "w") as archive:
+        archive.writestr("x/data.pkl", NESTED)
+    assert "what torch.save does not write" in refusal(tmp_path / "new.pt")
+    old = tmp_path / "old.pt"
+    torch.save({}, old, _use_new_zipfile_serialization=False)
+    *before, _, keys = pickles_of(old.read_bytes())
+    old.write_bytes(b"".join([*before, NESTED, keys]))
+    assert "what torch.save does not write" in refusal(old)
+    # An archive that stands behind it is not what torch reads.
+    with warnings.catch_warnings(), zipfile.ZipFile(old, "a") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02}.")
+    assert "what torch.save does not write" in refusal(old)
+
+
+def pickles_of(content):
+    """The pickles that stand one after another."""
+    stream = io.BytesIO(content)
+    pickles = []
+    while stream.tell() < len(content):
+        first = stream.tell()
+        list(pickletools.genops(stream))
+        pickles.append(content[first : stream.tell()])
+    return pickles
+
+
+def test_tuples_and_texts_of_trainings_are_no_traps():
+    content = {"args": tuple(range(900)), "shape": {(1, (2, 3)): 1}, "raw": b"abc", "set": {1}}
+    assert not is_too_much(io.BytesIO(pickle.dumps([content] * 50, 2)), 1)
+    slow = io.BytesIO(
+        b"\x80\x02c_codecs\nencode\nX\x01\x00\x00\x00aX\x08\x00\x00\x00PunyCode\x86R."
+    )
+    assert is_too_much(slow, 1)
+    assert is_too_much(io.BytesIO(b"\x80\x02" + b"N" * 2**21 + b"."), 1)
+
+
+def test_names_without_end_are_refused_before_they_are_read(tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.pt", "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02}.")
+        for number in range(2**16):
+            archive.writestr(f"x/{number}", b"")
+    assert "65,537 members, more than any weights" in refusal(tmp_path / "many.pt")
+    header = b'{"x":' + b" " * 2**24 + b"}"
+    content = len(header).to_bytes(8, "little") + header
+    (tmp_path / "long.safetensors").write_bytes(content)
+    assert "16,777,222 bytes of names" in refusal(tmp_path / "long.safetensors")
+    np.savez_compressed(tmp_path / "bomb.npz", a=np.zeros(2**22))
+    assert "would unpack to 33,554,5" in refusal(tmp_path / "bomb.npz")
