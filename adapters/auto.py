@@ -48,6 +48,7 @@ MEMBERS: Mapping[str, Member] = {
     "gda": Member(Gda(), 0.08, False),
     "text-ridge": Member(TextRidge(), 4.0, True),
 }
+FEWEST_SHOTS_OF_GDA = 3  # below, its folds have one image a class: no scatter, another head
 # At one shot, where members are judged by classes that they have not seen.
 OF_ONE_SHOT: Mapping[str, Member] = {
     "zero-shot": Member(ZeroShot(), 0.1, True),
@@ -106,7 +107,8 @@ class Auto(Head):
     def fit_parts(self, episodes: Sequence[Episode]) -> Tensors:
         first = episodes[0]
         n_fold = min(n_fold_of(episode, self.folds) for episode in episodes)
-        members = _members(has_text=first.text is not None, n_fold=n_fold)
+        shots = min(int(episode.shots) for episode in episodes)
+        members = _members(has_text=first.text is not None, shots=shots)
         weights, found = _weights(members, episodes, n_fold)
         fitted = {
             name: fit_all([Run(member.head, member.sees(episode)) for episode in episodes])
@@ -132,10 +134,15 @@ class Auto(Head):
         return linear + p["share"][:, None, None] * adapter
 
 
-def _members(*, has_text: bool, n_fold: int) -> Mapping[str, Member]:
+def _members(*, has_text: bool, shots: int) -> Mapping[str, Member]:
+    """The heads of the stack, for so many whole shots."""
     if not has_text:
         return WITHOUT_TEXT
-    return MEMBERS if n_fold > 1 else OF_ONE_SHOT
+    if shots < 2:
+        return OF_ONE_SHOT
+    if shots < FEWEST_SHOTS_OF_GDA:
+        return {name: member for name, member in MEMBERS.items() if name != "gda"}
+    return MEMBERS
 
 
 def _weights(
