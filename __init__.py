@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cliad.pipelines.runs.run_folder import save as save
     from cliad.pipelines.sklearn_api import CLASSIFIERS as CLASSIFIERS
     from cliad.pipelines.sklearn_api import ApeClassifier as ApeClassifier
+    from cliad.pipelines.sklearn_api import AutoClassifier as AutoClassifier
     from cliad.pipelines.sklearn_api import ClapClassifier as ClapClassifier
     from cliad.pipelines.sklearn_api import ClipAdapterClassifier as ClipAdapterClassifier
     from cliad.pipelines.sklearn_api import (

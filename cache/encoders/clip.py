@@ -212,9 +212,10 @@ class Clip:
         """Token numbers, all of which the text tower has; else a GPU would end the process."""
         tokens = self.tokenizer(lines)
         words = getattr(self._text_tower, "token_embedding", None)
-        if words is not None and tokens.numel() and int(tokens.max()) >= words.num_embeddings:
+        largest = max(map(max, tokens.tolist()), default=0)  # on the host, before they are moved
+        if words is not None and largest >= words.num_embeddings:
             raise EncoderError(
-                f"the tokenizer of {self.name} has a word {int(tokens.max())}, its text tower"
+                f"the tokenizer of {self.name} has a word {largest}, its text tower"
                 f" {words.num_embeddings} words; the tokenizer is of another model"
             )
         return tokens

@@ -26,7 +26,7 @@ from torch import Tensor
 from cliad.cache.documents import open_regular
 from cliad.cache.encoders.base import EncoderError
 from cliad.cache.encoders.weights_file import HINT, Stored
-from cliad.errors import printable
+from cliad.errors import CliadError, printable
 
 MOST_WORDS = 2**19  # of the pickle: the largest of OpenAI's models has 60 thousand
 LARGEST_PICKLE = 2**24  # bytes; that model has 300 kB
@@ -65,7 +65,7 @@ KNOWN = (TENSOR, EMPTY_TABLE, *AS_IT_IS, *DTYPES)
 SETTINGS = ("input_resolution", "context_length", "vocab_size")
 
 
-class _Odd(Exception):
+class _Odd(CliadError):
     """What no archive of a model holds; the message says what was found."""
 
 

@@ -140,7 +140,7 @@ def test_save_does_not_replace_a_folder_that_is_not_a_run(toy, tmp_path):
         ({"shots": 25}, DrawError, "class 'class 0' has 24 training images, 25 shots"),
         ({"shots": 0}, DrawError, "at least 1"),
         ({"protocol": "coup"}, DrawError, "coop"),
-        ({"select": "test"}, SpecError, "fixed or val"),
+        ({"select": "test"}, SpecError, "fixed, val, cv"),
         ({"head": "zero-shot", "select": "val"}, SpecError, "nothing left to select"),
         ({"dataset": "dtd"}, SpecError, "cliad extract --dataset dtd"),
         ({"encoder": "RN50"}, SpecError, "no cache of RN50"),
@@ -181,6 +181,8 @@ def test_runs_scored_together_have_the_numbers_of_each_alone(toy, name, select):
     cache, head = find(toy), make_head(name, {})
     if select == "val" and not selects(head, ()):
         pytest.skip(f"{name} has nothing to select")
+    if head.cross_fits:
+        select = "cv"
     specs = [spec_of(cache, head, shots=2, seed=seed, select=select) for seed in (1, 2, 3)]
     together = [result for results in run(cache, specs, torch.device("cpu")) for result in results]
     alone = [result for spec in specs for (result,) in run(cache, [spec], torch.device("cpu"))]
