@@ -186,7 +186,6 @@ class Clip:
         computed = self._all_parts(batch)
         return {part: computed[part] for part in parts}
 
-    @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str], *, pre_projection: bool = False) -> Tensor:
         """See `Encoder.encode_texts`.
 
@@ -200,13 +199,14 @@ class Clip:
         projection: AbstractContextManager[None] = nullcontext()
         if pre_projection:
             projection = swapped(self._text_tower, text_projection=None)
+        starts = range(0, len(texts), TEXT_BATCH)
+        numbered = [self._tokens(list(texts[start : start + TEXT_BATCH])) for start in starts]
         chunks = []
-        with projection, self._autocast():
-            for first in range(0, len(texts), TEXT_BATCH):
-                lines = list(texts[first : first + TEXT_BATCH])
-                tokens = self._tokens(lines).to(self.device)
-                chunks.append(self._network.encode_text(tokens, normalize=False).float())
-        return torch.cat(chunks)
+        with torch.inference_mode(), projection, self._autocast():
+            for tokens in numbered:
+                on_device = tokens.to(self.device)
+                chunks.append(self._network.encode_text(on_device, normalize=False).float())
+            return torch.cat(chunks)
 
     def _tokens(self, lines: list[str]) -> Tensor:
         """Token numbers, all of which the text tower has; else a GPU would end the process."""
