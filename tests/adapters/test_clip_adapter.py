@@ -154,7 +154,7 @@ def test_a_loop_of_pytorch_trains_the_paper_preset_alike(branch, seed):
         lr=0.05,
         weight_decay=0.02,
         epochs=10,
-        batch=6,
+        batch=5,
     )
 
     def sgd(parameters):
