@@ -101,7 +101,7 @@ def coop_loop(run: Run, shots: int) -> Adapter:
 def same_recipe_loop(run: Run) -> Adapter:
     """One run of the head's own recipe in plain PyTorch.
 
-    AdamW, linear warm-up, cosine, the same minibatches and the same start as `fit` has.
+    AdamW, cosine, the same minibatches and the same start as `fit` has.
     """
     head, episode = run
     x = unit(episode.features)[episode.index]

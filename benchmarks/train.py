@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cliad.adapters.clip_adapter import PRESETS, ClipAdapter
+from cliad.adapters.clip_adapter import ClipAdapter
 from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import Run, fit
 from cliad.adapters.core.ops import class_weights
@@ -189,7 +189,7 @@ def main() -> None:
         else:
             episodes = cached_episodes(cache, seeds, shots)
             test = score_rows(cache, "test", pick_device("cpu"))
-        epochs = PRESETS["paper"].epochs_at(shots)
+        epochs = ClipAdapter(preset="paper").plan(BATCH, shots).steps  # one step an epoch
         if options.quick:
             epochs = max(2, epochs // 20)
         # Once before the clock runs: the first run also loads and allocates.

@@ -122,13 +122,15 @@ class Plan:
     def dassl(cls, n: int, *, epochs: int, batch: int, **options: Any) -> Plan:
         """The recipe of CoOp and of everything built on its trainer, Dassl.
 
-        A cosine per epoch, after one epoch at the constant rate 1e-5.
+        A cosine per epoch, after one epoch at the constant rate 1e-5. Dassl drops a last minibatch
+        that is short: an epoch has as many steps here, and its minibatches share the items.
         """
-        per_epoch = -(-n // batch)
-        return cls.epochs(
-            n,
-            epochs=epochs,
-            batch=batch,
+        per_epoch = max(n // batch, 1)
+        even_batch = -(-n // per_epoch)
+        return cls(
+            steps=epochs * per_epoch,
+            per_epoch=per_epoch,
+            batch=even_batch,
             schedule="cosine-epoch",
             warmup=per_epoch,
             warmup_rate=1e-5,

@@ -102,7 +102,7 @@ def test_a_loop_of_pytorch_trains_zs_lp_alike(seed):
 
     optimiser = torch.optim.SGD([w], lr=0.1, momentum=0.9)
     plain.train(optimiser, plain.dassl(8, 3, 0.1), batches, loss)
-    got = fitted(ZsLp(lr=0.1, epochs=8, batch=6), episode).p["w"][0]
+    got = fitted(ZsLp(lr=0.1, epochs=8, batch=5), episode).p["w"][0]
     assert_moved_alike(got, w, start)
 
 
@@ -186,7 +186,7 @@ def test_a_loop_of_pytorch_trains_taskres_alike(seed):
 
     optimiser = torch.optim.Adam([residual], lr=0.01, weight_decay=0.05)
     plain.train(optimiser, plain.dassl(15, 2, 0.01), batches, loss)
-    head = TaskRes(alpha=0.3, lr=0.01, weight_decay=0.05, epochs=15, batch=9)
+    head = TaskRes(alpha=0.3, lr=0.01, weight_decay=0.05, epochs=15, batch=8)
     assert_moved_alike(fitted(head, episode).p["residual"][0], residual, torch.zeros(5, 16))
 
 

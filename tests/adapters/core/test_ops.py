@@ -274,8 +274,9 @@ def test_plans_cut_an_epoch_into_batches_of_nearly_equal_size():
     plan = Plan.epochs(32, epochs=5, batch=32)
     assert (plan.steps, plan.per_epoch, plan.batch) == (5, 1, 32)
     plan = Plan.dassl(65, epochs=10, batch=32, optimiser="sgd")
-    assert (plan.steps, plan.per_epoch, plan.batch) == (30, 3, 22)
-    assert (plan.schedule, plan.warmup, plan.warmup_rate) == ("cosine-epoch", 3, 1e-5)
+    assert (plan.steps, plan.per_epoch, plan.batch) == (20, 2, 33)
+    assert (plan.schedule, plan.warmup, plan.warmup_rate) == ("cosine-epoch", 2, 1e-5)
+    assert Plan.dassl(31, epochs=10, batch=32).steps == 10
     assert (plan.optimiser, plan.momentum) == ("sgd", 0.9)
 
 

@@ -261,7 +261,7 @@ def plain_clip_adapter(episode, epochs, batch, lr, alpha):
     x = unit_rows(episode.features[episode.index])
     per_epoch = -(-n // batch)
     steps = epochs * per_epoch
-    plan = Plan(steps=steps, warmup=steps * 3 // 10)
+    plan = Plan(steps=steps)
     for step in range(steps):
         if step % per_epoch == 0:
             parts = torch.randperm(n, generator=generator).tensor_split(per_epoch)

@@ -406,7 +406,7 @@ def test_values_are_read_as_the_type_of_their_field():
     head = make_head("clip-adapter", {"lr": "1e-2", "epochs": "7", "batch": 9, "hidden": "D/2"})
     assert (head.lr, head.epochs, head.batch, head.hidden) == (0.01, 7, 9, "D/2")
     assert type(head.lr) is float and type(head.epochs) is int
-    assert make_head("clip-adapter", {"lr": None}).lr == 3e-3  # the preset fills it in
+    assert make_head("clip-adapter", {"lr": None}).lr == 1e-3  # the preset fills it in
     with pytest.raises(SpecError, match=r"epochs is a whole number; got 2\.5"):
         make_head("clip-adapter", {"epochs": "2.5"})
     with pytest.raises(SpecError, match="alpha is a number; got None"):
