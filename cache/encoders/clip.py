@@ -200,13 +200,13 @@ class Clip:
         if pre_projection:
             projection = swapped(self._text_tower, text_projection=None)
         starts = range(0, len(texts), TEXT_BATCH)
-        numbered = [self._tokens(list(texts[start : start + TEXT_BATCH])) for start in starts]
-        chunks = []
+        numbered = [
+            self._tokens(list(texts[start : start + TEXT_BATCH])).to(self.device)
+            for start in starts
+        ]
+        encode = self._network.encode_text
         with torch.inference_mode(), projection, self._autocast():
-            for tokens in numbered:
-                on_device = tokens.to(self.device)
-                chunks.append(self._network.encode_text(on_device, normalize=False).float())
-            return torch.cat(chunks)
+            return torch.cat([encode(tokens, normalize=False).float() for tokens in numbered])
 
     def _tokens(self, lines: list[str]) -> Tensor:
         """Token numbers, all of which the text tower has; else a GPU would end the process."""
