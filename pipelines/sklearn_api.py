@@ -52,7 +52,7 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
         default=None,
         metadata={
             "meaning": "class-text features in the order of `classnames`;"
-            " None: each class is the mean of its unit features"
+            " None: for a head that needs them, each class is the mean of its unit features"
         },
     )
     classnames: Sequence | None = field(
@@ -128,22 +128,24 @@ class HeadClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 f"a classifier needs at least 2 classes; y has one class: {self.classes_[0]!r}"
             )
-        x = torch.from_numpy(features[rows].astype(np.float32))
+        # A row that counts twice is one row, twice in the support: folds must not part it.
+        distinct, index = np.unique(rows, return_inverse=True)
+        x = torch.from_numpy(features[distinct].astype(np.float32))
         labels = torch.from_numpy(np.searchsorted(self.classes_, targets[rows]))
-        episode = self._episode(x, labels, class_text)
+        episode = self._episode(x, torch.from_numpy(index), labels, class_text)
         (fitted,) = fit([Run(self._make_head(), episode)])
         self.classifier_ = _in_double(fitted)
         return self
 
-    def _episode(self, x: Tensor, y: Tensor, text: Tensor | None) -> Episode:
-        """All rows x (n, dim) with labels y (n,) as support, without validation."""
+    def _episode(self, x: Tensor, index: Tensor, y: Tensor, text: Tensor | None) -> Episode:
+        """The rows index (n,) of x (n_row, dim), with labels y (n,), as support."""
         n_class = len(self.classes_)
-        if text is None:
-            text = mean_unit_rows(x, y, n_class)[None]  # (n_template 1, n_class, dim)
+        if text is None and "text" in self.head.needs:
+            text = mean_unit_rows(x[index], y, n_class)[None]  # (n_template 1, n_class, dim)
         none = torch.zeros(0, dtype=torch.long)
         return Episode(
             features=x,
-            index=torch.arange(len(x)),
+            index=index,
             y=y,
             val_index=none,
             val_y=none,

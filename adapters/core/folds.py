@@ -45,9 +45,10 @@ class Judged(NamedTuple):
 def n_fold_of(episode: Episode, most: int = MOST_FOLDS) -> int:
     """How many folds a support allows: as many as it has shots, at most `most`.
 
-    Below 2 there are none: a class of one image cannot be judged by its other images.
+    Below 2 there are none: a class of one image cannot be judged by its other images. An image that
+    counts several times is one.
     """
-    return min(int(episode.shots), most)
+    return min(len(episode.index.unique()) // episode.n_class, most)
 
 
 def folds_of(y: Tensor, n_fold: int, seed: int) -> Tensor:
@@ -69,7 +70,10 @@ def folds_of(y: Tensor, n_fold: int, seed: int) -> Tensor:
 
 def item_folds(episode: Episode, n_fold: int) -> list[Trial]:
     """The trial of each fold: its items are judged, all others are the support."""
-    folds = folds_of(episode.y, n_fold, episode.seed)
+    # An image that counts several times is in one fold: it must not judge itself.
+    rows, place = episode.index.unique(return_inverse=True)
+    labels = torch.empty_like(rows).scatter_(0, place, episode.y)
+    folds = folds_of(labels, n_fold, episode.seed)[place]
     trials = []
     for number in range(n_fold):
         held_out = folds == number

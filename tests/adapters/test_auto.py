@@ -11,7 +11,7 @@ from worlds import DIM, N_CLASS, World
 
 from cliad.adapters.auto import MEMBERS, OF_ONE_SHOT, Auto
 from cliad.adapters.core.fit import fit
-from cliad.adapters.core.folds import class_halves, folds_of
+from cliad.adapters.core.folds import class_halves, item_folds
 from cliad.adapters.core.head import HeadError
 from cliad.adapters.core.select import fit_all
 from cliad.adapters.offset_lr import OffsetLr
@@ -46,16 +46,14 @@ def most_probable(logits, y, prior):
 def test_its_logits_are_the_members_by_weights_of_a_general_solver():
     episode = WORLD.episode(4, seed=3)
     x = WORLD.test[0]
-    folds = folds_of(episode.y, 4, episode.seed)
     judged = []
     labels = []
-    for fold in range(4):
-        kept = folds != fold
-        part = replace(episode, index=episode.index[kept], y=episode.y[kept])
-        held_out = episode.features[episode.index[~kept]]
+    for trial in item_folds(episode, 4):
+        part = trial.fitted_on
+        held_out = episode.features[trial.judged_on.val_index]
         said = [alone(member, part).logits(held_out) for member in MEMBERS.values()]
         judged.append(torch.stack(said))
-        labels.append(episode.y[~kept])
+        labels.append(trial.judged_on.val_y)
     prior = np.array([member.prior for member in MEMBERS.values()])
     w = most_probable(torch.cat(judged, dim=1), torch.cat(labels), prior)
     whole = torch.stack([alone(member, episode).logits(x) for member in MEMBERS.values()])

@@ -10,7 +10,7 @@ from worlds import World
 
 from cliad.adapters import HEADS
 from cliad.adapters.clip_adapter import ClipAdapter
-from cliad.adapters.core.folds import folds_of
+from cliad.adapters.core.folds import item_folds
 from cliad.adapters.core.head import HeadError
 from cliad.adapters.core.select import fit_all, fit_cross_validated
 from cliad.adapters.gda import Gda
@@ -65,16 +65,14 @@ def test_the_strength_with_the_least_loss_out_of_fold_wins():
     """The linear probe beside scikit-learn, fold by fold, over the powers of ten."""
     episode = HARD.episode(4, seed=5)
     head = LinearProbe(tol=1e-6, max_iter=2000)
-    x = episode.features[episode.index]
-    folds = folds_of(episode.y, 4, episode.seed)
+    x = episode.features
     losses = {}
     for C in (1e-6, 1e-4, 1e-2, 1.0, 1e2):
         losses[C] = 0.0
-        for fold in range(4):
-            kept = folds != fold
-            theirs = LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(x[kept], episode.y[kept])
-            log_p = torch.from_numpy(theirs.predict_log_proba(x[~kept]))
-            losses[C] += F.nll_loss(log_p, episode.y[~kept], reduction="sum").item()
+        for part, judged_on in item_folds(episode, 4):
+            theirs = LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(x[part.index], part.y)
+            log_p = torch.from_numpy(theirs.predict_log_proba(x[judged_on.val_index]))
+            losses[C] += F.nll_loss(log_p, judged_on.val_y, reduction="sum").item()
     best = min(losses, key=losses.get)
     (ours,) = fit_cross_validated([(head, episode)])
     # the bisection moves within a power of ten of the best
@@ -84,16 +82,13 @@ def test_the_strength_with_the_least_loss_out_of_fold_wins():
 def test_a_weight_that_only_logits_read_is_chosen_on_the_folds_too():
     """GDA's alpha by hand: every candidate on every fold."""
     episode = HARD.episode(4, seed=2)
-    folds = folds_of(episode.y, 4, episode.seed)
     losses = {}
     for alpha in Gda().searches()["alpha"]:
         losses[alpha] = 0.0
-        for fold in range(4):
-            kept = folds != fold
-            part = replace(episode, index=episode.index[kept], y=episode.y[kept])
+        for part, judged_on in item_folds(episode, 4):
             (classifier,) = fit_all([(Gda(alpha=alpha), part)])
-            logits = classifier.logits(episode.features[episode.index[~kept]])
-            losses[alpha] += F.cross_entropy(logits, episode.y[~kept], reduction="sum").item()
+            logits = classifier.logits(episode.features[judged_on.val_index])
+            losses[alpha] += F.cross_entropy(logits, judged_on.val_y, reduction="sum").item()
     (ours,) = fit_cross_validated([(Gda(), episode)])
     assert ours.head.alpha == min(losses, key=losses.get)
 

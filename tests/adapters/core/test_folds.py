@@ -101,3 +101,15 @@ def test_halves_need_texts():
     with pytest.raises(ValueError, match="expected class texts"):
         class_folds([replace(WORLD.episode(1), text=None)])
     assert N_CLASS >= 4
+
+
+def test_an_image_that_counts_twice_is_in_one_fold():
+    episode = WORLD.episode(4)
+    twice = replace(
+        episode, index=episode.index.repeat(2), y=episode.y.repeat(2), seed=episode.seed
+    )
+    assert n_fold_of(twice) == 4
+    for trial in item_folds(twice, 4):
+        held_out = set(trial.judged_on.val_index.tolist())
+        assert not held_out & set(trial.fitted_on.index.tolist())
+        assert len(trial.judged_on.val_index) == 2 * len(held_out)
