@@ -59,6 +59,10 @@ WITHOUT_TEXT: Mapping[str, Member] = {
     "whitened-lr": Member(WhitenedLr(), 0.6, False),
     "gda": Member(Gda(), 0.4, False),
 }
+# L-BFGS keeps so many numbers for each logit of the support; all that train at once have at most
+# so many together (1 GB).
+FLOATS_PER_LOGIT = 26
+FLOATS_AT_ONCE = 2**28
 PRIOR_DEVIATION = 1.0  # of a weight, in units of its prior
 
 
@@ -109,9 +113,10 @@ class Auto(Head):
         n_fold = min(n_fold_of(episode, self.folds) for episode in episodes)
         shots = min(int(episode.shots) for episode in episodes)
         members = _members(has_text=first.text is not None, shots=shots)
-        weights, found = _weights(members, episodes, n_fold)
+        largest = max(1, FLOATS_AT_ONCE // (FLOATS_PER_LOGIT * len(first.index) * first.n_class))
+        weights, found = _weights(members, episodes, n_fold, largest)
         fitted = {
-            name: fit_all([Run(member.head, member.sees(episode)) for episode in episodes])
+            name: fit_all([Run(member.head, member.sees(episode)) for episode in episodes], largest)
             for name, member in members.items()
         }
         shares = dict(zip(members, weights.unbind(dim=1), strict=True))
@@ -119,7 +124,8 @@ class Auto(Head):
             # Two heads that err alike, and whose mean errs less.
             half = shares["clip-adapter"] / 2
             shares |= {"clip-adapter": half, "offset-lr": half}
-            fitted["offset-lr"] = fit_all([Run(OffsetLr(), episode) for episode in episodes])
+            runs = [Run(OffsetLr(), episode) for episode in episodes]
+            fitted["offset-lr"] = fit_all(runs, largest)
         dim = first.features.shape[1]
         axes = torch.eye(dim, device=first.features.device)
         return _summed(fitted, shares, axes) | found
@@ -146,9 +152,9 @@ def _members(*, has_text: bool, shots: int) -> Mapping[str, Member]:
 
 
 def _weights(
-    members: Mapping[str, Member], episodes: Sequence[Episode], n_fold: int
+    members: Mapping[str, Member], episodes: Sequence[Episode], n_fold: int, largest: int
 ) -> tuple[Tensor, Tensors]:
-    """Weights (n_run, n_member), and what the folds say of the stack, see `Head.cross_fits`."""
+    """Weights (n_run, n_member), and what the folds say of the stack, see `Head.fit_parts`."""
     first = episodes[0]
     prior = first.features.new_tensor([member.prior for member in members.values()])
     judged_by_classes = first.text is not None and first.n_class >= FEWEST_CLASSES
@@ -158,7 +164,7 @@ def _weights(
         trials = class_folds(episodes)
     else:
         return prior.expand(len(episodes), -1), {}
-    judgements = _judgements(members, trials)
+    judgements = _judgements(members, trials, largest)
     weights = stacking_weights(judgements, prior, PRIOR_DEVIATION)
     if n_fold < 2:
         return weights, {}
@@ -170,7 +176,7 @@ def _weights(
 
 
 def _judgements(
-    members: Mapping[str, Member], trials: Sequence[Sequence[Trial]]
+    members: Mapping[str, Member], trials: Sequence[Sequence[Trial]], largest: int
 ) -> list[Judgement]:
     """What all members say of the items of each fold, from the trials of each run."""
     first = trials[0][0].judged_on
@@ -181,7 +187,7 @@ def _judgements(
     ]
     said: list[list[Tensor]] = [[] for _ in items]  # by fold, then by member
     for member in members.values():
-        judged = _judged(member, trials)
+        judged = _judged(member, trials, largest)
         for fold, of_fold in enumerate(zip(*judged, strict=True)):
             said[fold].append(logits_of(of_fold, items[fold].x))
     return [
@@ -190,12 +196,14 @@ def _judgements(
     ]
 
 
-def _judged(member: Member, trials: Sequence[Sequence[Trial]]) -> list[list[Classifier]]:
-    """The member's classifiers, fitted in all trials of all runs side by side."""
+def _judged(
+    member: Member, trials: Sequence[Sequence[Trial]], largest: int
+) -> list[list[Classifier]]:
+    """The member's classifiers, fitted in all trials of all runs, at most `largest` at once."""
     runs: list[Run] = []
     for of_run in trials:
         runs += [Run(member.head, member.sees(trial.fitted_on)) for trial in of_run]
-    fitted = iter(fit_all(runs))
+    fitted = iter(fit_all(runs, largest))
     return [[trial.judge(next(fitted)).classifier for trial in of_run] for of_run in trials]
 
 
