@@ -12,13 +12,12 @@ def quick_imports() -> Iterator[None]:
     """Without the collector of garbage while the block imports; it was a third of torch's import.
 
     What a package makes when it is imported stays: to look through it again and again finds nothing
-    to free. It is frozen, so that later collections pass over it, too.
+    to free.
     """
     was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        gc.freeze()
         if was_on:
             gc.enable()

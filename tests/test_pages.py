@@ -271,6 +271,7 @@ STAND_INS = {
     "docs/datasets.md": [dtd],
     "docs/own-images.md": [birds],
     "docs/transductive.md": [photos],
+    "docs/best-head.md": [digits, photos],
 }
 
 

@@ -79,4 +79,3 @@ def test_the_collector_of_garbage_rests_only_while_a_command_imports():
         assert not gc.isenabled()
         raise ImportError
     assert gc.isenabled()
-    gc.unfreeze()

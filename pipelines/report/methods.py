@@ -14,6 +14,7 @@ FAR = 10.0  # decades: farther from a default than any value that is tried
 DECADE = 10
 NATURAL_WEIGHT = 3.0  # about (n - K) / dim for 16 images of each of 100 classes in 512 dimensions
 MANY_SHOTS = 16  # where recipes that depend on the number of shots end
+MANY_CLASSES = 100
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,9 @@ def distance_on_scale(head: str, name: str, value: object) -> float:
 def _in_numbers(untouched: Head, name: str) -> object:
     """The value that a head has where nothing is typed."""
     default = getattr(untouched, name)
-    # None or 0 passes stand for a number that depends on the shots: here, that of many.
+    # None or 0 passes stand for a number that depends on the images: here, that of many.
     if name == "epochs" and not default:
-        plan = untouched.plan(MANY_SHOTS, MANY_SHOTS)
+        plan = untouched.plan(MANY_SHOTS * MANY_CLASSES, MANY_SHOTS)
         return plan.steps // plan.per_epoch
     # So does gda's natural weight.
     if default is None and untouched.space.get(name):

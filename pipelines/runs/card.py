@@ -39,7 +39,7 @@ def card(about: Mapping, row: Mapping) -> str:
     lines = [
         f"# {spec['head']} on {spec['dataset']}, {spec['shots']} images per class",
         "",
-        f"A classifier for {n_class} classes: a `{spec['head']}` head trained by cliad"
+        f"A classifier for {n_class} classes: the head `{spec['head']}`, trained by cliad"
         f" on features of the frozen encoder `{about['encoder']}`.",
         "",
         *_figures(row),

@@ -229,13 +229,13 @@ def test_scores_on_other_data_sets_are_compared_among_themselves():
 
 
 def test_a_default_that_was_typed_is_the_same_run_and_a_preset_fills_defaults_in():
-    fast = {"found": {"lr": 3e-3}, "head": "clip-adapter", "seed": 1}
-    rows = [result_row(**fast, hyper={}), result_row(**fast, hyper={"lr": 3e-3})]
+    fast = {"found": {"lr": 1e-3}, "head": "clip-adapter", "seed": 1}
+    rows = [result_row(**fast, hyper={}), result_row(**fast, hyper={"lr": 1e-3})]
     assert len(study_of(rows).rows) == 1
     study = study_of(
-        [*rows, result_row(head="clip-adapter", seed=1, hyper={"lr": 1e-3}, found={"lr": 1e-3})]
+        [*rows, result_row(head="clip-adapter", seed=1, hyper={"lr": 3e-3}, found={"lr": 3e-3})]
     )
-    assert [method.label for method in study.leading(study.blocks[0])] == ["clip-adapter, lr 0.003"]
+    assert [method.label for method in study.leading(study.blocks[0])] == ["clip-adapter, lr 0.001"]
 
 
 def test_data_sets_with_different_seeds_are_compared_each_alone_but_not_on_average():

@@ -60,11 +60,11 @@ def test_the_nearest_value_stands_for_a_head_and_never_zero_shot():
         ("gda", "alpha", None, 1.0),  # the natural scale is the default
         ("tip-adapter", "alpha", 2.0, 0.3),
         ("linear-probe", "C", 10.0, 0.01),
-        ("clip-adapter", "lr", 0.005, 0.0003),
+        ("clip-adapter", "lr", 0.002, 0.0003),
         ("clip-adapter", "lr", 0.03, 0.0),
         ("clip-adapter", "hidden", "D/8", "D/32"),
         ("clip-adapter", "branch", "visual", "text"),
-        ("clip-adapter", "epochs", 20, 100),  # None: 30 passes
+        ("clip-adapter", "epochs", 30, 100),  # None: 43 passes
         ("taskres", "epochs", 100, 10),  # 0: 200 passes
         ("cross-modal", "wise", 0.1, 0.5),
     ],
