@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -17,6 +19,8 @@ def main() -> None:
     if is_heeded:
         # The import takes a moment, in which Ctrl-C would show where Python was.
         signal.signal(signal.SIGINT, _leave)
+    # At its end Python looks for garbage in all that was imported, which takes longer than a head.
+    atexit.register(gc.freeze)
     from cliad.cli import main as run
 
     try:

@@ -73,6 +73,17 @@ def test_the_table_of_encoders_is_what_open_clip_says():
         assert written["encoders"] == [asdict(row) for row in asked], message
 
 
+def test_the_program_ends_without_a_search_for_garbage_in_what_it_imported():
+    code = (
+        "import atexit, gc, sys; from cliad.__main__ import main; sys.argv = ['cliad', '--version']\n"
+        "try: main()\n"
+        "except SystemExit: assert gc.get_freeze_count() == 0\n"
+        "atexit._run_exitfuncs(); assert gc.get_freeze_count() > 1000; print('frozen')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.stdout.splitlines()[-1] == "frozen", ended.stderr
+
+
 def test_the_collector_of_garbage_rests_only_while_a_command_imports():
     assert gc.isenabled()
     with pytest.raises(ImportError), quick_imports():
