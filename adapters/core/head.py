@@ -60,7 +60,7 @@ class Candidates:
 
 
 # What a head may ask for in `needs` and `optional_inputs`.
-INPUTS = frozenset({"text", "raw", "views", "pre_projection"})
+INPUTS = frozenset({"text", "raw", "views", "pre_projection", "tower"})
 
 PLAN_WORDS = {
     "optimiser": ("adamw", "adam", "sgd"),
@@ -163,9 +163,10 @@ class Head:
                wins
     refine     bisection steps around the best candidate of a one-field space, in log10 (the linear
                probe's C)
-    needs      of {"text", "raw", "views", "pre_projection"}; "raw": x comes as the encoder gave it,
-               else in unit rows; "pre_projection" (with "raw"): x (n, dim + dim_pre) is the
-               feature and, behind it, what entered the last projection
+    needs      of {"text", "raw", "views", "pre_projection", "tower"}; "raw": x comes as the
+               encoder gave it, else in unit rows; "pre_projection" (with "raw"): x (n, dim +
+               dim_pre) is the feature and, behind it, what entered the last projection; "tower":
+               the text tower and the names of the classes
     optional_inputs
                inputs that it uses where the cache has them, and does without elsewhere
     select     the published way: "fixed" values, or chosen on "val" (fields of `space`, or the
