@@ -171,6 +171,7 @@ def base_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
         val_index=episode.val_index[in_validation],
         val_y=episode.val_y[in_validation],
         text=text,
+        names=episode.names[:n_base],
         n_class=n_base,
     )
 
