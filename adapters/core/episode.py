@@ -139,6 +139,22 @@ class Support:
         return (self.y[..., None] == classes) * self.mask[..., None]
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Items of all runs, from which a step of training takes its loss.
+
+    x (n_run, b, dim): features as the head takes them; of an augmented view where there are views.
+    y (n_run, b): labels.
+    weight (n_run, b): they sum to 1 in each run; what pads a shorter batch has weight 0.
+    at (n_run, b): the items' places in the support, 0 in the padding.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+    at: Tensor
+
+
 def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tensor]:
     """The support of all runs, padded to the longest, and its row numbers (n_run, n).
 

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
-from cliad.adapters.core.episode import Episode, Support, Tensors
+from cliad.adapters.core.episode import Batch, Episode, Support, Tensors
 from cliad.errors import CliadError
 
 
@@ -238,6 +239,15 @@ class Head:
         n_run = len(next(iter(h.values())))
         yield Candidates(torch.arange(n_run, device=x.device), self.logits(p, c, h, x))
 
+    def loss(self, p: Tensors, c: Tensors, h: Hypers, batch: Batch) -> Tensor:
+        """What training makes small (n_run,): here the mean cross-entropy, and `penalty`.
+
+        A run's own parameters and items alone are in its own term.
+        """
+        loss = cross_entropy(self.logits(p, c, h, batch.x), batch)
+        penalty = self.penalty(p, c, h)
+        return loss if penalty is None else loss + penalty
+
     def penalty(self, p: Tensors, c: Tensors, h: Hypers) -> Tensor | None:
         """The term (n_run,) that is added to each run's mean cross-entropy; None for no term."""
         return None
@@ -253,6 +263,13 @@ class Head:
     def finish(self, p: Tensors, c: Tensors, h: Hypers) -> Tensors:
         """The parameters to keep, from those that training ended with."""
         return p
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """The weighted mean (n_run,) of the items' cross-entropy at logits (n_run, b, n_class)."""
+    y = batch.y
+    items = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+    return (items.view_as(y) * batch.weight).sum(dim=1)
 
 
 def static_fields(head: Head) -> tuple[tuple[str, object], ...]:
