@@ -91,6 +91,21 @@ class Support:
     rows: Tensor | None = None
     all_views: Tensor | None = None
 
+    @classmethod
+    def of_text(cls, text: Tensor, logit_scale: float) -> Support:
+        """The support of one run that has no items, but texts (n_template, n_class, dim)."""
+        no_items = text.new_zeros(1, 0, text.shape[-1])  # (n_run, n, dim)
+        return cls(
+            x=no_items,
+            y=no_items[..., 0].long(),
+            mask=no_items[..., 0],
+            text=text,
+            logit_scale=logit_scale,
+            n_class=text.shape[1],
+            counts=[0],
+            largest_class=0,
+        )
+
     def per_view(self, function: Callable[[Tensor], Tensor] | None = None) -> Tensor | None:
         """`function` of the views (n_view, n_row, dim), picked for the support.
 

@@ -63,6 +63,9 @@ class Candidates:
 # What a head may ask for in `needs` and `optional_inputs`.
 INPUTS = frozenset({"text", "raw", "views", "pre_projection"})
 
+# What a head may say in `new_classes`.
+NEW_CLASSES = ("no", "text", "support")
+
 PLAN_WORDS = {
     "optimiser": ("adamw", "adam", "sgd"),
     "schedule": ("cosine", "cosine-epoch", "constant"),
@@ -171,7 +174,9 @@ class Head:
                inputs that it uses where the cache has them, and does without elsewhere
     select     the published way: "fixed" values, or chosen on "val" (fields of `space`, or the
                epoch, see Plan.keep), or by folds of the support ("cv")
-    per_class  whether parameters have a class axis, so that they cannot serve other classes
+    new_classes
+               what serves classes that it was not trained on: "text", their texts alone;
+               "support", a support of them beside; or "no", as parameters have a class axis
     cross_fits whether it is made of heads that it judges out of fold by itself: `select` is "cv",
                and `fit_parts` takes the place of training
     """
@@ -183,7 +188,7 @@ class Head:
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
     optional_inputs: ClassVar[frozenset[str]] = frozenset()
     select: ClassVar[str] = "fixed"
-    per_class: ClassVar[bool] = True
+    new_classes: ClassVar[str] = "no"
     cross_fits: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -193,6 +198,11 @@ class Head:
         if unknown:
             raise ValueError(
                 f"expected inputs of {sorted(INPUTS)}, got {sorted(unknown)} in {cls.__name__}"
+            )
+        if cls.new_classes not in NEW_CLASSES:
+            raise ValueError(
+                f"expected new_classes {' or '.join(NEW_CLASSES)}, got {cls.new_classes}"
+                f" in {cls.__name__}"
             )
 
     def __post_init__(self) -> None:
@@ -261,7 +271,10 @@ class Head:
         return {}
 
     def finish(self, p: Tensors, c: Tensors, h: Hypers) -> Tensors:
-        """The parameters to keep, from those that training ended with."""
+        """The parameters to keep, from those that training ended with.
+
+        For other classes it is called again, on what it gave and their c: see `new_classes`.
+        """
         return p
 
 

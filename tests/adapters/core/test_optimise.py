@@ -12,7 +12,7 @@ from worlds import World
 from cliad.adapters.clip_adapter import ClipAdapter
 from cliad.adapters.core.batches import Batches, draw_epoch
 from cliad.adapters.core.classifier import can_stack, inputs, logits_of, validation
-from cliad.adapters.core.episode import Episode, stack
+from cliad.adapters.core.episode import Episode, Support, stack
 from cliad.adapters.core.fit import fit, group
 from cliad.adapters.core.head import Head, HeadError, Hypers, Plan, hyper, hypers
 from cliad.adapters.core.optimiser import Optimiser, rate
@@ -556,12 +556,12 @@ def test_classifiers_stack_where_only_values_differ():
 
 def test_a_head_serves_other_classes_where_no_parameter_is_a_classs_own():
     text = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(5))
-    bound = fit([(ZeroShot(), HARD.episode(1))])[0].rebind(text)
+    bound = fit([(ZeroShot(), HARD.episode(1))])[0].rebind(Support.of_text(text, 20.0))
     x = HARD.test[0]
     weights = unit_rows(unit_rows(text).mean(dim=0))
     torch.testing.assert_close(bound.logits(x), 20 * unit_rows(x) @ weights.T)
     with pytest.raises(HeadError, match="TaskRes has parameters for each of its classes"):
-        fit([(TaskRes(epochs=1), HARD.episode(1))])[0].rebind(text)
+        fit([(TaskRes(epochs=1), HARD.episode(1))])[0].rebind(Support.of_text(text, 20.0))
 
 
 def test_constants_that_served_training_only_are_left_behind():
