@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cliad.adapters.core.classifier import Classifier
-from cliad.adapters.core.episode import Episode
+from cliad.adapters.core.classifier import Classifier, support_of
+from cliad.adapters.core.episode import Episode, Support
 from cliad.adapters.core.fit import Run, require
 from cliad.adapters.core.head import HeadError
 from cliad.adapters.core.metrics import metrics
@@ -76,8 +76,9 @@ def base_to_new(
     The few-shot draw is that of all classes, cut afterwards, as CoOp does it; each half is scored
     among its own classes only. A row is the spec's words, task "base-to-new", and `base_top1`,
     `new_top1`, their harmonic mean `harmonic`, `zero_shot_base_top1`, `zero_shot_new_top1`,
-    `zero_shot_harmonic`, `n_base`, `n_new`. `top1` is null, so that it is never averaged with rows
-    over all classes.
+    `zero_shot_harmonic`, `n_base`, `n_new`, and `new_shots`: how many labelled images of each new
+    class the head has, `shots` or 0. `top1` is null, so that it is never averaged with rows over
+    all classes.
 
     Args:
         folder, dataset, encoder, prompts, head, hyper, shots, protocol, select, device, log: as
@@ -90,10 +91,10 @@ def base_to_new(
     """
     untrained = make_head(head, hyper)
     torch_device = pick_device(device)
-    if untrained.per_class:
+    if untrained.new_classes == "no":
         raise HeadError(
             f"{head} has parameters for each of its classes and cannot serve new ones;"
-            f" base-to-new takes {heads_for_new_classes()}"
+            f" base-to-new takes {heads_for_new_classes('text', 'support')}"
         )
     for seed in seeds:
         check_request(shots, protocol, seed)
@@ -142,6 +143,8 @@ def _rows(
         "top1": None,
         "n_base": n_base,
         "n_new": n_class - n_base,
+        # Labelled images that the head has of each new class; others have their texts alone.
+        "new_shots": specs[0].shots if head.new_classes == "support" else 0,
         "train_seconds": timing.train_seconds,
         "zero_shot_base_top1": zero_shot_base,
         "zero_shot_new_top1": zero_shot_new,
@@ -155,7 +158,8 @@ def _rows(
     rows = []
     for spec, classifier, one in zip(specs, fitted, drawn, strict=True):
         of_draw = {"index_hash": one.index_hash, "val_per_class": one.val_per_class}
-        scores = _score_halves(classifier, base, new)
+        support = _support_of_new(classifier, one.episode, new.text, n_base)
+        scores = _score_halves(classifier, base, new, support)
         rows.append({**spec.json(), **scores, **shared, **of_draw})
     return rows
 
@@ -176,11 +180,42 @@ def base_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
     )
 
 
-def _score_halves(classifier: Classifier, base: Half, new: Half) -> dict:
-    """The words of a row for both halves; accuracies are None where training diverged."""
+def new_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
+    """The episode's support of the labels from n_base on, counted from 0, and their text.
+
+    Without validation: nothing is chosen on new classes.
+    """
+    in_support = episode.y >= n_base
+    none = episode.index[:0]
+    return replace(
+        episode,
+        index=episode.index[in_support],
+        y=episode.y[in_support] - n_base,
+        val_index=none,
+        val_y=none,
+        text=text,
+        n_class=episode.n_class - n_base,
+    )
+
+
+def _support_of_new(classifier: Classifier, episode: Episode, text: Tensor, n_base: int) -> Support:
+    """What the new classes are served by: their text, and their drawn images where the head asks.
+
+    episode: of all classes.
+    """
+    if classifier.head.new_classes == "text":
+        return Support.of_text(text, episode.logit_scale)
+    support, _ = support_of(classifier.head, [new_half(episode, n_base, text)])
+    return support
+
+
+def _score_halves(classifier: Classifier, base: Half, new: Half, support: Support) -> dict:
+    """The words of a row for both halves; accuracies are None where training diverged.
+
+    support: of the new classes.
+    """
     base_logits = classifier.logits(base.rows.x)
-    # The parameters have no class axis, so new class texts are all that the new half needs.
-    new_logits = classifier.rebind(new.text).logits(new.rows.x)
+    new_logits = classifier.rebind(support).logits(new.rows.x)
     finite = is_finite(base_logits) and is_finite(new_logits)
     diverged = classifier.diverged or not finite
     base_top1 = None if diverged else metrics(base_logits, base.rows.y)["top1"]

@@ -125,6 +125,7 @@ FIELDS_OR_NULL: Mapping[str, tuple[Check, str]] = {
     "group_size": AT_LEAST_ONE,
     "n_base": AT_LEAST_ONE,
     "n_new": AT_LEAST_ONE,
+    "new_shots": (_is_count, "a whole number, at least 0"),
     "test_n_class": AT_LEAST_ONE,
     "index_hash": TEXT,
     "temperature_on": TEXT,

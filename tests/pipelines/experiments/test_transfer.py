@@ -1,6 +1,7 @@
 """A head on other data sets of its encoder, and on classes that it never saw."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from conftest import toy_cache, train_and_test_on
 
 from cliad.adapters import HEADS
 from cliad.adapters.core.head import HeadError
-from cliad.adapters.core.select import fit_all
+from cliad.adapters.core.select import fit_all, fit_selected
 from cliad.cache.file.read import open_cache
 from cliad.pipelines.experiments.base_to_new import base_half, base_to_new, harmonic
 from cliad.pipelines.experiments.episode import make_episodes, pick_device
@@ -106,7 +107,7 @@ def test_the_cut_comes_after_the_draw(toy):
     )
 
 
-@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.per_class])
+@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.new_classes == "no"])
 def test_heads_with_parameters_per_class_refuse_new_ones(toy, name):
     with pytest.raises(
         HeadError, match="cannot serve new ones; base-to-new takes zero-shot, clip-adapter"
@@ -218,6 +219,62 @@ def test_base_and_new_accuracies_are_those_of_a_plain_loop(hard):
         assert (row["index_hash"], row["val_per_class"]) == (one.index_hash, 4)
         assert row["fingerprint"] == cache.fingerprint
         assert (row["group_size"], row["diverged"], row["run"]) == (2, False, None)
+
+
+def tip_adapter_by_hand(x, keys, labels, text, alpha, beta):
+    """Tip-Adapter's logits, a key at a time."""
+    logits = 20.0 * zero_shot_by_hand(x, text)
+    queries = unit_rows(x.astype(np.float64))
+    for key, label in zip(unit_rows(keys.astype(np.float64)), labels, strict=True):
+        logits[:, label] += alpha * np.exp(-beta * (1 - queries @ key))
+    return logits
+
+
+def test_a_head_of_keys_has_the_drawn_images_of_the_new_classes(hard):
+    cache = open_cache(next(hard.rglob("*.h5")))
+    (row,) = base_to_new(
+        folder=hard, head="tip-adapter", shots=4, select="fixed", hyper={"alpha": 8}, device="cpu"
+    )
+    (one,) = make_episodes(cache, [DrawRequest(4, 1, "coop")], CPU)
+    keys, labels = one.episode.features[one.episode.index].numpy(), one.episode.y.numpy()
+    base, new = halves_of(cache)
+    for name, (x, y, text), inside in (
+        ("base", base, labels < 4),
+        ("new", new, labels >= 4),
+    ):
+        own = labels[inside] - (0 if name == "base" else 4)
+        logits = tip_adapter_by_hand(x, keys[inside], own, text, 8.0, 5.5)
+        assert row[f"{name}_top1"] == pytest.approx(share_right(logits, y))
+        assert row[f"{name}_top1"] != row[f"zero_shot_{name}_top1"]
+    assert row["new_shots"] == 4
+
+
+@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.new_classes != "no"])
+def test_rows_say_how_many_images_a_head_has_of_each_new_class(toy, name):
+    if "pre_projection" in HEADS[name].needs:
+        pytest.skip("the toy cache has none")
+    (row,) = base_to_new(folder=toy, head=name, shots=2, device="cpu")
+    assert row["new_shots"] == {"text": 0, "support": 2}[HEADS[name].new_classes]
+
+
+@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.new_classes != "no"])
+def test_images_of_new_classes_never_reach_what_is_fitted(hard, name):
+    if "pre_projection" in HEADS[name].needs:
+        pytest.skip("the cache has none")
+    cache = open_cache(next(hard.rglob("*.h5")))
+    (one,) = make_episodes(cache, [DrawRequest(4, 1, "coop")], CPU)
+    episode = one.episode
+    features = episode.features.clone()
+    features[episode.index[episode.y >= 4]] = torch.nan
+    features[episode.val_index[episode.val_y >= 4]] = torch.nan
+    head = make_head(name, {})
+    x = torch.from_numpy(cache.split("test").rows())
+    found = []
+    for matrix in (episode.features, features):
+        half = base_half(replace(episode, features=matrix), 4, episode.text[:, :4])
+        (fitted,) = fit_selected([(head, half)]) if head.searches() else fit_all([(head, half)])
+        found.append((fitted.head, fitted.logits(x)))
+    assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
 
 
 def test_base_to_new_of_the_zero_shot_head_is_zero_shot_by_hand(hard):
