@@ -130,8 +130,9 @@ def some_prompts(cache: FeatureCache) -> dict[tuple[int, int], str]:
 def encoded(tower: CausalTower, prompts: list[str]) -> Tensor:
     """Features (n, dim) of whole prompts; one that is too long is cut as tokenizers cut it."""
     words, counts = tower.words(prompts)
-    last = counts.clamp(max=tower.length - 2)  # beside start and end
-    suffix = words.new_zeros(len(prompts), int(last.max()) + 1, tower.width)
-    suffix[:, : words.shape[1]] = words[:, : suffix.shape[1]]
-    suffix[torch.arange(len(prompts)), last.to(suffix.device)] = tower.end
+    most = tower.length - 2  # beside start and end
+    last = torch.tensor(counts, device=words.device).clamp(max=most)
+    none = words.new_zeros(len(prompts), 1, tower.width)
+    suffix = torch.cat([words[:, :most], none], dim=1)
+    suffix[torch.arange(len(prompts), device=last.device), last] = tower.end
     return tower(tower.start[None], suffix[None], last)[0]

@@ -101,8 +101,17 @@ class Support:
     tower: TextTower | None = None
 
     @classmethod
-    def of_text(cls, text: Tensor, logit_scale: float) -> Support:
-        """The support of one run that has no items, but texts (n_template, n_class, dim)."""
+    def of_text(
+        cls,
+        text: Tensor,
+        logit_scale: float,
+        names: tuple[str, ...] = (),
+        tower: TextTower | None = None,
+    ) -> Support:
+        """The support of one run that has no items, but texts (n_template, n_class, dim).
+
+        names, tower: as in `Episode`, for a head that makes its texts by itself.
+        """
         no_items = text.new_zeros(1, 0, text.shape[-1])  # (n_run, n, dim)
         return cls(
             x=no_items,
@@ -113,6 +122,8 @@ class Support:
             n_class=text.shape[1],
             counts=[0],
             largest_class=0,
+            names=names,
+            tower=tower,
         )
 
     def per_view(self, function: Callable[[Tensor], Tensor] | None = None) -> Tensor | None:

@@ -39,11 +39,10 @@ class TextTower(Protocol):
     def end(self) -> Tensor:
         """The embedding (1, width) of the token that ends a prompt; the feature is read there."""
 
-    def words(self, lines: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """The embeddings (n, longest, width) of lines, and how many tokens (n,) each of them has.
+    def words(self, lines: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """The embeddings (n, longest, width) of lines, and how many tokens each of them has.
 
-        Neither start nor end is among them; behind a shorter line stand zeros. The numbers are on
-        the host.
+        Neither start nor end is among them; behind a shorter line stand zeros.
         """
 
     def __call__(self, prefix: Tensor, suffix: Tensor, last: Tensor) -> Tensor:

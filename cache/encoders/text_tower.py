@@ -91,10 +91,8 @@ class CausalTower:
         moved = {name: value.to(device) for name, value in self.tensors.items()}
         return CausalTower(moved, self.form, self.tokenise)
 
-    def words(self, lines: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Embeddings (n, longest, width) of lines, zeros behind shorter ones; lengths (n,).
-
-        The lengths are on the host.
+    def words(self, lines: Sequence[str]) -> tuple[Tensor, list[int]]:
+        """Embeddings (n, longest, width) of lines, zeros behind shorter ones; their lengths.
 
         Raises:
             EncoderError: a tower from a file does not know a line.
@@ -105,7 +103,7 @@ class CausalTower:
         for line, row in enumerate(numbers):
             place = torch.tensor(row, dtype=torch.long, device=self.start.device)
             embeddings[line, : len(row)] = self.tensors["table"][place]
-        return embeddings, torch.tensor(counts, dtype=torch.long, device="cpu")
+        return embeddings, counts
 
     def __call__(self, prefix: Tensor, suffix: Tensor, last: Tensor) -> Tensor:
         """Raw features (r, k, dim) of prompts, see `TextTower`.

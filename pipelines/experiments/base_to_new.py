@@ -194,6 +194,7 @@ def new_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
         val_index=none,
         val_y=none,
         text=text,
+        names=episode.names[n_base:],
         n_class=episode.n_class - n_base,
     )
 
@@ -203,9 +204,10 @@ def _support_of_new(classifier: Classifier, episode: Episode, text: Tensor, n_ba
 
     episode: of all classes.
     """
+    half = new_half(episode, n_base, text)
     if classifier.head.new_classes == "text":
-        return Support.of_text(text, episode.logit_scale)
-    support, _ = support_of(classifier.head, [new_half(episode, n_base, text)])
+        return Support.of_text(text, half.logit_scale, half.names, half.tower)
+    support, _ = support_of(classifier.head, [half])
     return support
 
 

@@ -34,12 +34,12 @@ def parts(tower, prompts, start=START):
     before, _ = tower.words([start])
     after, counts = tower.words(rests)
     suffix = torch.zeros(len(prompts), after.shape[1] + 1, tower.width)
-    for row, count in enumerate(counts.tolist()):
+    for row, count in enumerate(counts):
         suffix[row, :count] = after[row, :count]
         suffix[row, count] = tower.end[0]
         suffix[row, count + 1 :] = 7.0  # what stands behind the end is never read
     prefix = torch.cat([tower.start[None], before], dim=1)
-    return prefix, suffix[None], counts
+    return prefix, suffix[None], torch.tensor(counts)
 
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
@@ -97,7 +97,7 @@ def test_several_prefixes_at_once_are_each_as_if_alone(folder):
 def test_words_of_different_length_are_padded_with_zeros(folder):
     tower = toy(folder, "words").text_tower()
     embeddings, counts = tower.words(["a cat", "cat", ""])
-    assert counts.tolist() == [2, 1, 0] and embeddings.shape == (3, 2, 32)
+    assert counts == [2, 1, 0] and embeddings.shape == (3, 2, 32)
     assert torch.equal(embeddings[0, 1], embeddings[1, 0])
     assert not embeddings[1, 1].any() and not embeddings[2].any()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,14 +10,21 @@ import torch
 import toy_clip
 
 from cliad.cache.encoders import clip, weights
+from cliad.cache.extract.choices import PromptChoice
 from cliad.cache.file.read import open_cache
+from cliad.pipelines.experiments.base_to_new import base_to_new
 from cliad.pipelines.experiments.episode import make_episodes
 from cliad.pipelines.experiments.spec import SpecError
+from cliad.pipelines.experiments.train import train
+from cliad.pipelines.experiments.transfer import transfer
 from cliad.pipelines.extract import extract
 from cliad.pipelines.fewshot.draw import DrawRequest
+from cliad.pipelines.runs import run_folder
+from cliad.pipelines.runs.export import export_run
 from cliad.pipelines.tower import check_tower, encoded, some_prompts, tower_of
 
 CPU = torch.device("cpu")
+QUICK = {"epochs": 5, "init": "a photo of the digit"}
 REQUEST = DrawRequest(1, 1, "coop")
 
 
@@ -124,3 +132,64 @@ def test_prompts_that_are_too_long_are_cut_as_the_tokenizer_cuts_them(tmp_path):
     lines = ["one two three four five six seven eight nine ten", "a cat"]
     features = encoded(encoder.text_tower(), lines)
     torch.testing.assert_close(features, encoder.encode_texts(lines), rtol=1e-5, atol=1e-5)
+
+
+def folder_of(cache):
+    """The cache folder that a cache lies in."""
+    return cache.path.parent.parent
+
+
+def test_a_run_of_learned_prompts_is_saved_without_a_tower_and_scores_alike(digits, tmp_path):
+    result, cache = train(folder=folder_of(digits), head="coop", hyper=QUICK, shots=4)
+    place = run_folder.save(result, cache, tmp_path / "run")
+    classifier, _ = run_folder.load(place)
+    assert set(classifier.p) == {"words", "weights"} and set(classifier.c) == {"scale"}
+    x = torch.from_numpy(cache.split("test").rows())
+    assert torch.equal(classifier.logits(x), result.classifier.logits(x))
+    export_run(place, format="npz", out=tmp_path / "run.npz")
+    w = np.load(tmp_path / "run.npz")["text"]
+    unit = torch.nn.functional.normalize(x, dim=-1)
+    by_matrix = (unit @ torch.from_numpy(w).float().T).argmax(dim=1)
+    assert (by_matrix == classifier.logits(x).argmax(dim=1)).float().mean() > 0.99
+
+
+def test_new_classes_are_scored_by_their_own_names(digits):
+    (row,) = base_to_new(folder=folder_of(digits), head="coop", hyper=QUICK | {"lr": 0}, shots=4)
+    text = torch.from_numpy(digits.text)
+    (template,) = [i for i, t in enumerate(digits.templates) if t == "a photo of the digit {}."]
+    rows = torch.from_numpy(digits.split("test").rows())
+    y = torch.from_numpy(np.asarray(digits.split("test").y, np.int64))
+    for name, labels in (("base", range(5)), ("new", range(5, 10))):
+        inside = (y >= labels.start) & (y < labels.stop)
+        weights = torch.nn.functional.normalize(text[template, labels.start : labels.stop], dim=-1)
+        right = (rows[inside] @ weights.T).argmax(dim=1) == y[inside] - labels.start
+        assert row[f"{name}_top1"] == pytest.approx(right.float().mean().item(), abs=1e-6)
+    assert row["new_shots"] == 0
+
+
+def test_other_classes_of_the_same_encoder_are_scored_by_their_own_names(digits, tmp_path):
+    """Another prompt set of the same images, whose classes have other names."""
+    names = tmp_path / "names.txt"
+    names.write_text("".join(f"old {name}\n" for name in digits.classnames))
+    folder = tmp_path / "caches"
+    shutil.copytree(folder_of(digits), folder)
+    choice = PromptChoice(name="old", classnames=names)
+    target = open_cache(
+        extract("digits", model="tiny", cache_folder=folder, prompt_set=choice), "old"
+    )
+    assert target.classnames[3] == "old three"
+    result, source = train(folder=folder, prompts="default", head="coop", hyper=QUICK, shots=1)
+    (row,) = transfer([result], source, target, CPU)
+    tower = clip.load("tiny", device=CPU).text_tower()
+    words = result.classifier.p["words"][0]
+    features = []
+    for name in target.classnames:
+        own, (count,) = tower.words([f"{name}."])
+        prompt = torch.cat([tower.start, words, own[0, :count], tower.end])
+        place = torch.tensor([len(prompt) - 2])
+        features.append(tower(prompt[None, :1], prompt[None, None, 1:], place)[0, 0])
+    x = torch.from_numpy(target.split("test").rows())
+    weights = torch.nn.functional.normalize(torch.stack(features), dim=-1)
+    right = (x @ weights.T).argmax(dim=1).numpy() == target.split("test").y
+    assert row["top1"] == pytest.approx(right.mean(), abs=1e-6)
+    assert row["top1"] != result.test.scores.top1
