@@ -12,7 +12,13 @@ from torch import Generator, Tensor
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, HeadError, Hypers, Plan, hyper
 from cliad.adapters.core.ops import cosine_logits, unit
-from cliad.adapters.prompts import POSITIONS, prompt_constants, prompt_features
+from cliad.adapters.core.tower import TextTower
+from cliad.adapters.prompts import (
+    POSITIONS,
+    n_prompt_token,
+    prompt_constants,
+    prompt_features,
+)
 
 RANDOM = "random"  # in place of first words
 SPREAD = 0.02  # of random first words
@@ -90,6 +96,13 @@ class CoOp(Head):
         if self.epochs:
             return Plan.epochs(n, epochs=self.epochs, batch=batch, optimiser="adam")
         return Plan.counted(n, steps=FAST_STEPS, batch=batch, optimiser="adam")
+
+    def prompt_tokens(self, tower: TextTower, names: Sequence[str], batch: int) -> int:
+        # The same for one image as for all: they meet the prompts behind the tower.
+        n_word = self.words if self.init == RANDOM else tower.words([self.init])[1][0]
+        return n_prompt_token(
+            tower, names, n_word=n_word, position=self.position, per_class=self.csc
+        )
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
         c: Tensors = {"scale": support.scale}

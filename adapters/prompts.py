@@ -25,7 +25,7 @@ class _Rest:
     """What a class has for itself: the name, a full stop, the end token.
 
     tokens (k, l, width); for each class n_name: how many of them are the name's; last: the place of
-    the end token.
+    the end token, which is at most l - 1.
     """
 
     tokens: Tensor
@@ -33,9 +33,15 @@ class _Rest:
     last: Sequence[int]
 
     @classmethod
-    def of(cls, tower: TextTower, names: Sequence[str]) -> _Rest:
+    def of(cls, tower: TextTower, names: Sequence[str], n_word: int) -> _Rest:
+        """The rests of prompts of n_word learned words.
+
+        Raises:
+            HeadError: the prompt of a class is too long.
+        """
         # Name and full stop are read as one text, as a tokenizer would find them in a prompt.
         words, counts = tower.words([f"{name}." for name in names])
+        _check_length(tower, names, counts, n_word)
         _, n_name = tower.words(names)
         tokens = torch.cat([words, torch.zeros_like(words[:, :1])], dim=1)
         classes = torch.arange(len(tokens), device=tokens.device)
@@ -56,8 +62,7 @@ def prompt_constants(support: Support, *, n_word: int, position: str, per_class:
     tower = support.need_tower()
     if len(support.names) != support.n_class:
         raise HeadError("learned prompts need the names of the classes, which are not known here")
-    rest = _Rest.of(tower, support.names)
-    _check_length(tower, support.names, rest.last, n_word)
+    rest = _Rest.of(tower, support.names, n_word)
     n_shared = _n_shared(n_word, position, per_class=per_class)
     # (k, n_word - n_shared + l): where each token of a suffix stands in [words, rest]
     order = _order(rest, n_word, position, n_shared)
@@ -69,6 +74,19 @@ def prompt_constants(support: Support, *, n_word: int, position: str, per_class:
         "_order": torch.tensor(order, device=device)[None],
         "_last": torch.tensor(last, device=device)[None],
     }
+
+
+def n_prompt_token(
+    tower: TextTower, names: Sequence[str], *, n_word: int, position: str, per_class: bool
+) -> int:
+    """How many tokens of the prompts of all classes go through the tower, see `prompt_constants`.
+
+    Raises:
+        HeadError: the prompt of a class is too long.
+    """
+    rest = _Rest.of(tower, names, n_word)
+    n_shared = _n_shared(n_word, position, per_class=per_class)
+    return 1 + n_shared + len(names) * (n_word - n_shared + rest.tokens.shape[1])
 
 
 def prompt_features(c: Tensors, words: Tensor) -> Tensor:

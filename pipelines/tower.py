@@ -33,10 +33,19 @@ def tower_of(cache: FeatureCache, device: torch.device) -> CausalTower:
         SpecError: the tower is not known, cannot be had here, or is not that of the cache's texts.
         EncoderError: its prompts cannot be learnt, see `take_apart`.
     """
-    model, tag = _named(cache)
-    tower = _loaded(model, tag, cache.encoder_id).to(device)
+    tower = load_tower(cache).to(device)
     check_tower(tower, cache)
     return tower
+
+
+def load_tower(cache: FeatureCache) -> CausalTower:
+    """The same on the CPU, and not yet held to the cache's texts.
+
+    Raises:
+        SpecError, EncoderError: see `tower_of`.
+    """
+    model, tag = _named(cache)
+    return _loaded(model, tag, cache.encoder_id)
 
 
 def _named(cache: FeatureCache) -> tuple[str, str]:

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from cliad.adapters.core.episode import Batch, Episode, Support, Tensors
+from cliad.adapters.core.tower import TextTower
 from cliad.errors import CliadError
 
 
@@ -217,6 +218,16 @@ class Head:
     def searches(self) -> dict[str, tuple]:
         """The part of `space` that means something for this head's other fields."""
         return dict(self.space)
+
+    def prompt_tokens(self, tower: TextTower, names: Sequence[str], batch: int) -> int:
+        """How many tokens go through a text tower at a step on a batch, for a guess of memory.
+
+        names: of the classes.
+
+        Raises:
+            HeadError: the prompt of a class is too long.
+        """
+        return 0
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
         """The constants c that logits need: class weights, keys, ...

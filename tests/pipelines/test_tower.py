@@ -3,15 +3,19 @@
 import dataclasses
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import toy_clip
 
+from cliad.adapters.coop import CoOp
+from cliad.adapters.core.head import HeadError
 from cliad.cache.encoders import clip, weights
 from cliad.cache.extract.choices import PromptChoice
 from cliad.cache.file.read import open_cache
+from cliad.pipelines.experiments import memory
 from cliad.pipelines.experiments.base_to_new import base_to_new
 from cliad.pipelines.experiments.episode import make_episodes
 from cliad.pipelines.experiments.spec import SpecError
@@ -193,3 +197,23 @@ def test_other_classes_of_the_same_encoder_are_scored_by_their_own_names(digits,
     right = (x @ weights.T).argmax(dim=1).numpy() == target.split("test").y
     assert row["top1"] == pytest.approx(right.mean(), abs=1e-6)
     assert row["top1"] != result.test.scores.top1
+
+
+def test_runs_are_grouped_by_what_the_tower_keeps_of_them(digits, monkeypatch):
+    head = CoOp()
+    tower = clip.load("tiny", device=CPU).text_tower()
+    # start, 4 words; for each class the longest name, a full stop and the end
+    assert head.prompt_tokens(tower, digits.classnames, 40) == 5 + 10 * 3
+    assert CoOp(csc=True).prompt_tokens(tower, digits.classnames, 40) == 1 + 10 * 7
+    assert CoOp(init="random").prompt_tokens(tower, digits.classnames, 40) == 17 + 10 * 3
+    for_tower = 4 * 35 * tower.floats
+    without = replace(CoOp(), init="random", words=1)
+    plain = memory._bytes_per_run(without, digits, 4) - 4 * (2 + 30) * tower.floats
+    assert memory._bytes_per_run(head, digits, 4) == plain + for_tower
+    monkeypatch.setattr(memory, "free_memory", lambda device: 3 * (plain + for_tower))
+    assert memory.group_size(head, digits, 4, CPU) == 3
+
+
+def test_a_prompt_that_is_too_long_ends_a_run_before_it_begins(digits):
+    with pytest.raises(HeadError, match="has 43 tokens with 39 learned words"):
+        train(folder=folder_of(digits), head="coop", hyper={"init": "random", "words": 39})
