@@ -1,20 +1,24 @@
 """The text tower of a cache's encoder, for heads that learn prompts.
 
-It is loaded for these heads alone, and must give the texts that the cache holds.
+It is loaded for these heads alone, and must give the texts that the cache holds. It comes from the
+file that `cliad extract --text-tower` keeps beside the caches, else out of the encoder itself.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliad.cache.encoders.kept_tower import keep_tower, open_tower
 from cliad.cache.encoders.names import FROM_FILE, MODEL_NAME, TAG
 from cliad.cache.encoders.text_tower import CausalTower
 from cliad.cache.file.read import FeatureCache
+from cliad.cache.folder import slug
 from cliad.cache.prompts import fill
 from cliad.pipelines.experiments.spec_error import SpecError
 
@@ -23,6 +27,9 @@ CHECKED_PROMPTS = 32  # prompts of a cache that its tower encodes again
 # about 1e-6. Other weights cost far more than this allows; the other GELU need not (3e-5 for the
 # bundled encoder), but is a part of the encoder's id.
 LEAST_COSINE = 0.999
+TOWERS = "towers"  # the folder of kept towers in a cache folder
+# First words of prompts that a kept tower always knows.
+FIRST_WORDS = ("a photo of a", "a photo of the", "a photo of")
 REMEDY = "keep its text tower with `cliad extract --text-tower`"
 
 
@@ -44,8 +51,49 @@ def load_tower(cache: FeatureCache) -> CausalTower:
     Raises:
         SpecError, EncoderError: see `tower_of`.
     """
+    kept = kept_path(cache_folder_of(cache), cache.encoder, cache.encoder_id)
+    if kept.is_file():
+        return _opened(kept, kept.stat().st_mtime_ns, cache.encoder_id)
     model, tag = _named(cache)
     return _loaded(model, tag, cache.encoder_id)
+
+
+def cache_folder_of(cache: FeatureCache) -> Path:
+    """The cache folder that a cache lies in, see `cliad.cache.folder.cache_path`."""
+    return cache.path.parent.parent
+
+
+def kept_path(folder: Path, encoder: str, encoder_id: str) -> Path:
+    """Where the text tower of an encoder is kept in a cache folder."""
+    return folder / TOWERS / f"{slug(encoder)}-{slug(encoder_id)}.safetensors"
+
+
+def keep(cache: FeatureCache, tower: CausalTower) -> Path:
+    """Keep the tower of a cache's encoder in its folder, for the cache's classes and prompts.
+
+    Returns:
+        The file; one that was there keeps its lines.
+
+    Raises:
+        SpecError: it is not the tower of the cache's texts.
+        EncoderError: the file cannot be written.
+    """
+    check_tower(tower, cache)
+    path = kept_path(cache_folder_of(cache), cache.encoder, cache.encoder_id)
+    keep_tower(path, tower, cache.encoder_id, _lines_of(cache))
+    return path
+
+
+def _lines_of(cache: FeatureCache) -> list[str]:
+    """What learned prompts are made of, whose tokens a kept tower has to know."""
+    lines = list(FIRST_WORDS)
+    for template in cache.templates:
+        before, place, _ = template.replace("{c}", "{}").partition("{}")
+        if place and before.strip():
+            lines.append(before.strip())
+    for name in cache.classnames:
+        lines += [name, f"{name}."]
+    return [*lines, *some_prompts(cache).values()]
 
 
 def _named(cache: FeatureCache) -> tuple[str, str]:
@@ -66,6 +114,12 @@ def _named(cache: FeatureCache) -> tuple[str, str]:
             f"the encoder of {cache.path.name} was a file, which is not looked for; {REMEDY}"
         )
     return str(model), str(tag)
+
+
+# The time of the file is a part of the question: a file that was written anew is read anew.
+@functools.lru_cache(maxsize=1)
+def _opened(path: Path, changed: int, encoder_id: str) -> CausalTower:
+    return open_tower(path, encoder_id)
 
 
 # One: a grid asks again for each of its calls, and a large tower takes a quarter of a gigabyte.
