@@ -14,6 +14,7 @@ from cliad.adapters.core.episode import Episode, Support
 from cliad.adapters.core.fit import Run, require
 from cliad.adapters.core.head import HeadError
 from cliad.adapters.core.metrics import metrics
+from cliad.adapters.core.progress import Steps, silent, steps_go_to
 from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir
@@ -70,6 +71,7 @@ def base_to_new(
     select: str | None = None,
     device: str = "auto",
     log: Callable[[str], None] = lambda message: None,
+    steps: Steps = silent,
 ) -> list[dict]:
     """Train on the first ceil(n_class / 2) classes by label, score on both halves: a row per seed.
 
@@ -81,8 +83,8 @@ def base_to_new(
     all classes.
 
     Args:
-        folder, dataset, encoder, prompts, head, hyper, shots, protocol, select, device, log: as
-            `train`.
+        folder, dataset, encoder, prompts, head, hyper, shots, protocol, select, device, log,
+            steps: as `train`.
         seeds: a run for each.
 
     Raises:
@@ -112,7 +114,8 @@ def base_to_new(
         )
         for seed in seeds
     ]
-    return _rows(cache, text, specs, torch_device)
+    with steps_go_to(steps):
+        return _rows(cache, text, specs, torch_device)
 
 
 def _rows(
