@@ -12,8 +12,10 @@ from torch import Tensor
 from cliad.adapters.core.classifier import Classifier, support_of
 from cliad.adapters.core.episode import Episode, Support
 from cliad.adapters.core.fit import Run, require
-from cliad.adapters.core.head import HeadError
+from cliad.adapters.core.head import Head, HeadError
 from cliad.adapters.core.metrics import metrics
+from cliad.adapters.core.select import fit_all
+from cliad.adapters.prototype import Prototype
 from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir
@@ -31,6 +33,13 @@ from cliad.pipelines.experiments.score import is_finite, text_top1, versions
 from cliad.pipelines.experiments.spec import SpecError, TrainSpec, make_head, spec_of
 from cliad.pipelines.experiments.transfer import heads_for_new_classes
 from cliad.pipelines.fewshot.draw import check_request
+
+# The words of a row for the head `prototype`, of a head that has no images of the new classes.
+NO_PROTOTYPE = {
+    "prototype_base_top1": None,
+    "prototype_new_top1": None,
+    "prototype_harmonic": None,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +87,9 @@ def base_to_new(
     `new_top1`, their harmonic mean `harmonic`, `zero_shot_base_top1`, `zero_shot_new_top1`,
     `zero_shot_harmonic`, `n_base`, `n_new`, and `new_shots`: how many labelled images of each new
     class the head has, `shots` or 0. `top1` is null, so that it is never averaged with rows over
-    all classes.
+    all classes. Beside a head that has images of the new classes, `prototype_base_top1`,
+    `prototype_new_top1` and `prototype_harmonic` are what the head `prototype` makes of the same
+    images without training; else they are null.
 
     Args:
         folder, dataset, encoder, prompts, head, hyper, shots, protocol, select, device, log: as
@@ -138,13 +149,14 @@ def _rows(
     fitted, timing = fit_timed(runs, specs[0], device)
     zero_shot_base = text_top1(base.text, cache.logit_scale, base.plain)
     zero_shot_new = text_top1(new.text, cache.logit_scale, new.plain)
+    has_images = head.new_classes == "support"
     shared = {
         "task": "base-to-new",
         "top1": None,
         "n_base": n_base,
         "n_new": n_class - n_base,
         # Labelled images that the head has of each new class; others have their texts alone.
-        "new_shots": specs[0].shots if head.new_classes == "support" else 0,
+        "new_shots": specs[0].shots if has_images else 0,
         "train_seconds": timing.train_seconds,
         "zero_shot_base_top1": zero_shot_base,
         "zero_shot_new_top1": zero_shot_new,
@@ -156,11 +168,12 @@ def _rows(
         "run": None,
     }
     rows = []
-    for spec, classifier, one in zip(specs, fitted, drawn, strict=True):
+    for spec, classifier, run, one in zip(specs, fitted, runs, drawn, strict=True):
         of_draw = {"index_hash": one.index_hash, "val_per_class": one.val_per_class}
-        support = _support_of_new(classifier, one.episode, new.text, n_base)
-        scores = _score_halves(classifier, base, new, support)
-        rows.append({**spec.json(), **scores, **shared, **of_draw})
+        new_episode = new_half(one.episode, n_base, new.text)
+        scores = _score_halves(classifier, base, new, _support_of_new(head, new_episode))
+        peer = _prototype(run.episode, base, new, new_episode) if has_images else NO_PROTOTYPE
+        rows.append({**spec.json(), **scores, **peer, **shared, **of_draw})
     return rows
 
 
@@ -197,15 +210,30 @@ def new_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
     )
 
 
-def _support_of_new(classifier: Classifier, episode: Episode, text: Tensor, n_base: int) -> Support:
+def _support_of_new(head: Head, episode: Episode) -> Support:
     """What the new classes are served by: their text, and their drawn images where the head asks.
 
-    episode: of all classes.
+    episode: of the new classes.
     """
-    if classifier.head.new_classes == "text":
-        return Support.of_text(text, episode.logit_scale)
-    support, _ = support_of(classifier.head, [new_half(episode, n_base, text)])
+    if head.new_classes == "text":
+        return Support.of_text(episode.need_text(), episode.logit_scale)
+    support, _ = support_of(head, [episode])
     return support
+
+
+def _prototype(episode: Episode, base: Half, new: Half, new_episode: Episode) -> dict:
+    """What the head `prototype`, which trains nothing, does on the same halves.
+
+    It is what a head that has images of the new classes is to be compared with; heads that have
+    none cannot know as much.
+    """
+    head = Prototype()
+    (classifier,) = fit_all([Run(head, episode)])
+    plain_base = replace(base, rows=base.plain)
+    plain_new = replace(new, rows=new.plain)
+    support = _support_of_new(head, new_episode)
+    scores = _score_halves(classifier, plain_base, plain_new, support)
+    return {name: scores[name.removeprefix("prototype_")] for name in NO_PROTOTYPE}
 
 
 def _score_halves(classifier: Classifier, base: Half, new: Half, support: Support) -> dict:
