@@ -254,6 +254,8 @@ def print_halves(row: Mapping[str, Any]) -> None:
         ["head", base, new, "harmonic mean", "new shots"],
         lines,
     )
+    if row["found"]:
+        line(", ".join(_setting(name, value) for name, value in row["found"].items()))
 
 
 def _halves_line(head: str, row: Mapping[str, Any], prefix: str, new_shots: int) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -241,6 +241,7 @@ def _score_halves(classifier: Classifier, base: Half, new: Half, support: Suppor
 
     support: of the new classes.
     """
+    head = classifier.head
     base_logits = classifier.logits(base.rows.x)
     new_logits = classifier.rebind(support).logits(new.rows.x)
     finite = is_finite(base_logits) and is_finite(new_logits)
@@ -252,7 +253,9 @@ def _score_halves(classifier: Classifier, base: Half, new: Half, support: Suppor
         "new_top1": new_top1,
         "harmonic": harmonic(base_top1, new_top1),
         "diverged": diverged,
-        "alpha": getattr(classifier.head, "alpha", None),
+        "alpha": getattr(head, "alpha", None),
+        # Every hyper-parameter of the fitted head, chosen ones included.
+        "found": {spec.name: getattr(head, spec.name) for spec in fields(head)},
     }
 
 

@@ -27,9 +27,7 @@ WORDS = (
 )
 # Two rows that agree in these words, and in what was set, are of the same run.
 BASE_TO_NEW = "base-to-new"  # the task of a row that was scored on both halves of the classes
-# What the protocol of such a row ends with in a report.
-IN_HALVES = ", base to new"
-WITH_IMAGES = ", new classes with images"
+IN_HALVES = " (base to new"  # and what its protocol goes on with in a report
 RUN_WORDS = tuple(word for word in WORDS if word not in ("hyper", "top1"))
 
 
@@ -80,14 +78,14 @@ def with_halves(row: dict) -> dict:
         return row
     # Rows from before there were heads with images of new classes lack the word.
     new_shots = row.get("new_shots") or 0
-    protocol = row["protocol"] + IN_HALVES
+    known = ""
     if new_shots == row["shots"]:
-        protocol += WITH_IMAGES
+        known = ", new classes with images"
     elif new_shots:
-        protocol += f", {new_shots} images of each new class"
+        known = f", {new_shots} images of each new class"
     return {
         **row,
-        "protocol": protocol,
+        "protocol": f"{row['protocol']}{IN_HALVES}{known})",
         "trained_by": row["protocol"],
         "top1": row.get("harmonic"),
         "zero_shot_top1": row.get("zero_shot_harmonic"),

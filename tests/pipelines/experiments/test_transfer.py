@@ -331,7 +331,7 @@ def test_base_to_new_chooses_on_the_base_half_of_validation(hard):
         labels = half.val_y.tolist()
         found.append((share_right(logits, labels), -mean_loss(logits, labels)))
     assert row["selected_on"] == "val"
-    assert row["alpha"] == alphas[found.index(max(found))]
+    assert row["alpha"] == row["found"]["alpha"] == alphas[found.index(max(found))]
 
 
 def test_an_uneven_number_of_classes_is_cut_above_the_middle(tmp_path):

@@ -45,9 +45,9 @@ def test_heads_with_images_of_new_classes_meet_no_head_without_them():
         found.setdefault(key.block.protocol, set()).update(known)
     assert found == {
         "coop": {(None, None)},
-        "coop, base to new": {("base-to-new", 0)},
-        "coop, base to new, new classes with images": {("base-to-new", 4)},
-        "coop, base to new, 2 images of each new class": {("base-to-new", 2)},
+        "coop (base to new)": {("base-to-new", 0)},
+        "coop (base to new, new classes with images)": {("base-to-new", 4)},
+        "coop (base to new, 2 images of each new class)": {("base-to-new", 2)},
     }
     assert study.repeated == 0
 
@@ -68,8 +68,8 @@ def test_the_accuracy_of_halves_is_their_harmonic_mean():
     study = study_of(mixed())
     by_protocol = {row["protocol"]: row for row in study.rows if row["head"] == "clip-adapter"}
     assert by_protocol["coop"]["top1"] == 0.8
-    assert by_protocol["coop, base to new"]["top1"] == 0.72
-    assert by_protocol["coop, base to new"]["zero_shot_top1"] == 0.5
+    assert by_protocol["coop (base to new)"]["top1"] == 0.72
+    assert by_protocol["coop (base to new)"]["zero_shot_top1"] == 0.5
     assert "0.72" in as_csv(study)
     (note,) = [note for note in notes_of(study) if "harmonic mean" in note]
     assert "not comparable" in note
