@@ -147,25 +147,14 @@ def _rows(
     runs = [Run(head, base_half(one.episode, n_base, base.text)) for one in drawn]
     require(head, runs[0].episode)
     fitted, timing = fit_timed(runs, specs[0], device)
-    zero_shot_base = text_top1(base.text, cache.logit_scale, base.plain)
-    zero_shot_new = text_top1(new.text, cache.logit_scale, new.plain)
     has_images = head.new_classes == "support"
     shared = {
-        "task": "base-to-new",
-        "top1": None,
-        "n_base": n_base,
-        "n_new": n_class - n_base,
-        # Labelled images that the head has of each new class; others have their texts alone.
-        "new_shots": specs[0].shots if has_images else 0,
+        **_words_of_halves(cache, base, new),
         "train_seconds": timing.train_seconds,
-        "zero_shot_base_top1": zero_shot_base,
-        "zero_shot_new_top1": zero_shot_new,
-        "zero_shot_harmonic": harmonic(zero_shot_base, zero_shot_new),
-        "fingerprint": cache.fingerprint,
         "group_size": timing.group_size,
         "device": timing.device,
-        "versions": versions(),
-        "run": None,
+        # Labelled images that the head has of each new class; others have their texts alone.
+        "new_shots": specs[0].shots if has_images else 0,
     }
     rows = []
     for spec, classifier, run, one in zip(specs, fitted, runs, drawn, strict=True):
@@ -175,6 +164,24 @@ def _rows(
         peer = _prototype(run.episode, base, new, new_episode) if has_images else NO_PROTOTYPE
         rows.append({**spec.json(), **scores, **peer, **shared, **of_draw})
     return rows
+
+
+def _words_of_halves(cache: FeatureCache, base: Half, new: Half) -> dict:
+    """The words of a row that no head changes."""
+    zero_shot_base = text_top1(base.text, cache.logit_scale, base.plain)
+    zero_shot_new = text_top1(new.text, cache.logit_scale, new.plain)
+    return {
+        "task": "base-to-new",
+        "top1": None,
+        "n_base": base.text.shape[1],
+        "n_new": new.text.shape[1],
+        "zero_shot_base_top1": zero_shot_base,
+        "zero_shot_new_top1": zero_shot_new,
+        "zero_shot_harmonic": harmonic(zero_shot_base, zero_shot_new),
+        "fingerprint": cache.fingerprint,
+        "versions": versions(),
+        "run": None,
+    }
 
 
 def base_half(episode: Episode, n_base: int, text: Tensor) -> Episode:

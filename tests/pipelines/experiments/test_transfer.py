@@ -51,9 +51,14 @@ def test_fewer_classes_are_compared_among_themselves_and_unknown_ones_need_anoth
     ask = {"folder": tmp_path, "dataset": "source", "shots": 2, "device": "cpu"}
     assert train_and_test_on(["fewer"], **ask, head="gda")[2][0]["test_n_class"] == 3
     assert train_and_test_on(["more"], **ask, head="clip-adapter")[2][0]["top1"] > 0.3
-    with pytest.raises(SpecError, match="2 classes that source lacks, such as 'class 5'") as caught:
-        train_and_test_on(["more"], **ask, head="gda")
-    assert "\n" not in str(caught.value)
+    for head, reason in (
+        ("gda", "Gda needs images of the classes that it serves"),
+        ("taskres", "TaskRes serves only the classes that it was trained on"),
+    ):
+        expected = f"2 classes that source lacks, such as 'class 5'; {reason}; zero-shot, "
+        with pytest.raises(SpecError, match=expected) as caught:
+            train_and_test_on(["more"], **ask, head=head)
+        assert "\n" not in str(caught.value)
 
 
 def test_classes_of_one_name_are_matched_in_their_order(tmp_path):
