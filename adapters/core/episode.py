@@ -61,6 +61,16 @@ class Episode:
         device = self.features.device
         return self.features[self.val_index.to(device)], self.val_y.to(device)
 
+    def need_text(self) -> Tensor:
+        """The class texts.
+
+        Raises:
+            ValueError: there are none; `fit.require` tells users so before.
+        """
+        if self.text is None:
+            raise ValueError("expected class texts, got an episode without them")
+        return self.text
+
     def need_pre_projection(self) -> Tensor:
         """The features before the projection.
 

@@ -135,10 +135,13 @@ def check_target(head: type[Head], source: FeatureCache, target: FeatureCache) -
         name for name, column in zip(target.classnames, columns, strict=True) if column is None
     ]
     if missing and head.new_classes != "text":
+        reason = "serves only the classes that it was trained on"
+        if head.new_classes == "support":
+            reason = "needs images of the classes that it serves"
         raise SpecError(
             f"{target.dataset} has {len(missing)} classes that {source.dataset} lacks,"
-            f" such as '{missing[0]}'; {head.__name__} serves only the classes that it was"
-            f" trained on; {heads_for_new_classes('text')} serve others"
+            f" such as '{missing[0]}'; {head.__name__} {reason};"
+            f" {heads_for_new_classes('text')} serve others"
         )
     if missing and target.text is None:
         raise SpecError(
