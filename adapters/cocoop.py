@@ -79,12 +79,15 @@ class CoCoOp(Head):
 
     def _logits(self, p: Tensors, c: Tensors, x: Tensor) -> Tensor:
         """Logits (n_run, b, n_class) of images x (n_run, b, dim), each by its own prompts."""
+        return c["scale"] * (self.texts(p, c, x) @ x[..., None])[..., 0]
+
+    def texts(self, p: Tensors, c: Tensors, x: Tensor) -> Tensor:
+        """Class weights (n_run, b, n_class, dim), unit rows, for each image x (n_run, b, dim)."""
         hidden = (x @ p["w1"] + p["b1"][:, None]).relu()
         shift = hidden @ p["w2"] + p["b2"][:, None]  # (n_run, b, width)
         words = p["words"][:, None] + shift[:, :, None]  # (n_run, b, m, width)
         text = prompt_features(c, words.flatten(0, 1))  # (n_run * b, n_class, dim)
-        text = unit(text).unflatten(0, x.shape[:2])
-        return c["scale"] * (text @ x[..., None])[..., 0]
+        return unit(text).unflatten(0, x.shape[:2])
 
 
 def _uniform(
