@@ -7,14 +7,19 @@ from cliad.adapters.ape import Ape
 from cliad.adapters.auto import Auto
 from cliad.adapters.clap import Clap
 from cliad.adapters.clip_adapter import ClipAdapter
+from cliad.adapters.cocoop import CoCoOp
+from cliad.adapters.coop import CoOp
 from cliad.adapters.core.head import Head
+from cliad.adapters.cpl import Cpl
 from cliad.adapters.cross_modal import CrossModal
 from cliad.adapters.cross_modal_adapter import CrossModalAdapter
 from cliad.adapters.gda import Gda
 from cliad.adapters.linear_probe import LinearProbe
 from cliad.adapters.lp_plus_plus import LpPlusPlus
+from cliad.adapters.meta_adapter import MetaAdapter
 from cliad.adapters.offset_lr import OffsetLr
 from cliad.adapters.prolip import ProLip
+from cliad.adapters.prototype import Prototype
 from cliad.adapters.reg_linear import RegLinear
 from cliad.adapters.taskres import TaskRes
 from cliad.adapters.text_ridge import TextRidge
@@ -43,6 +48,11 @@ HEADS: dict[str, type[Head]] = {
     "whitened-lr": WhitenedLr,
     "text-ridge": TextRidge,
     "offset-lr": OffsetLr,
+    "coop": CoOp,
+    "cocoop": CoCoOp,
+    "cpl": Cpl,
+    "prototype": Prototype,
+    "meta-adapter": MetaAdapter,
     "auto": Auto,
 }
 

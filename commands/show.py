@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -181,6 +182,42 @@ def row_bar() -> Iterator[Callable[[GridProgress], None]]:
         yield show
 
 
+FIRST_LINE = 10.0  # seconds of training without a word
+BETWEEN_LINES = 60.0
+
+
+def step_lines() -> Callable[[int, int], None]:
+    """Takes how many steps of training are done; logs a line a minute where that takes so long."""
+    began = last = time.monotonic()
+    first = done_before = 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal began, last, first, done_before
+        now = time.monotonic()
+        if done <= done_before or not done_before:  # another training
+            began = last = now
+            first = done
+        done_before = done
+        silent_for = FIRST_LINE if last == began else BETWEEN_LINES
+        if now - last < silent_for or done == total:
+            return
+        last = now
+        left = (now - began) / (done - first) * (total - done)
+        log(f"step {done:,} of {total:,}, about {duration(left)} left")
+
+    return show
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `40 s`, `3 min`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 @contextmanager
 def download_bar() -> Iterator[Callable[[Fetching], None]]:
     """A bar for each file that is downloaded: bytes, rate, time left."""
@@ -233,7 +270,8 @@ def print_run(row: Mapping[str, Any]) -> None:
     )
     if row["found"]:
         line(", ".join(_setting(name, value) for name, value in row["found"].items()))
-    line(f"run folder: {row['run']}")
+    if row["run"]:
+        line(f"run folder: {row['run']}")
     for other in row.get("transfer", []):
         top1 = percent(other["top1"])
         zero_shot = percent(other["zero_shot_top1"])
@@ -242,16 +280,26 @@ def print_run(row: Mapping[str, Any]) -> None:
 
 def print_halves(row: Mapping[str, Any]) -> None:
     """The base-to-new row of one run: accuracy on both halves of the classes."""
-    zero_shot = ["zero_shot_base_top1", "zero_shot_new_top1", "zero_shot_harmonic"]
-    fitted = ["base_top1", "new_top1", "harmonic"]
+    lines = [_halves_line("zero-shot", row, "zero_shot_", 0)]
+    # What is made of the same images without training stands beside every head that has them.
+    if row["new_shots"] and row["head"] != "prototype":
+        lines.append(_halves_line("prototype", row, "prototype_", row["new_shots"]))
+    lines.append(_halves_line(row["head"], row, "", row["new_shots"]))
+    base = f"base ({row['n_base']} classes)"
+    new = f"new ({row['n_new']})"
     print_table(
         f"{_title_of(row)}: base to new",
-        ["head", f"base ({row['n_base']} classes)", f"new ({row['n_new']})", "harmonic mean"],
-        [
-            ["zero-shot", *[percent(row[word]) for word in zero_shot]],
-            [row["head"], *[percent(row[word]) for word in fitted]],
-        ],
+        ["head", base, new, "harmonic mean", "new shots"],
+        lines,
     )
+    if row["found"]:
+        line(", ".join(_setting(name, value) for name, value in row["found"].items()))
+
+
+def _halves_line(head: str, row: Mapping[str, Any], prefix: str, new_shots: int) -> list[str]:
+    """A line of the table of both halves, of the row's words with this prefix."""
+    words = ["base_top1", "new_top1", "harmonic"]
+    return [head, *[percent(row[prefix + word]) for word in words], str(new_shots)]
 
 
 def _title_of(row: Mapping[str, Any]) -> str:

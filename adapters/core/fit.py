@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 from cliad.adapters.core.batches import Batches
 from cliad.adapters.core.calibrate import Calibration
-from cliad.adapters.core.classifier import Classifier, inputs, lasting
-from cliad.adapters.core.episode import Episode, Tensors, stack
+from cliad.adapters.core.classifier import Classifier, inputs, lasting, support_of
+from cliad.adapters.core.episode import Episode, Tensors
 from cliad.adapters.core.head import Head, HeadError, Hypers, hypers, static_fields
 from cliad.adapters.core.train import Best, train
 
@@ -22,6 +22,7 @@ REMEDIES = {
     "text": "text features; import them with --text",
     "views": "augmented views; extract with --views 10",
     "pre_projection": "features before the projection; extract with --pre-projection",
+    "tower": "a text tower; extract with --text-tower",
 }
 
 
@@ -41,6 +42,8 @@ def group_key(run: Run) -> Hashable:
         head.plan(len(episode.index), episode.shots),
         id(episode.features),
         id(episode.text),
+        id(episode.tower),
+        episode.names,
         episode.n_class,
         episode.logit_scale,
     )
@@ -115,9 +118,7 @@ def _fit_group(head: Head, episodes: Sequence[Episode], h: Hypers, *, validate: 
     head: any of the group's; they differ in what h has.
     """
     features = inputs(head, episodes[0])
-    support, rows = stack(episodes, features)
-    if "views" in head.needs | head.optional_inputs:
-        support = replace(support, rows=rows, all_views=episodes[0].views)
+    support, rows = support_of(head, episodes)
     generators = [Generator().manual_seed(episode.seed) for episode in episodes]
     c = head.bind(support, h)
     p = head.fit_parts(episodes) if head.cross_fits else head.start(c, h, generators)
@@ -131,7 +132,9 @@ def _fit_group(head: Head, episodes: Sequence[Episode], h: Hypers, *, validate: 
         trained = train(head, plan, p, c, h, batches, best)
         p = trained.p
         failed = trained.diverged
-    finished = head.finish(p, c, h)
+    # without a graph: that of a text tower would be larger than all that training holds
+    with torch.no_grad():
+        finished = head.finish(p, c, h)
     p = {name: value.detach() for name, value in finished.items()}
     for value in lasting(p).values():
         failed = failed | ~torch.isfinite(value).reshape(len(value), -1).all(dim=1)
@@ -149,6 +152,7 @@ def _own(tensors: Tensors, run: int) -> Tensors:
     """One run's part (1, ...) of what lasts, without copying; all of what the runs share."""
     own = {}
     for name, value in lasting(tensors).items():
-        shared = len(value) == 1
+        # a text tower is no tensor, and all share it
+        shared = not isinstance(value, Tensor) or len(value) == 1
         own[name] = value if shared else value[run : run + 1]
     return own

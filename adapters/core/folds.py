@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.classifier import Classifier
-from cliad.adapters.core.episode import Episode
+from cliad.adapters.core.episode import Episode, Support
 
 MOST_FOLDS = 4
 FEWEST_CLASSES = 4  # that can be cut in halves
@@ -31,7 +31,10 @@ class Trial(NamedTuple):
         """What was fitted, with the items that it is judged on."""
         text = self.judged_on.text
         if text is not None and text is not self.fitted_on.text:
-            classifier = classifier.rebind(text)
+            # their texts alone: their images are those that it is judged on
+            unseen = self.judged_on
+            classes = Support.of_text(text, classifier.logit_scale, unseen.names, unseen.tower)
+            classifier = classifier.rebind(classes)
         return Judged(classifier, self.judged_on)
 
 
@@ -139,5 +142,13 @@ def _of_classes(episode: Episode, classes: Tensor, text: Tensor) -> Episode:
         val_index=none,
         val_y=none,
         text=text,
+        names=_names_of(episode, classes),
         n_class=len(classes),
     )
+
+
+def _names_of(episode: Episode, classes: Tensor) -> tuple[str, ...]:
+    """The names of some classes (k,); none where an episode does not know them."""
+    if not episode.names:
+        return ()
+    return tuple(episode.names[label] for label in classes.tolist())

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from worlds import DIM, N_CLASS, World
+from worlds import DIM, N_CLASS, ToyTower, World
 
 from cliad.adapters import HEADS, auto
 from cliad.adapters.core import lbfgs, logistic, ops, transductive
@@ -29,6 +29,7 @@ from cliad.adapters.core.metrics import supported_temperature
 from cliad.adapters.core.select import fit_selected
 from cliad.adapters.core.stacking import Judgement, stacking_weights
 
+NAMES = tuple(f"class {label}" for label in range(N_CLASS))
 LABELS = torch.arange(3 * N_CLASS) % N_CLASS
 ROWS = torch.arange(3 * N_CLASS)
 # Made here, where tensors have values.
@@ -116,6 +117,8 @@ def episodes(device, *, views):
         n_class=N_CLASS,
         views=torch.empty(2, n_row, DIM, device=device) if views else None,
         pre_projection=torch.empty(n_row, DIM + 8, device=device),
+        names=NAMES,
+        tower=ToyTower(NAMES, torch.empty(N_CLASS, DIM, device=device)),
     )
     return first, replace(first, index=LAST_ROWS, y=LAST_LABELS, seed=2)
 
@@ -140,7 +143,8 @@ def test_a_head_is_fitted_and_scored_without_asking_for_a_value(cuda, name, view
     runs = runs_of(name, cuda, views=views)
     fitted = fit(runs, validate=True)
     for classifier in fitted:
-        for tensor in (*classifier.p.values(), *classifier.c.values(), classifier.failed):
+        constants = [value for value in classifier.c.values() if isinstance(value, torch.Tensor)]
+        for tensor in (*classifier.p.values(), *constants, classifier.failed):
             assert tensor.device.type == "cuda"
     dim = DIM if "pre_projection" not in HEADS[name].needs else 2 * DIM + 8
     x = torch.empty(7, dim, device=cuda)
@@ -291,7 +295,8 @@ def test_a_head_works_on_a_device_that_lacks_kernels(cuda, monkeypatch, name):
     with LacksKernels():
         fitted = fit(runs_of(name, cuda), validate=True)
     for classifier in fitted:
-        for tensor in (*classifier.p.values(), *classifier.c.values()):
+        constants = [value for value in classifier.c.values() if isinstance(value, torch.Tensor)]
+        for tensor in (*classifier.p.values(), *constants):
             assert tensor.device.type == "cuda"
 
 

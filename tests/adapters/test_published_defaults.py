@@ -1,12 +1,15 @@
 """What each head does where nothing is asked, as literals beside their source."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 
 import pytest
 
 from cliad.adapters import HEADS
 from cliad.adapters.clip_adapter import ClipAdapter
+from cliad.adapters.coop import CoOp
 from cliad.adapters.core.head import default_of
+from cliad.adapters.meta_adapter import MetaAdapter
 from cliad.adapters.taskres import TaskRes
 
 NO_TRAINING = {
@@ -227,12 +230,76 @@ PUBLISHED = {
         searched={"ridge": (0.3, 0.1, 1.0, 0.03, 3.0)},
     ),
     # ours
+    # CoOp's configs (lr, decay), its "a photo of a"; the plan of 100 steps of Adam is ours
+    "coop": Published(
+        defaults={
+            "init": "a photo of a",
+            "words": 16,
+            "csc": False,
+            "position": "end",
+            "preset": "fast",
+            "lr": 2e-3,
+            "weight_decay": 5e-4,
+            "epochs": None,
+            "batch": 4096,
+        },
+        plan=NO_TRAINING | {"steps": 100, "batch": 1600, "optimiser": "adam"},
+        needs=frozenset({"text", "tower"}),
+        optional_inputs=frozenset({"views"}),
+    ),
+    # CoCoOp's config vit_b16_c4_ep10_batch1_ctxv1: one image a step, so an epoch is 1,600 steps
+    "cocoop": Published(
+        defaults={
+            "init": "a photo of a",
+            "lr": 2e-3,
+            "weight_decay": 5e-4,
+            "epochs": 10,
+            "batch": 1,
+        },
+        plan=DASSL
+        | {"steps": 16000, "per_epoch": 1600, "batch": 1, "warmup": 1600, "optimiser": "sgd"},
+        needs=frozenset({"text", "tower"}),
+        optional_inputs=frozenset({"views"}),
+    ),
+    # CPL's code is on CoCoOp's; its lambda is 1
+    "cpl": Published(
+        defaults={
+            "init": "a photo of a",
+            "lr": 2e-3,
+            "weight_decay": 5e-4,
+            "epochs": 10,
+            "batch": 1,
+            "contrast": 1.0,
+        },
+        plan=DASSL
+        | {"steps": 16000, "per_epoch": 1600, "batch": 1, "warmup": 1600, "optimiser": "sgd"},
+        needs=frozenset({"text", "tower"}),
+        optional_inputs=frozenset({"views"}),
+    ),
     "auto": Published(
         defaults={"folds": 4},
         plan=NO_TRAINING | {"batch": 1600},
         select="cv",
         needs=frozenset(),
         optional_inputs=frozenset({"text"}),
+    ),
+}
+PUBLISHED |= {
+    # no paper's: unit(t + unit mean), and a search of ours
+    "prototype": Published(
+        defaults={"alpha": 1.0},
+        plan=NO_TRAINING,
+        searched={"alpha": (1.0, 0.5, 2.0, 0.25, 4.0, 0.1, 10.0, 0.0)},
+        tuned=frozenset({"alpha"}),
+        optional_inputs=frozenset({"views"}),
+    ),
+    # the released Meta-Adapter: AdamW with eps 1e-4 and a cosine; rate, epochs and batch are ours
+    "meta-adapter": Published(
+        defaults={"preset": "fast", "lr": 1e-2, "weight_decay": 0.01, "epochs": 20, "batch": 256},
+        plan=BY_256 | {"steps": 140, "eps": 1e-4},
+        searched={"lr": (1e-4, 1e-3, 1e-2)},
+        select="val",
+        optional_inputs=frozenset({"views"}),
     ),
 }
 EVERY = pytest.mark.parametrize("name", HEADS)
@@ -277,6 +344,14 @@ def test_the_paper_preset_is_coops_recipe():
     assert (ClipAdapter(preset="paper", lr=0.1).lr, ClipAdapter(lr=0.1).lr) == (0.1, 0.1)
 
 
+def test_meta_adapters_paper_preset_is_the_released_recipe():
+    head = MetaAdapter(preset="paper")
+    assert (head.lr, head.epochs, head.batch, head.weight_decay) == (1e-4, 5, 64, 0.01)
+    expected = NO_TRAINING | {"eps": 1e-4, "steps": 125, "per_epoch": 25, "batch": 64}
+    assert asdict(head.plan(1600, 16)) == expected
+    assert (MetaAdapter(preset="paper", lr=0.1).lr, MetaAdapter(epochs=3).epochs) == (0.1, 3)
+
+
 @pytest.mark.parametrize(
     "preset, n, epochs",
     [
@@ -305,10 +380,24 @@ def test_clip_adapters_epochs_follow_the_shots(preset, n, epochs):
     assert plan.steps / plan.per_epoch == epochs
 
 
+@pytest.mark.parametrize(
+    "n, epochs", [(10, 50), (11, 100), (40, 100), (41, 200), (80, 200), (160, 200)]
+)
+def test_coop_s_published_recipe_is_its_trainer_s(n, epochs):
+    plan = CoOp(preset="paper").plan(n, n / 10)
+    assert plan.steps / plan.per_epoch == epochs
+    assert (plan.optimiser, plan.momentum, plan.schedule) == ("sgd", 0.9, "cosine-epoch")
+    assert (plan.warmup, plan.warmup_rate) == (plan.per_epoch, 1e-5)
+    assert plan.per_epoch == math.ceil(n / 32)
+    assert (CoOp(preset="paper").lr, CoOp(preset="paper").weight_decay) == (2e-3, 5e-4)
+
+
 def test_epochs_that_are_given_are_kept():
     assert ClipAdapter(preset="paper", epochs=7).plan(32, 16).steps == 7
     assert ClipAdapter(epochs=7).plan(32, 16).steps == 7
     assert TaskRes(epochs=7).plan(32, 16).steps == 7
+    assert CoOp(preset="paper", epochs=7).plan(32, 16).steps == 7
+    assert CoOp(epochs=7).plan(32, 16).steps == 7
 
 
 @pytest.mark.parametrize("n, epochs", [(10, 100), (40, 100), (41, 200), (80, 200), (160, 200)])
@@ -355,7 +444,10 @@ SPANS = {
     ("offset-lr", "sharpen"): (1e-3, 1000),
     ("offset-lr", "tol"): (0, None),
     ("text-ridge", "ridge"): (1e-9, 1e9),
+    ("prototype", "alpha"): (0, 1000),
     ("auto", "folds"): (2, 20),
+    ("coop", "words"): (1, 1000),
+    ("cpl", "contrast"): (0, None),
     ("cross-modal", "wise"): (0, 1),
     ("cross-modal-adapter", "wise"): (0, 1),
     ("cross-modal-adapter", "ratio"): (0, 1),
