@@ -85,7 +85,7 @@ def shapes(head: Head, n_class: int, dim: int, dim_pre: int) -> dict[str, tuple[
     x = torch.randn(1, n_class, width, generator=generator)  # (n_run, n, width)
     text = torch.randn(1, n_class, dim, generator=generator)  # one template
     support = Support(
-        x=x / x.norm(dim=-1, keepdim=True),
+        items=x / x.norm(dim=-1, keepdim=True),
         y=torch.arange(n_class)[None],
         mask=torch.ones(1, n_class),
         text=text / text.norm(dim=-1, keepdim=True),
