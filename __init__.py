@@ -42,7 +42,9 @@ if TYPE_CHECKING:
     from cliad.pipelines.sklearn_api import GdaClassifier as GdaClassifier
     from cliad.pipelines.sklearn_api import LinearProbeClassifier as LinearProbeClassifier
     from cliad.pipelines.sklearn_api import LpPlusPlusClassifier as LpPlusPlusClassifier
+    from cliad.pipelines.sklearn_api import MetaAdapterClassifier as MetaAdapterClassifier
     from cliad.pipelines.sklearn_api import OffsetLrClassifier as OffsetLrClassifier
+    from cliad.pipelines.sklearn_api import PrototypeClassifier as PrototypeClassifier
     from cliad.pipelines.sklearn_api import RegLinearClassifier as RegLinearClassifier
     from cliad.pipelines.sklearn_api import TaskResClassifier as TaskResClassifier
     from cliad.pipelines.sklearn_api import TextRidgeClassifier as TextRidgeClassifier

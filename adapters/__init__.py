@@ -13,8 +13,10 @@ from cliad.adapters.cross_modal_adapter import CrossModalAdapter
 from cliad.adapters.gda import Gda
 from cliad.adapters.linear_probe import LinearProbe
 from cliad.adapters.lp_plus_plus import LpPlusPlus
+from cliad.adapters.meta_adapter import MetaAdapter
 from cliad.adapters.offset_lr import OffsetLr
 from cliad.adapters.prolip import ProLip
+from cliad.adapters.prototype import Prototype
 from cliad.adapters.reg_linear import RegLinear
 from cliad.adapters.taskres import TaskRes
 from cliad.adapters.text_ridge import TextRidge
@@ -45,6 +47,8 @@ HEADS: dict[str, type[Head]] = {
     "text-ridge": TextRidge,
     "offset-lr": OffsetLr,
     "vt-clip": VtClip,
+    "prototype": Prototype,
+    "meta-adapter": MetaAdapter,
     "auto": Auto,
 }
 

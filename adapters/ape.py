@@ -53,6 +53,7 @@ class Ape(Head):
     }
     optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
     select: ClassVar[str] = "val"
+    new_classes: ClassVar[str] = "support"
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
         c = zero_shot_constants(support)

@@ -93,7 +93,7 @@ class ClipAdapter(Head):
         "beta": (0.2, 0.4, 0.6, 0.8, 1.0, 0.0),
     }
     optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
-    per_class: ClassVar[bool] = False
+    new_classes: ClassVar[str] = "text"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -43,6 +43,7 @@ class Gda(Head):
     needs: ClassVar[frozenset[str]] = frozenset()
     optional_inputs: ClassVar[frozenset[str]] = frozenset({"text", "views"})
     select: ClassVar[str] = "val"
+    new_classes: ClassVar[str] = "support"
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
         weights = []

@@ -38,7 +38,7 @@ class ProLip(Head):
         "lr": (1e-3, 1e-4, 1e-5),
     }
     needs: ClassVar[frozenset[str]] = frozenset({"text", "raw", "pre_projection"})
-    per_class: ClassVar[bool] = False
+    new_classes: ClassVar[str] = "text"
 
     def plan(self, n: int, shots: float) -> Plan:
         return Plan.counted(n, steps=self.steps, batch=self.batch, optimiser="adam", eps=1e-4)

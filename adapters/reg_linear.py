@@ -35,7 +35,7 @@ class RegLinear(Head):
     vary: ClassVar[frozenset[str]] = frozenset({"strength", "lr"})
     space: ClassVar[dict[str, tuple]] = {"strength": (1.0, 10.0, 0.1, 0.01), "lr": (1e-3, 1e-4)}
     optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
-    per_class: ClassVar[bool] = False
+    new_classes: ClassVar[str] = "text"
 
     def plan(self, n: int, shots: float) -> Plan:
         return Plan.counted(n, steps=self.steps, batch=self.batch, optimiser="adam", eps=1e-4)

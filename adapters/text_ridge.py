@@ -36,7 +36,7 @@ class TextRidge(Head):
 
     vary: ClassVar[frozenset[str]] = frozenset({"ridge"})
     space: ClassVar[dict[str, tuple]] = {"ridge": (0.3, 0.1, 1.0, 0.03, 3.0)}
-    per_class: ClassVar[bool] = False
+    new_classes: ClassVar[str] = "text"
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
         text = class_weights(support.need_text())  # (n_class, dim)

@@ -34,6 +34,7 @@ class TipAdapter(Head):
     space: ClassVar[dict[str, tuple]] = {"alpha": KEY_ALPHAS, "beta": KEY_BETAS}
     optional_inputs: ClassVar[frozenset[str]] = frozenset({"views"})
     select: ClassVar[str] = "val"
+    new_classes: ClassVar[str] = "support"
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
         keys, values = keys_by_class(support)

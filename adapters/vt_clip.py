@@ -40,7 +40,7 @@ class VtClip(Head):
     space: ClassVar[dict[str, tuple]] = {"lr": (1e-3, 1e-4), "alpha": (1.0, 0.3)}
     needs: ClassVar[frozenset[str]] = frozenset({"text", "raw", "tokens"})
     scored: ClassVar[int] = 64
-    per_class: ClassVar[bool] = False
+    new_classes: ClassVar[str] = "text"
 
     def floats_per_item(self, n_class: int, dim: int, width: int) -> int:
         n_token = width // dim - 1

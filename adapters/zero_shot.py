@@ -21,7 +21,7 @@ class ZeroShot(Head):
     class k, made unit again (their Section 3.1.4), and s is CLIP's logit scale.
     """
 
-    per_class: ClassVar[bool] = False
+    new_classes: ClassVar[str] = "text"
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
         return zero_shot_constants(support)

@@ -242,16 +242,26 @@ def print_run(row: Mapping[str, Any]) -> None:
 
 def print_halves(row: Mapping[str, Any]) -> None:
     """The base-to-new row of one run: accuracy on both halves of the classes."""
-    zero_shot = ["zero_shot_base_top1", "zero_shot_new_top1", "zero_shot_harmonic"]
-    fitted = ["base_top1", "new_top1", "harmonic"]
+    lines = [_halves_line("zero-shot", row, "zero_shot_", 0)]
+    # What is made of the same images without training stands beside every head that has them.
+    if row["new_shots"] and row["head"] != "prototype":
+        lines.append(_halves_line("prototype", row, "prototype_", row["new_shots"]))
+    lines.append(_halves_line(row["head"], row, "", row["new_shots"]))
+    base = f"base ({row['n_base']} classes)"
+    new = f"new ({row['n_new']})"
     print_table(
         f"{_title_of(row)}: base to new",
-        ["head", f"base ({row['n_base']} classes)", f"new ({row['n_new']})", "harmonic mean"],
-        [
-            ["zero-shot", *[percent(row[word]) for word in zero_shot]],
-            [row["head"], *[percent(row[word]) for word in fitted]],
-        ],
+        ["head", base, new, "harmonic mean", "new shots"],
+        lines,
     )
+    if row["found"]:
+        line(", ".join(_setting(name, value) for name, value in row["found"].items()))
+
+
+def _halves_line(head: str, row: Mapping[str, Any], prefix: str, new_shots: int) -> list[str]:
+    """A line of the table of both halves, of the row's words with this prefix."""
+    words = ["base_top1", "new_top1", "harmonic"]
+    return [head, *[percent(row[prefix + word]) for word in words], str(new_shots)]
 
 
 def _title_of(row: Mapping[str, Any]) -> str:

@@ -4,8 +4,7 @@ import torch
 from worlds import World
 
 from cliad.adapters import HEADS
-from cliad.adapters.core.classifier import inputs
-from cliad.adapters.core.fit import stack
+from cliad.adapters.core.classifier import support_of
 from cliad.adapters.core.head import hypers
 from cliad.adapters.core.select import fit_all, fit_selected
 
@@ -25,7 +24,7 @@ def zero_shot(world=WORLD):
 
 def at_start(head, episode, x):
     """A head's logits before its first step."""
-    support, _ = stack([episode], inputs(head, episode))
+    support, _ = support_of(head, [episode])
     h = hypers([head], episode.features)
     c = head.bind(support, h)
     return head.logits(head.start(c, h, [torch.Generator().manual_seed(0)]), c, h, x[None])[0]

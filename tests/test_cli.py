@@ -234,6 +234,11 @@ def test_the_table_names_the_other_data_sets_and_the_halves(cliad):
     assert "toy, toy, 2 shots, seed 1: base to new" in halves
     assert "base (3 classes)" in halves
     assert "new (2)" in halves
+    assert "prototype" not in halves
+    halves = cliad("train", "--shots", "2", "--base-to-new", "--head", "meta-adapter").stdout
+    lines = [line.replace("│", " ").split() for line in halves.splitlines()]
+    heads = {line[0]: line[-1] for line in lines if line}
+    assert [heads[name] for name in ("zero-shot", "prototype", "meta-adapter")] == ["0", "2", "2"]
 
 
 def test_info_and_verify_print_what_a_cache_holds(cliad, place):

@@ -51,8 +51,10 @@ class Walker(Head):
         first = near * x[..., 0] + h["pull"][:, None] * a * x[..., 1]
         return torch.stack([first, torch.zeros_like(first)], dim=-1)
 
-    def penalty(self, p, c, h):
-        return -h["push"] * p["a"]
+    def loss(self, p, c, h, batch):
+        # what moves the parameter counts for nothing, so that the loss is still that of the logits
+        push = -h["push"] * p["a"]
+        return super().loss(p, c, h, batch) + (push - push.detach())
 
     def rates(self, c, h):
         return {"a": (torch.ones_like(h["push"]), 1)}

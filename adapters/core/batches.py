@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-from cliad.adapters.core.episode import Support
+from cliad.adapters.core.episode import Batch, Support
 from cliad.adapters.core.head import Plan
 from cliad.adapters.core.ops import unit
 from cliad.adapters.core.rows import WideRows
-
-
-class Minibatch(NamedTuple):
-    """Items of all runs: x (n_run, b, dim), labels y (n_run, b), weights (n_run, b).
-
-    The weights sum to 1 in each run; what pads a shorter minibatch has weight 0.
-    """
-
-    x: Tensor
-    y: Tensor
-    weight: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,12 +81,16 @@ class Batches:
         self.generators = generators
         count = support.mask.sum(dim=1, keepdim=True)  # (n_run, 1)
         self.counts = support.counts
+        places = torch.arange(support.y.shape[1], device=support.y.device)
+        places = places.expand_as(support.y)
         # with every item in every step, the order does not matter: nothing is drawn
         is_full = support.all_views is None and (plan.batch is None or plan.per_epoch == 1)
-        self.full = Minibatch(support.x, support.y, support.mask / count) if is_full else None
+        self.full = (
+            Batch(support.x, support.y, support.mask / count, at=places) if is_full else None
+        )
         self.epoch: Epoch | None = None
 
-    def __call__(self, step: int) -> Minibatch:
+    def __call__(self, step: int) -> Batch:
         if self.full is not None:
             return self.full
         step_of_epoch = step % self.per_epoch
@@ -112,7 +104,7 @@ class Batches:
             x = self.matrix.gather(rows)
         else:
             x = unit(views[self.epoch.view[:, step_of_epoch], rows])
-        return Minibatch(x, y, self.epoch.weight[:, step_of_epoch])
+        return Batch(x, y, self.epoch.weight[:, step_of_epoch], at=position)
 
     def _next_epoch(self) -> Epoch:
         views = self.support.all_views

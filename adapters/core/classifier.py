@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.core.calibrate import Calibration
-from cliad.adapters.core.episode import Episode, Support, Tensors
+from cliad.adapters.core.episode import Episode, Support, Tensors, stack
 from cliad.adapters.core.head import Head, HeadError, hypers, static_fields
 from cliad.adapters.core.ops import on_host, unit
 from cliad.adapters.core.rows import WideRows
@@ -55,30 +55,25 @@ class Classifier:
                 parts.append(logits[0])
             return torch.cat(parts)
 
-    def rebind(self, text: Tensor) -> Classifier:
-        """The same parameters for other classes, text (n_template, n_class, dim).
+    def rebind(self, support: Support) -> Classifier:
+        """The same parameters for other classes.
+
+        support: of one run, with what the head needs of them (see `Head.new_classes`): their
+            texts, as `Support.of_text` has them, and images of them, as `support_of` has those.
 
         Raises:
             HeadError: the parameters have a class axis.
         """
-        if self.head.per_class:
+        if self.head.new_classes == "no":
             name = type(self.head).__name__
             raise HeadError(
                 f"{name} has parameters for each of its classes; it cannot serve others"
             )
-        empty = text.new_zeros(1, 0, text.shape[-1])  # (n_run, n, dim): no items
-        support = Support(
-            items=empty,
-            y=empty[..., 0].long(),
-            mask=empty[..., 0],
-            text=text,
-            logit_scale=self.logit_scale,
-            n_class=text.shape[1],
-            counts=[0],
-            largest_class=0,
-        )
-        c = self.head.bind(support, hypers([self.head], text))
-        return replace(self, c=lasting(c))
+        h = hypers([self.head], support.mask)
+        with torch.no_grad():
+            c = self.head.bind(support, h)
+            p = self.head.finish(self.p, c, h)
+        return replace(self, p=lasting(p), c=lasting(c), logit_scale=support.logit_scale)
 
 
 def lasting(tensors: Tensors) -> Tensors:
@@ -179,6 +174,17 @@ def inputs(head: Head, episode: Episode) -> Tensor | WideRows:
     if head.columns():
         return episode.with_columns(head.columns())
     return rows_for(head, episode.features)
+
+
+def support_of(head: Head, episodes: Sequence[Episode]) -> tuple[Support, Tensor]:
+    """The support of runs as the head takes it, and its row numbers (n_run, n).
+
+    episodes: of one group, see `fit.group_key`.
+    """
+    support, rows = stack(episodes, inputs(head, episodes[0]))
+    if "views" in head.needs | head.optional_inputs:
+        support = replace(support, all_views=episodes[0].views)
+    return support, rows
 
 
 def validation(head: Head, episode: Episode) -> tuple[Tensor | WideRows, Tensor]:

@@ -61,6 +61,16 @@ class Episode:
         device = self.features.device
         return self.features[self.val_index.to(device)], self.val_y.to(device)
 
+    def need_text(self) -> Tensor:
+        """The class texts.
+
+        Raises:
+            ValueError: there are none; `fit.require` tells users so before.
+        """
+        if self.text is None:
+            raise ValueError("expected class texts, got an episode without them")
+        return self.text
+
     def with_columns(self, names: Sequence[str]) -> WideRows:
         """The feature matrix, raw, with these columns of it behind.
 
@@ -131,6 +141,21 @@ class Support:
         """The numbers of an item, known before any is gathered."""
         return self.items.shape[-1] if isinstance(self.items, Tensor) else self.items.width
 
+    @classmethod
+    def of_text(cls, text: Tensor, logit_scale: float) -> Support:
+        """The support of one run that has no items, but texts (n_template, n_class, dim)."""
+        no_items = text.new_zeros(1, 0, text.shape[-1])  # (n_run, n, dim)
+        return cls(
+            items=no_items,
+            y=no_items[..., 0].long(),
+            mask=no_items[..., 0],
+            text=text,
+            logit_scale=logit_scale,
+            n_class=text.shape[1],
+            counts=[0],
+            largest_class=0,
+        )
+
     def per_view(self, function: Callable[[Tensor], Tensor] | None = None) -> Tensor | None:
         """`function` of the views (n_view, n_row, dim), picked for the support.
 
@@ -177,6 +202,22 @@ class Support:
         # Not F.one_hot, which looks for labels that are too large and so waits for the device.
         classes = torch.arange(self.n_class, device=self.y.device)
         return (self.y[..., None] == classes) * self.mask[..., None]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Items of all runs, from which a step of training takes its loss.
+
+    x (n_run, b, dim): features as the head takes them; of an augmented view where there are views.
+    y (n_run, b): labels.
+    weight (n_run, b): they sum to 1 in each run; what pads a shorter batch has weight 0.
+    at (n_run, b): the items' places in the support, 0 in the padding.
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor
+    at: Tensor
 
 
 def stack(episodes: Sequence[Episode], features: Tensor | WideRows) -> tuple[Support, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 from cliad.adapters.core.batches import Batches
 from cliad.adapters.core.calibrate import Calibration
-from cliad.adapters.core.classifier import Classifier, inputs, lasting
-from cliad.adapters.core.episode import Episode, Tensors, stack
+from cliad.adapters.core.classifier import Classifier, inputs, lasting, support_of
+from cliad.adapters.core.episode import Episode, Tensors
 from cliad.adapters.core.head import Head, HeadError, Hypers, hypers, static_fields
 from cliad.adapters.core.train import Best, train
 
@@ -116,9 +116,7 @@ def _fit_group(head: Head, episodes: Sequence[Episode], h: Hypers, *, validate: 
     head: any of the group's; they differ in what h has.
     """
     matrix = inputs(head, episodes[0])
-    support, rows = stack(episodes, matrix)
-    if "views" in head.needs | head.optional_inputs:
-        support = replace(support, all_views=episodes[0].views)
+    support, rows = support_of(head, episodes)
     generators = [Generator().manual_seed(episode.seed) for episode in episodes]
     c = head.bind(support, h)
     p = head.fit_parts(episodes) if head.cross_fits else head.start(c, h, generators)
@@ -132,8 +130,9 @@ def _fit_group(head: Head, episodes: Sequence[Episode], h: Hypers, *, validate: 
         trained = train(head, plan, p, c, h, batches, best)
         p = trained.p
         failed = trained.diverged
-    finished = head.finish(p, c, h)
-    p = {name: value.detach() for name, value in finished.items()}
+    with torch.no_grad():
+        p = head.finish(p, c, h)
+    p = {name: value.detach() for name, value in p.items()}
     for value in lasting(p).values():
         failed = failed | ~torch.isfinite(value).reshape(len(value), -1).all(dim=1)
     return _Fitted(p, c, failed)

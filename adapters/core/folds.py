@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.classifier import Classifier
-from cliad.adapters.core.episode import Episode
+from cliad.adapters.core.episode import Episode, Support
 
 MOST_FOLDS = 4
 FEWEST_CLASSES = 4  # that can be cut in halves
@@ -31,7 +31,8 @@ class Trial(NamedTuple):
         """What was fitted, with the items that it is judged on."""
         text = self.judged_on.text
         if text is not None and text is not self.fitted_on.text:
-            classifier = classifier.rebind(text)
+            # their texts alone: their images are those that it is judged on
+            classifier = classifier.rebind(Support.of_text(text, classifier.logit_scale))
         return Judged(classifier, self.judged_on)
 
 

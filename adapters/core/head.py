@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
-from cliad.adapters.core.episode import Episode, Support, Tensors
+from cliad.adapters.core.episode import Batch, Episode, Support, Tensors
 from cliad.adapters.core.rows import COLUMNS
 from cliad.errors import CliadError
 
@@ -62,6 +63,9 @@ class Candidates:
 
 # What a head may ask for in `needs` and `optional_inputs`.
 INPUTS = frozenset({"text", "raw", "views", *COLUMNS})
+
+# What a head may say in `new_classes`.
+NEW_CLASSES = ("no", "text", "support")
 
 PLAN_WORDS = {
     "optimiser": ("adamw", "adam", "sgd"),
@@ -173,7 +177,9 @@ class Head:
     select     the published way: "fixed" values, or chosen on "val" (fields of `space`, or the
                epoch, see Plan.keep), or by folds of the support ("cv")
     scored     rows that are scored at once: fewer for a head that holds more than logits of a row
-    per_class  whether parameters have a class axis, so that they cannot serve other classes
+    new_classes
+                what serves classes that it was not trained on: "text", their texts alone;
+                "support", a support of them beside; or "no", as parameters have a class axis
     cross_fits whether it is made of heads that it judges out of fold by itself: `select` is "cv",
                and `fit_parts` takes the place of training
     """
@@ -186,7 +192,7 @@ class Head:
     optional_inputs: ClassVar[frozenset[str]] = frozenset()
     select: ClassVar[str] = "fixed"
     scored: ClassVar[int] = 4096
-    per_class: ClassVar[bool] = True
+    new_classes: ClassVar[str] = "no"
     cross_fits: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -202,6 +208,11 @@ class Head:
         if cls.columns() and ("raw" not in cls.needs or takes_views):
             raise ValueError(
                 f'expected "raw" and no "views" beside columns, got others in {cls.__name__}'
+            )
+        if cls.new_classes not in NEW_CLASSES:
+            raise ValueError(
+                f"expected new_classes {' or '.join(NEW_CLASSES)}, got {cls.new_classes}"
+                f" in {cls.__name__}"
             )
 
     def __post_init__(self) -> None:
@@ -264,6 +275,15 @@ class Head:
         n_run = len(next(iter(h.values())))
         yield Candidates(torch.arange(n_run, device=x.device), self.logits(p, c, h, x))
 
+    def loss(self, p: Tensors, c: Tensors, h: Hypers, batch: Batch) -> Tensor:
+        """What training makes small (n_run,): here the mean cross-entropy, and `penalty`.
+
+        A run's own parameters and items alone are in its own term.
+        """
+        loss = cross_entropy(self.logits(p, c, h, batch.x), batch)
+        penalty = self.penalty(p, c, h)
+        return loss if penalty is None else loss + penalty
+
     def penalty(self, p: Tensors, c: Tensors, h: Hypers) -> Tensor | None:
         """The term (n_run,) that is added to each run's mean cross-entropy; None for no term."""
         return None
@@ -277,8 +297,18 @@ class Head:
         return {}
 
     def finish(self, p: Tensors, c: Tensors, h: Hypers) -> Tensors:
-        """The parameters to keep, from those that training ended with."""
+        """The parameters to keep, from those that training ended with.
+
+        For other classes it is called again, on what it gave and their c: see `new_classes`.
+        """
         return p
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """The weighted mean (n_run,) of the items' cross-entropy at logits (n_run, b, n_class)."""
+    y = batch.y
+    items = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+    return (items.view_as(y) * batch.weight).sum(dim=1)
 
 
 def static_fields(head: Head) -> tuple[tuple[str, object], ...]:

@@ -167,13 +167,13 @@ def check_class_folds(head: Head, episode: Episode) -> None:
     """Check that a head can be judged at one shot, by classes that it has not seen.
 
     Raises:
-        HeadError: it has parameters of each class, or there are too few classes or no texts.
+        HeadError: it needs images of each class, or there are too few classes or no texts.
     """
     name = type(head).__name__
-    if head.per_class:
+    if head.new_classes != "text":
         raise HeadError(
-            f"{name} has parameters of each class, so that with one image per class nothing can be"
-            " left out to select on; use --select val or fixed, or more shots"
+            f"{name} knows each class by its images, so that with one image per class nothing can"
+            " be left out to select on; use --select val or fixed, or more shots"
         )
     if episode.n_class < FEWEST_CLASSES or episode.text is None:
         raise HeadError(

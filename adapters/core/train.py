@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from cliad.adapters.core.batches import Batches, Minibatch
+from cliad.adapters.core.batches import Batches
 from cliad.adapters.core.episode import Episode, Tensors, stack_validation
 from cliad.adapters.core.head import Head, Hypers, Plan
 from cliad.adapters.core.ops import per_run
@@ -40,13 +39,8 @@ def train(
     optimiser = Optimiser(plan, p, h, head.rates(c, h))
     watch = LossWatch(plan)
     for step in range(plan.steps):
-        batch = batches(step)
-        logits = head.logits(p, c, h, batch.x)  # (n_run, b, n_class)
-        loss = _cross_entropy(logits, batch)  # (n_run,)
+        loss = head.loss(p, c, h, batches(step))  # (n_run,)
         watch.see(step, loss)
-        penalty = head.penalty(p, c, h)
-        if penalty is not None:
-            loss = loss + penalty
         # a run's parameters are in its own term only, so that the sum's gradient is each run's own
         grads = torch.autograd.grad(loss.sum(), parameters)
         for parameter, grad in zip(parameters, grads, strict=True):
@@ -56,7 +50,7 @@ def train(
         last = step + 1 == plan.steps
         if best is not None and (last or (step + 1) % plan.look == 0):
             best.look(p)
-    diverged = watch.diverged(n_class=logits.shape[-1])
+    diverged = watch.diverged(batches.support.n_class)
     return Trained(p if best is None else best.p, diverged)
 
 
@@ -66,15 +60,8 @@ def _trainable(value: Tensor) -> Tensor:
     return copy.requires_grad_()
 
 
-def _cross_entropy(logits: Tensor, batch: Minibatch) -> Tensor:
-    """The weighted mean (n_run,) of logits (n_run, b, n_class) on a minibatch."""
-    y = batch.y
-    items = F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
-    return (items.view_as(y) * batch.weight).sum(dim=1)
-
-
 class LossWatch:
-    """Each run's cross-entropy (n_run,) at its first step and, as a mean, over its last epoch.
+    """Each run's loss (n_run,) at its first step and, as a mean, over its last epoch.
 
     It stays on the device until training is over: no step waits for it.
     """

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cliad.adapters.core.classifier import Classifier
-from cliad.adapters.core.episode import Episode
+from cliad.adapters.core.classifier import Classifier, support_of
+from cliad.adapters.core.episode import Episode, Support
 from cliad.adapters.core.fit import Run, require
-from cliad.adapters.core.head import HeadError
+from cliad.adapters.core.head import Head, HeadError
 from cliad.adapters.core.metrics import metrics
 from cliad.adapters.core.rows import WideRows
+from cliad.adapters.core.select import fit_all
+from cliad.adapters.prototype import Prototype
 from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir
@@ -32,6 +34,13 @@ from cliad.pipelines.experiments.score import is_finite, text_top1, versions
 from cliad.pipelines.experiments.spec import SpecError, TrainSpec, make_head, spec_of
 from cliad.pipelines.experiments.transfer import heads_for_new_classes
 from cliad.pipelines.fewshot.draw import check_request
+
+# The words of a row for the head `prototype`, of a head that has no images of the new classes.
+NO_PROTOTYPE = {
+    "prototype_base_top1": None,
+    "prototype_new_top1": None,
+    "prototype_harmonic": None,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +85,11 @@ def base_to_new(
     The few-shot draw is that of all classes, cut afterwards, as CoOp does it; each half is scored
     among its own classes only. A row is the spec's words, task "base-to-new", and `base_top1`,
     `new_top1`, their harmonic mean `harmonic`, `zero_shot_base_top1`, `zero_shot_new_top1`,
-    `zero_shot_harmonic`, `n_base`, `n_new`. `top1` is null, so that it is never averaged with rows
-    over all classes.
+    `zero_shot_harmonic`, `n_base`, `n_new`, and `new_shots`: how many labelled images of each new
+    class the head has, `shots` or 0. `top1` is null, so that it is never averaged with rows over
+    all classes. Beside a head that has images of the new classes, `prototype_base_top1`,
+    `prototype_new_top1` and `prototype_harmonic` are what the head `prototype` makes of the same
+    images without training; else they are null.
 
     Args:
         folder, dataset, encoder, prompts, head, hyper, shots, protocol, select, device, log: as
@@ -90,10 +102,10 @@ def base_to_new(
     """
     untrained = make_head(head, hyper)
     torch_device = pick_device(device)
-    if untrained.per_class:
+    if untrained.new_classes == "no":
         raise HeadError(
             f"{head} has parameters for each of its classes and cannot serve new ones;"
-            f" base-to-new takes {heads_for_new_classes()}"
+            f" base-to-new takes {heads_for_new_classes('text', 'support')}"
         )
     for seed in seeds:
         check_request(shots, protocol, seed)
@@ -135,29 +147,41 @@ def _rows(
     runs = [Run(head, base_half(one.episode, n_base, base.text)) for one in drawn]
     require(head, runs[0].episode)
     fitted, timing = fit_timed(runs, specs[0], device)
+    has_images = head.new_classes == "support"
+    shared = {
+        **_words_of_halves(cache, base, new),
+        "train_seconds": timing.train_seconds,
+        "group_size": timing.group_size,
+        "device": timing.device,
+        # Labelled images that the head has of each new class; others have their texts alone.
+        "new_shots": specs[0].shots if has_images else 0,
+    }
+    rows = []
+    for spec, classifier, run, one in zip(specs, fitted, runs, drawn, strict=True):
+        of_draw = {"index_hash": one.index_hash, "val_per_class": one.val_per_class}
+        new_episode = new_half(one.episode, n_base, new.text)
+        scores = _score_halves(classifier, base, new, _support_of_new(head, new_episode))
+        peer = _prototype(run.episode, base, new, new_episode) if has_images else NO_PROTOTYPE
+        rows.append({**spec.json(), **scores, **peer, **shared, **of_draw})
+    return rows
+
+
+def _words_of_halves(cache: FeatureCache, base: Half, new: Half) -> dict:
+    """The words of a row that no head changes."""
     zero_shot_base = text_top1(base.text, cache.logit_scale, base.plain)
     zero_shot_new = text_top1(new.text, cache.logit_scale, new.plain)
-    shared = {
+    return {
         "task": "base-to-new",
         "top1": None,
-        "n_base": n_base,
-        "n_new": n_class - n_base,
-        "train_seconds": timing.train_seconds,
+        "n_base": base.text.shape[1],
+        "n_new": new.text.shape[1],
         "zero_shot_base_top1": zero_shot_base,
         "zero_shot_new_top1": zero_shot_new,
         "zero_shot_harmonic": harmonic(zero_shot_base, zero_shot_new),
         "fingerprint": cache.fingerprint,
-        "group_size": timing.group_size,
-        "device": timing.device,
         "versions": versions(),
         "run": None,
     }
-    rows = []
-    for spec, classifier, one in zip(specs, fitted, drawn, strict=True):
-        of_draw = {"index_hash": one.index_hash, "val_per_class": one.val_per_class}
-        scores = _score_halves(classifier, base, new)
-        rows.append({**spec.json(), **scores, **shared, **of_draw})
-    return rows
 
 
 def base_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
@@ -175,11 +199,58 @@ def base_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
     )
 
 
-def _score_halves(classifier: Classifier, base: Half, new: Half) -> dict:
-    """The words of a row for both halves; accuracies are None where training diverged."""
+def new_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
+    """The episode's support of the labels from n_base on, counted from 0, and their text.
+
+    Without validation: nothing is chosen on new classes.
+    """
+    in_support = episode.y >= n_base
+    none = episode.index[:0]
+    return replace(
+        episode,
+        index=episode.index[in_support],
+        y=episode.y[in_support] - n_base,
+        val_index=none,
+        val_y=none,
+        text=text,
+        n_class=episode.n_class - n_base,
+    )
+
+
+def _support_of_new(head: Head, episode: Episode) -> Support:
+    """What the new classes are served by: their text, and their drawn images where the head asks.
+
+    episode: of the new classes.
+    """
+    if head.new_classes == "text":
+        return Support.of_text(episode.need_text(), episode.logit_scale)
+    support, _ = support_of(head, [episode])
+    return support
+
+
+def _prototype(episode: Episode, base: Half, new: Half, new_episode: Episode) -> dict:
+    """What the head `prototype`, which trains nothing, does on the same halves.
+
+    It is what a head that has images of the new classes is to be compared with; heads that have
+    none cannot know as much.
+    """
+    head = Prototype()
+    (classifier,) = fit_all([Run(head, episode)])
+    plain_base = replace(base, rows=base.plain)
+    plain_new = replace(new, rows=new.plain)
+    support = _support_of_new(head, new_episode)
+    scores = _score_halves(classifier, plain_base, plain_new, support)
+    return {name: scores[name.removeprefix("prototype_")] for name in NO_PROTOTYPE}
+
+
+def _score_halves(classifier: Classifier, base: Half, new: Half, support: Support) -> dict:
+    """The words of a row for both halves; accuracies are None where training diverged.
+
+    support: of the new classes.
+    """
+    head = classifier.head
     base_logits = classifier.logits(base.rows.x)
-    # The parameters have no class axis, so new class texts are all that the new half needs.
-    new_logits = classifier.rebind(new.text).logits(new.rows.x)
+    new_logits = classifier.rebind(support).logits(new.rows.x)
     finite = is_finite(base_logits) and is_finite(new_logits)
     diverged = classifier.diverged or not finite
     base_top1 = None if diverged else metrics(base_logits, base.rows.y)["top1"]
@@ -189,7 +260,9 @@ def _score_halves(classifier: Classifier, base: Half, new: Half) -> dict:
         "new_top1": new_top1,
         "harmonic": harmonic(base_top1, new_top1),
         "diverged": diverged,
-        "alpha": getattr(classifier.head, "alpha", None),
+        "alpha": getattr(head, "alpha", None),
+        # Every hyper-parameter of the fitted head, chosen ones included.
+        "found": {spec.name: getattr(head, spec.name) for spec in fields(head)},
     }
 
 

@@ -96,7 +96,7 @@ def _bytes_per_run(head: Head, cache: FeatureCache, shots: int) -> int:
     plan = head.plan(n, shots)
     # Parameters, with their gradient and what the optimiser keeps: at most six copies.
     parameters = (n_class + dim) * dim
-    if head.per_class:
+    if head.new_classes != "text":
         parameters += n * dim
     parameters += _hidden_parameters(head, cache)
     # One minibatch, forward and backward; a closed form works on classes instead. Of logits, the

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cliad.adapters import HEADS
 from cliad.adapters.core.classifier import Classifier, can_stack, inputs, logits_of, width_of
-from cliad.adapters.core.episode import Episode, stack_validation
+from cliad.adapters.core.episode import Episode, Support, stack_validation
 from cliad.adapters.core.metrics import calibration, metrics, reliability, supported_temperature
 from cliad.adapters.core.ops import unit
 from cliad.adapters.core.transductive import adapt_to_batch
@@ -140,7 +140,7 @@ def text_top1(text: Tensor, logit_scale: float, rows: LabelledRows) -> float:
     """The accuracy of class texts (n_template, n_class, dim) alone on labelled rows."""
     # Zero-shot has no parameters, and `rebind` makes its constants from the text.
     empty = Classifier(HEADS["zero-shot"](), p={}, c={}, logit_scale=logit_scale)
-    logits = empty.rebind(text).logits(rows.features)
+    logits = empty.rebind(Support.of_text(text, logit_scale)).logits(rows.features)
     return metrics(logits, rows.y)["top1"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cliad.adapters import HEADS
+from cliad.adapters.core.episode import Support
 from cliad.adapters.core.fit import REMEDIES
 from cliad.adapters.core.head import Head
 from cliad.cache.file.read import FeatureCache
@@ -65,8 +66,8 @@ def transfer(
     `nll_t` are null.
 
     Classes are matched by name: logits of the classes that the target has are compared, so that a
-    target with fewer classes is fine. Where a name is unknown, a head without parameters per class
-    is given the target's own texts.
+    target with fewer classes is fine. Where a name is unknown, a head that serves new
+    classes by their texts is given the target's own.
 
     Raises:
         SpecError, CacheError: see `check_target`; or the runs are transductive.
@@ -81,6 +82,9 @@ def transfer(
     columns = _columns(source, target)
     # One unknown class is enough: then all classes are served by their texts, as one softmax.
     target_text = class_texts(target, device) if None in columns else None
+    of_target = None
+    if target_text is not None:
+        of_target = Support.of_text(target_text, target.logit_scale)
     about_target = {
         "zero_shot_top1": zero_shot_top1(target, score_rows(target, "test", device)),
         "test_fingerprint": target.fingerprint,
@@ -89,10 +93,10 @@ def transfer(
     }
     rows = []
     for result in results:
-        if target_text is None:
+        if of_target is None:
             logits = result.classifier.logits(test.x)[:, columns]
         else:
-            logits = result.classifier.rebind(target_text).logits(test.x)
+            logits = result.classifier.rebind(of_target).logits(test.x)
         # A head can overflow on other data alone.
         diverged = result.test.diverged or not is_finite(logits)
         scores = Scores() if diverged else score(logits, test.y)
@@ -122,11 +126,14 @@ def check_target(head: type[Head], source: FeatureCache, target: FeatureCache) -
     missing = [
         name for name, column in zip(target.classnames, columns, strict=True) if column is None
     ]
-    if missing and head.per_class:
+    if missing and head.new_classes != "text":
+        reason = "serves only the classes that it was trained on"
+        if head.new_classes == "support":
+            reason = "needs images of the classes that it serves"
         raise SpecError(
             f"{target.dataset} has {len(missing)} classes that {source.dataset} lacks,"
-            f" such as '{missing[0]}'; {head.__name__} serves only the classes that it was"
-            f" trained on; {heads_for_new_classes()} serve others"
+            f" such as '{missing[0]}'; {head.__name__} {reason};"
+            f" {heads_for_new_classes('text')} serve others"
         )
     if missing and target.text is None:
         raise SpecError(
@@ -134,9 +141,9 @@ def check_target(head: type[Head], source: FeatureCache, target: FeatureCache) -
         )
 
 
-def heads_for_new_classes() -> str:
-    """The names of the heads that can serve classes that they were not trained on."""
-    return ", ".join(name for name, head in HEADS.items() if not head.per_class)
+def heads_for_new_classes(*by: str) -> str:
+    """The names of the heads that serve new classes by one of these, see `Head.new_classes`."""
+    return ", ".join(name for name, head in HEADS.items() if head.new_classes in by)
 
 
 def _columns(source: FeatureCache, target: FeatureCache) -> list[int | None]:

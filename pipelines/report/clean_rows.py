@@ -26,6 +26,8 @@ WORDS = (
     "top1",
 )
 # Two rows that agree in these words, and in what was set, are of the same run.
+BASE_TO_NEW = "base-to-new"  # the task of a row that was scored on both halves of the classes
+IN_HALVES = " (base to new"  # and what its protocol goes on with in a report
 RUN_WORDS = tuple(word for word in WORDS if word not in ("hyper", "top1"))
 
 
@@ -34,12 +36,13 @@ def study_of(rows: Iterable[dict]) -> Study:
 
     Of rows that repeat a run, the last one counts. Data sets that differ only in their cache are
     told apart by the cache's fingerprint. A row of a head that was scored on another data set is
-    one of the data set "A -> B"; its `source` is A, that of other rows is "".
+    one of the data set "A -> B"; its `source` is A, that of other rows is "". A row of
+    base-to-new has a protocol of its own, see `with_halves`.
 
     Raises:
         KeyError: a row lacks one of WORDS.
     """
-    named = [with_source(row) for row in rows]
+    named = [with_halves(with_source(row)) for row in rows]
     once = deduplicated(named)
     distinct = with_distinct_names(once)
     return Study(
@@ -62,6 +65,30 @@ def with_source(row: dict) -> dict:
         "dataset": f"{row['dataset']} -> {row['test_dataset']}",
         "source": row["dataset"],
         "fingerprint": f"{row['fingerprint']} -> {row.get('test_fingerprint')}",
+    }
+
+
+def with_halves(row: dict) -> dict:
+    """The row; one of base-to-new with the harmonic mean of both halves as its accuracy.
+
+    Its protocol says so, and whether the head had images of the new classes: blocks are by
+    protocol, so that such rows meet neither rows over all classes nor each other.
+    """
+    if row.get("task") != BASE_TO_NEW:
+        return row
+    # Rows from before there were heads with images of new classes lack the word.
+    new_shots = row.get("new_shots") or 0
+    known = ""
+    if new_shots == row["shots"]:
+        known = ", new classes with images"
+    elif new_shots:
+        known = f", {new_shots} images of each new class"
+    return {
+        **row,
+        "protocol": f"{row['protocol']}{IN_HALVES}{known})",
+        "trained_by": row["protocol"],
+        "top1": row.get("harmonic"),
+        "zero_shot_top1": row.get("zero_shot_harmonic"),
     }
 
 

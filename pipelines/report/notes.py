@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cliad.pipelines.experiments.spec import TRANSDUCTIVE
+from cliad.pipelines.report.clean_rows import IN_HALVES
 from cliad.pipelines.report.methods import ZERO_SHOT, Method, show_shots
 from cliad.pipelines.report.study import Block, Study, values_of
 
@@ -34,6 +35,7 @@ def notes_of(study: Study) -> list[str]:
             " classes to come in like number. Such accuracies are not comparable with those of"
             " heads that see one image at a time, and stand in tables and curves of their own."
         )
+    notes += _halves(study)
     notes += _several_blocks(study)
     if len(values_of(study.rows, "selected_on")) > 1:
         notes.append(
@@ -55,6 +57,22 @@ def notes_of(study: Study) -> list[str]:
     notes += _below_zero_shot(study)
     notes.append(_seed_counts(study))
     return notes
+
+
+def _halves(study: Study) -> list[str]:
+    """What the accuracies of base-to-new are, and which of them may be compared."""
+    if not any(IN_HALVES in row["protocol"] for row in study.rows):
+        return []
+    note = (
+        "Base to new: trained on half of the classes; the accuracy is the harmonic mean of those on"
+        " either half, each among its own classes."
+    )
+    if any(row.get("new_shots") for row in study.rows):
+        note += (
+            " Heads that have labelled images of the new classes are not comparable with those that"
+            " have their texts alone, and stand in tables and curves of their own."
+        )
+    return [note]
 
 
 def _stand_ins(study: Study) -> list[str]:

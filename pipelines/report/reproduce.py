@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from cliad.pipelines.experiments.spec import TRANSDUCTIVE
+from cliad.pipelines.report.clean_rows import BASE_TO_NEW
 from cliad.pipelines.report.elements import html_table, section
 from cliad.pipelines.report.methods import show, size_of
 from cliad.pipelines.report.study import Block, Study, block_of, values_of
@@ -69,7 +70,21 @@ def _commands(study: Study, block: Block) -> Iterator[str]:
             if key.block == block:
                 groups[row["head"], row["selected_on"], given].append(row)
     for (_, _, given), rows in groups.items():
-        yield shlex.join(_command(rows, given))
+        if rows[0].get("task") == BASE_TO_NEW:
+            yield from (shlex.join(_halves_command(row)) for row in rows)
+        else:
+            yield shlex.join(_command(rows, given))
+
+
+def _halves_command(row: dict) -> list[str]:
+    """The words of the command that makes a row of base-to-new; no grid does."""
+    parts = ["cliad", "train", "--base-to-new", "--head", row["head"]]
+    parts += ["--protocol", row["trained_by"], "--select", row["selected_on"]]
+    for option in ("dataset", "encoder", "prompts", "shots", "seed"):
+        parts += [f"--{option}", str(row["trained_on" if option == "dataset" else option])]
+    for name, value in sorted(row["hyper"].items()):
+        parts += ["--set", f"{name}={show(value)}"]
+    return parts
 
 
 def _command(rows: Sequence[dict], given: Iterable[str]) -> list[str]:

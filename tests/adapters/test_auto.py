@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from worlds import DIM, N_CLASS, World
 
 from cliad.adapters.auto import MEMBERS, OF_ONE_SHOT, Auto
+from cliad.adapters.core.episode import Support
 from cliad.adapters.core.fit import fit
 from cliad.adapters.core.folds import class_halves, folds_of
 from cliad.adapters.core.head import HeadError
@@ -83,10 +84,8 @@ def test_at_one_shot_members_are_judged_by_the_other_half_of_the_classes():
         )
         held_out = episode.features[episode.index[others]]
         y = torch.searchsorted(unseen, episode.y[others])
-        text = episode.text[:, unseen]
-        said = [
-            alone(member, part).rebind(text).logits(held_out) for member in OF_ONE_SHOT.values()
-        ]
+        new = Support.of_text(episode.text[:, unseen], 20.0)
+        said = [alone(member, part).rebind(new).logits(held_out) for member in OF_ONE_SHOT.values()]
         total.append((torch.stack(said).double(), y))
 
     def value(w):
@@ -172,7 +171,7 @@ def test_its_out_of_fold_logits_need_no_temperature():
 def test_other_classes_cannot_be_served():
     (ours,) = fit([(Auto(), WORLD.episode(2))])
     with pytest.raises(HeadError, match="cannot serve others"):
-        ours.rebind(WORLD.text)
+        ours.rebind(Support.of_text(WORLD.text, 20.0))
 
 
 @pytest.mark.parametrize("folds", [2, 3, 8])

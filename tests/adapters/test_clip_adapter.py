@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from worlds import World, without
 
 from cliad.adapters.clip_adapter import ClipAdapter
+from cliad.adapters.core.episode import Support
 from cliad.adapters.core.head import HeadError, hypers
 from cliad.adapters.core.ops import class_weights, unit
 from cliad.adapters.taskres import TaskRes
@@ -236,7 +237,7 @@ def test_a_share_of_less_than_one_is_one():
 def test_the_adapter_can_lower_a_feature_only_without_the_final_relu(final_relu):
     """With alpha 1 and unit vectors as class texts, logits are the adapted feature itself."""
     classifier = fitted(ClipAdapter(alpha=1.0, final_relu=final_relu), WORLD.episode(4))
-    adapted = classifier.rebind(torch.eye(16)[None]).logits(X)
+    adapted = classifier.rebind(Support.of_text(torch.eye(16)[None], 20.0)).logits(X)
     assert adapted.max() > 1
     assert adapted.min() >= 0 if final_relu else adapted.min() < -1
 
@@ -262,7 +263,7 @@ def test_a_learned_ratio_cannot_start_at_either_end(options):
 
 def test_the_same_parameters_serve_other_classes():
     classifier = fitted(ClipAdapter(), WORLD.episode(4))
-    other = classifier.rebind(WORLD.text[:, [3, 1]])
+    other = classifier.rebind(Support.of_text(WORLD.text[:, [3, 1]], 20.0))
     torch.testing.assert_close(other.logits(X), classifier.logits(X)[:, [3, 1]], **CLOSE)
     with pytest.raises(HeadError, match="cannot serve others"):
-        fitted(TaskRes(epochs=1), WORLD.episode(1)).rebind(WORLD.text)
+        fitted(TaskRes(epochs=1), WORLD.episode(1)).rebind(Support.of_text(WORLD.text, 20.0))

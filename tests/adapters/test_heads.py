@@ -11,7 +11,8 @@ from worlds import N_CLASS, World
 
 import cliad
 from cliad.adapters import HEADS
-from cliad.adapters.core.classifier import validation
+from cliad.adapters.core.classifier import support_of, validation
+from cliad.adapters.core.episode import Support
 from cliad.adapters.core.fit import fit, group
 from cliad.adapters.core.head import Head, HeadError, default_of
 from cliad.adapters.core.select import fit_all, fit_selected
@@ -262,7 +263,28 @@ def test_a_feature_that_is_not_finite_marks_the_run_as_diverged(name):
     assert fitted(quick(name), replace(episode, features=spoiled)).diverged
 
 
+@EVERY
+def test_what_serves_new_classes_serves_its_own_and_others_say_that_they_cannot(name):
+    head, episode, x = quick(name), WORLD.episode(4, seed=7), WORLD.scored_on(HEADS[name])[0]
+    classifier = fitted(head, episode)
+    support, _ = support_of(head, [episode])
+    if head.new_classes == "no":
+        with pytest.raises(HeadError, match="it cannot serve others"):
+            classifier.rebind(support)
+        return
+    again = classifier.rebind(support).rebind(support)
+    assert torch.equal(again.logits(x), classifier.logits(x))
+    if head.new_classes == "text":
+        by_text = classifier.rebind(Support.of_text(episode.text, episode.logit_scale))
+        assert torch.equal(by_text.logits(x), classifier.logits(x))
+
+
 @pytest.mark.parametrize("inputs", ["needs", "optional_inputs"])
 def test_a_misspelt_input_of_a_head_is_named_where_it_is_written(inputs):
     with pytest.raises(ValueError, match=r"expected inputs of .*'views'.*, got \['view'\] in Odd"):
         type("Odd", (Head,), {inputs: frozenset({"view"})})
+
+
+def test_a_misspelt_word_for_new_classes_is_named_where_it_is_written():
+    with pytest.raises(ValueError, match="expected new_classes no or text or support, got yes"):
+        type("Odd", (Head,), {"new_classes": "yes"})

@@ -11,7 +11,8 @@ from worlds import World
 
 from cliad.adapters.core import logistic
 from cliad.adapters.core.classifier import inputs
-from cliad.adapters.core.fit import fit, stack
+from cliad.adapters.core.episode import stack
+from cliad.adapters.core.fit import fit
 from cliad.adapters.core.head import hypers
 from cliad.adapters.core.lbfgs import lbfgs
 from cliad.adapters.core.logistic import Objective, in_full_space, reduced_basis

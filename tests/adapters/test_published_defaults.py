@@ -7,6 +7,7 @@ import pytest
 from cliad.adapters import HEADS
 from cliad.adapters.clip_adapter import ClipAdapter
 from cliad.adapters.core.head import default_of
+from cliad.adapters.meta_adapter import MetaAdapter
 from cliad.adapters.taskres import TaskRes
 
 NO_TRAINING = {
@@ -239,6 +240,24 @@ PUBLISHED = {
         optional_inputs=frozenset({"text"}),
     ),
 }
+PUBLISHED |= {
+    # no paper's: unit(t + unit mean), and a search of ours
+    "prototype": Published(
+        defaults={"alpha": 1.0},
+        plan=NO_TRAINING,
+        searched={"alpha": (1.0, 0.5, 2.0, 0.25, 4.0, 0.1, 10.0, 0.0)},
+        tuned=frozenset({"alpha"}),
+        optional_inputs=frozenset({"views"}),
+    ),
+    # the released Meta-Adapter: AdamW with eps 1e-4 and a cosine; rate, epochs and batch are ours
+    "meta-adapter": Published(
+        defaults={"preset": "fast", "lr": 1e-2, "weight_decay": 0.01, "epochs": 20, "batch": 256},
+        plan=BY_256 | {"steps": 140, "eps": 1e-4},
+        searched={"lr": (1e-4, 1e-3, 1e-2)},
+        select="val",
+        optional_inputs=frozenset({"views"}),
+    ),
+}
 EVERY = pytest.mark.parametrize("name", HEADS)
 
 
@@ -279,6 +298,14 @@ def test_the_paper_preset_is_coops_recipe():
     expected = DASSL | {"optimiser": "sgd", "per_epoch": 50, "warmup": 50, "batch": 32}
     assert asdict(head.plan(1600, 16)) == expected | {"steps": 200 * 50}
     assert (ClipAdapter(preset="paper", lr=0.1).lr, ClipAdapter(lr=0.1).lr) == (0.1, 0.1)
+
+
+def test_meta_adapters_paper_preset_is_the_released_recipe():
+    head = MetaAdapter(preset="paper")
+    assert (head.lr, head.epochs, head.batch, head.weight_decay) == (1e-4, 5, 64, 0.01)
+    expected = NO_TRAINING | {"eps": 1e-4, "steps": 125, "per_epoch": 25, "batch": 64}
+    assert asdict(head.plan(1600, 16)) == expected
+    assert (MetaAdapter(preset="paper", lr=0.1).lr, MetaAdapter(epochs=3).epochs) == (0.1, 3)
 
 
 @pytest.mark.parametrize(
@@ -356,6 +383,7 @@ SPANS = {
     ("offset-lr", "sharpen"): (1e-3, 1000),
     ("offset-lr", "tol"): (0, None),
     ("text-ridge", "ridge"): (1e-9, 1e9),
+    ("prototype", "alpha"): (0, 1000),
     ("auto", "folds"): (2, 20),
     ("cross-modal", "wise"): (0, 1),
     ("cross-modal-adapter", "wise"): (0, 1),

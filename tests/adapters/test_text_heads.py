@@ -13,8 +13,8 @@ from worlds import World, without
 
 from cliad.adapters.clap import Clap, mean_own_probability
 from cliad.adapters.core.classifier import inputs
-from cliad.adapters.core.episode import Support
-from cliad.adapters.core.fit import fit, stack
+from cliad.adapters.core.episode import Support, stack
+from cliad.adapters.core.fit import fit
 from cliad.adapters.core.head import hypers
 from cliad.adapters.core.ops import raw_class_weights, unit
 from cliad.adapters.cross_modal import CrossModal

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from worlds import World, without
 
 from cliad.adapters.core.classifier import inputs
-from cliad.adapters.core.episode import stack
+from cliad.adapters.core.episode import Support, stack
 from cliad.adapters.core.head import hypers
 from cliad.adapters.core.ops import unit
 from cliad.adapters.text_ridge import TextRidge
@@ -60,14 +60,15 @@ def test_it_serves_other_classes_by_their_texts():
     episode = HARD.episode(4)
     classifier = fitted(TextRidge(), episode)
     text = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(3))
-    found = classifier.rebind(text).logits(X).double().numpy()
+    found = classifier.rebind(Support.of_text(text, 20.0)).logits(X).double().numpy()
     np.testing.assert_allclose(found, least_squares(episode, text, 0.3), **CLOSE)
-    same = classifier.rebind(episode.text).logits(X)
+    same = classifier.rebind(Support.of_text(episode.text, 20.0)).logits(X)
     assert torch.equal(same, classifier.logits(X))
 
 
 def test_one_class_has_logits_of_zero():
-    classifier = fitted(TextRidge(), HARD.episode(4)).rebind(HARD.text[:, :1])
+    one = Support.of_text(HARD.text[:, :1], 20.0)
+    classifier = fitted(TextRidge(), HARD.episode(4)).rebind(one)
     assert torch.equal(classifier.logits(X), torch.zeros(len(X), 1))
 
 

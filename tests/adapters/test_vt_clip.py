@@ -8,6 +8,7 @@ from fitting import at_start, fitted, zero_shot
 from torch.nn import functional as F
 from worlds import DIM, N_CLASS, N_TOKEN, World
 
+from cliad.adapters.core.episode import Support
 from cliad.adapters.core.fit import fit
 from cliad.adapters.core.head import HeadError
 from cliad.adapters.vt_clip import VtClip, attention
@@ -118,10 +119,10 @@ def test_the_order_of_the_patches_is_irrelevant_and_the_patches_are_not(trained)
 def test_new_classes_are_served_by_their_texts(trained):
     x, _ = WORLD.scored_on(HEAD)
     order = torch.tensor([3, 0, 4, 2, 1])
-    permuted = trained.rebind(WORLD.text[:, order]).logits(x)
+    permuted = trained.rebind(Support.of_text(WORLD.text[:, order], 20.0)).logits(x)
     torch.testing.assert_close(permuted, trained.logits(x)[:, order], rtol=1e-4, atol=1e-4)
     more = torch.cat([WORLD.text, WORLD.text[:, :2].flip(1)], dim=1)
-    wider = trained.rebind(more).logits(x)
+    wider = trained.rebind(Support.of_text(more, 20.0)).logits(x)
     torch.testing.assert_close(wider[:, :N_CLASS], trained.logits(x), rtol=1e-4, atol=1e-4)
 
 

@@ -115,7 +115,7 @@ def test_at_one_shot_heads_that_know_no_class_are_judged_by_classes_not_seen():
     assert ours.head.alpha in ClipAdapter().searches()["alpha"] and ours.calibration is None
 
 
-@pytest.mark.parametrize("name", ["linear-probe", "tip-adapter", "gda", "taskres", "lp++"])
+@pytest.mark.parametrize("name", ["linear-probe", "tip-adapter", "meta-adapter", "taskres", "lp++"])
 def test_at_one_shot_others_say_why_not(name):
     with pytest.raises(HeadError, match="nothing can be left out"):
         fit_cross_validated([(quick(name), HARD.episode(1))])

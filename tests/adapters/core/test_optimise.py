@@ -12,9 +12,9 @@ from worlds import World
 from cliad.adapters.clip_adapter import ClipAdapter
 from cliad.adapters.core.batches import Batches, draw_epoch
 from cliad.adapters.core.classifier import can_stack, inputs, logits_of, validation
-from cliad.adapters.core.episode import Episode, stack
+from cliad.adapters.core.episode import Episode, Support, stack
 from cliad.adapters.core.fit import fit, group
-from cliad.adapters.core.head import Head, HeadError, Hypers, Plan, hypers
+from cliad.adapters.core.head import Head, HeadError, Hypers, Plan, hyper, hypers
 from cliad.adapters.core.optimiser import Optimiser, rate
 from cliad.adapters.core.train import Best
 from cliad.adapters.linear_probe import LinearProbe
@@ -149,7 +149,8 @@ def numbered(sizes, n_view=0):
 
 def shown(batches, step):
     """(row, view, label, weight) of each item with a weight in a step, by run; view 0 is plain."""
-    x, y, weight = batches(step)
+    batch = batches(step)
+    x, y, weight = batch.x, batch.y, batch.weight
     torch.testing.assert_close(x.norm(dim=-1), torch.ones(y.shape))
     number = (torch.atan2(x[..., 1], x[..., 0]) * 100).round().long()
     runs = []
@@ -239,9 +240,24 @@ def test_a_full_batch_is_the_support_as_it_is():
     features, support, rows = numbered([3, 2])
     for plan in (Plan(steps=2, batch=None, per_epoch=1), Plan(steps=2, batch=3, per_epoch=1)):
         batches = Batches(features, support, rows, plan, generators_of(7, 8))
-        x, y, weight = batches(1)
-        assert torch.equal(x, support.x) and torch.equal(y, support.y)
-        torch.testing.assert_close(weight, torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]]))
+        batch = batches(1)
+        assert torch.equal(batch.x, support.x) and torch.equal(batch.y, support.y)
+        weight = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [0.5, 0.5, 0]])
+        torch.testing.assert_close(batch.weight, weight)
+        assert batch.at.tolist() == [[0, 1, 2], [0, 1, 2]]
+
+
+@pytest.mark.parametrize("n_view", [0, 3])
+def test_a_minibatch_says_which_places_of_the_support_it_shows(n_view):
+    features, support, rows = numbered([5, 4], n_view)
+    plan = Plan(steps=6, per_epoch=3, batch=2)
+    batches = Batches(features, support, rows, plan, generators_of(7, 8))
+    for step in range(6):
+        batch = batches(step)
+        # a label is the number of its item's row, and the second run's rows begin behind 5
+        for run, begin in ((0, 0), (1, 5)):
+            shown_at = batch.at[run][batch.weight[run] > 0]
+            assert (shown_at + begin).tolist() == batch.y[run][batch.weight[run] > 0].tolist()
 
 
 def unit_rows(x):
@@ -331,6 +347,53 @@ def test_the_last_epochs_loss_is_the_mean_of_its_steps():
     for push, diverged in ((-1.8, False), (-2.0, True)):
         head = Walker(pull=1, begin=4.7, push=push, steps=4, per_epoch=2, keep="last")
         assert fit([(head, walk(2))])[0].diverged == diverged
+
+
+@dataclass(frozen=True)
+class Slope(Head):
+    """One weight; by hand: d/da of (log(1 + exp(-a x)) + decay a^2) at x = 1."""
+
+    decay: float = hyper(0.0, "how much a squared costs", 0)
+    vary: ClassVar[frozenset[str]] = frozenset({"decay"})
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def plan(self, n, shots):
+        return Plan(steps=1, optimiser="sgd", momentum=0.0, schedule="constant")
+
+    def bind(self, support, h):
+        return {}
+
+    def start(self, c, h, generators):
+        return {"a": torch.ones(len(generators))}
+
+    def logits(self, p, c, h, x):
+        first = p["a"][:, None] * x[..., 1]
+        return torch.stack([first, torch.zeros_like(first)], dim=-1)
+
+    def penalty(self, p, c, h):
+        return h["decay"] * p["a"].square()
+
+    def rates(self, c, h):
+        return {"a": (torch.ones_like(h["decay"]), 1)}
+
+
+@dataclass(frozen=True)
+class Doubled(Slope):
+    """The same at twice the loss, penalty included."""
+
+    def loss(self, p, c, h, batch):
+        return 2 * super().loss(p, c, h, batch)
+
+
+def test_a_head_may_have_a_loss_of_its_own_which_by_default_is_cross_entropy_and_penalty():
+    # a = 1 - slope: of the cross-entropy 1 / (1 + e) = 0.268941, of the penalty 2 decay
+    episode = walk(3)
+    for kind, factor in ((Slope, 1), (Doubled, 2)):
+        fitted = fit([(kind(decay=decay), episode) for decay in (0.0, 0.25)])
+        found = [one.p["a"].item() for one in fitted]
+        assert found == pytest.approx(
+            [1 + factor * 0.268941, 1 + factor * (0.268941 - 0.5)], abs=1e-5
+        )
 
 
 @dataclass(frozen=True)
@@ -494,12 +557,12 @@ def test_classifiers_stack_where_only_values_differ():
 
 def test_a_head_serves_other_classes_where_no_parameter_is_a_classs_own():
     text = torch.randn(2, 3, 16, generator=torch.Generator().manual_seed(5))
-    bound = fit([(ZeroShot(), HARD.episode(1))])[0].rebind(text)
+    bound = fit([(ZeroShot(), HARD.episode(1))])[0].rebind(Support.of_text(text, 20.0))
     x = HARD.test[0]
     weights = unit_rows(unit_rows(text).mean(dim=0))
     torch.testing.assert_close(bound.logits(x), 20 * unit_rows(x) @ weights.T)
     with pytest.raises(HeadError, match="TaskRes has parameters for each of its classes"):
-        fit([(TaskRes(epochs=1), HARD.episode(1))])[0].rebind(text)
+        fit([(TaskRes(epochs=1), HARD.episode(1))])[0].rebind(Support.of_text(text, 20.0))
 
 
 def test_constants_that_served_training_only_are_left_behind():

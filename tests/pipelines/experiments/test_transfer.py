@@ -1,6 +1,7 @@
 """A head on other data sets of its encoder, and on classes that it never saw."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from conftest import toy_cache, train_and_test_on
 
 from cliad.adapters import HEADS
 from cliad.adapters.core.head import HeadError
-from cliad.adapters.core.select import fit_all
+from cliad.adapters.core.select import fit_all, fit_selected
 from cliad.cache.file.read import open_cache
 from cliad.pipelines.experiments.base_to_new import base_half, base_to_new, harmonic
 from cliad.pipelines.experiments.episode import make_episodes, pick_device
@@ -50,9 +51,14 @@ def test_fewer_classes_are_compared_among_themselves_and_unknown_ones_need_anoth
     ask = {"folder": tmp_path, "dataset": "source", "shots": 2, "device": "cpu"}
     assert train_and_test_on(["fewer"], **ask, head="gda")[2][0]["test_n_class"] == 3
     assert train_and_test_on(["more"], **ask, head="clip-adapter")[2][0]["top1"] > 0.3
-    with pytest.raises(SpecError, match="2 classes that source lacks, such as 'class 5'") as caught:
-        train_and_test_on(["more"], **ask, head="gda")
-    assert "\n" not in str(caught.value)
+    for head, reason in (
+        ("gda", "Gda needs images of the classes that it serves"),
+        ("taskres", "TaskRes serves only the classes that it was trained on"),
+    ):
+        expected = f"2 classes that source lacks, such as 'class 5'; {reason}; zero-shot, "
+        with pytest.raises(SpecError, match=expected) as caught:
+            train_and_test_on(["more"], **ask, head=head)
+        assert "\n" not in str(caught.value)
 
 
 def test_classes_of_one_name_are_matched_in_their_order(tmp_path):
@@ -106,7 +112,7 @@ def test_the_cut_comes_after_the_draw(toy):
     )
 
 
-@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.per_class])
+@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.new_classes == "no"])
 def test_heads_with_parameters_per_class_refuse_new_ones(toy, name):
     with pytest.raises(
         HeadError, match="cannot serve new ones; base-to-new takes zero-shot, clip-adapter"
@@ -220,6 +226,91 @@ def test_base_and_new_accuracies_are_those_of_a_plain_loop(hard):
         assert (row["group_size"], row["diverged"], row["run"]) == (2, False, None)
 
 
+def tip_adapter_by_hand(x, keys, labels, text, alpha, beta):
+    """Tip-Adapter's logits, a key at a time."""
+    logits = 20.0 * zero_shot_by_hand(x, text)
+    queries = unit_rows(x.astype(np.float64))
+    for key, label in zip(unit_rows(keys.astype(np.float64)), labels, strict=True):
+        logits[:, label] += alpha * np.exp(-beta * (1 - queries @ key))
+    return logits
+
+
+def test_a_head_of_keys_has_the_drawn_images_of_the_new_classes(hard):
+    cache = open_cache(next(hard.rglob("*.h5")))
+    (row,) = base_to_new(
+        folder=hard, head="tip-adapter", shots=4, select="fixed", hyper={"alpha": 8}, device="cpu"
+    )
+    (one,) = make_episodes(cache, [DrawRequest(4, 1, "coop")], CPU)
+    keys, labels = one.episode.features[one.episode.index].numpy(), one.episode.y.numpy()
+    base, new = halves_of(cache)
+    for name, (x, y, text), inside in (
+        ("base", base, labels < 4),
+        ("new", new, labels >= 4),
+    ):
+        own = labels[inside] - (0 if name == "base" else 4)
+        logits = tip_adapter_by_hand(x, keys[inside], own, text, 8.0, 5.5)
+        assert row[f"{name}_top1"] == pytest.approx(share_right(logits, y))
+        assert row[f"{name}_top1"] != row[f"zero_shot_{name}_top1"]
+    assert row["new_shots"] == 4
+
+
+@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.new_classes != "no"])
+def test_rows_say_how_many_images_a_head_has_of_each_new_class(toy, name):
+    if HEADS[name].columns():
+        pytest.skip("the toy cache has none")
+    (row,) = base_to_new(folder=toy, head=name, shots=2, device="cpu")
+    assert row["new_shots"] == {"text": 0, "support": 2}[HEADS[name].new_classes]
+    assert (row["prototype_new_top1"] is None) == (row["new_shots"] == 0)
+
+
+def prototype_by_hand(x, keys, labels, text):
+    """Cosines with the unit sums of each class's unit text and unit mean."""
+    weights = unit_rows(unit_rows(text.astype(np.float64)).mean(axis=0))
+    keys = unit_rows(keys.astype(np.float64))
+    for label in range(len(weights)):
+        mean = keys[labels == label].mean(axis=0)
+        weights[label] += mean / np.linalg.norm(mean)
+    return unit_rows(x.astype(np.float64)) @ unit_rows(weights).T
+
+
+@pytest.mark.parametrize("name", ["prototype", "meta-adapter"])
+def test_the_means_of_the_images_stand_beside_every_head_that_has_them(hard, name):
+    cache = open_cache(next(hard.rglob("*.h5")))
+    (row,) = base_to_new(folder=hard, head=name, shots=4, select="fixed", device="cpu")
+    (one,) = make_episodes(cache, [DrawRequest(4, 1, "coop")], CPU)
+    keys, labels = one.episode.features[one.episode.index].numpy(), one.episode.y.numpy()
+    shares = []
+    for (x, y, text), first, last in zip(halves_of(cache), (0, 4), (4, 7), strict=True):
+        inside = (labels >= first) & (labels < last)
+        logits = prototype_by_hand(x, keys[inside], labels[inside] - first, text)
+        shares.append(share_right(logits, y))
+    found = (row["prototype_base_top1"], row["prototype_new_top1"])
+    assert found == pytest.approx(shares)
+    assert row["prototype_harmonic"] == pytest.approx(2 / (1 / shares[0] + 1 / shares[1]))
+    itself = (row["base_top1"], row["new_top1"])
+    assert (itself == found) == (name == "prototype")
+
+
+@pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.new_classes != "no"])
+def test_images_of_new_classes_never_reach_what_is_fitted(hard, name):
+    if HEADS[name].columns():
+        pytest.skip("the cache has none")
+    cache = open_cache(next(hard.rglob("*.h5")))
+    (one,) = make_episodes(cache, [DrawRequest(4, 1, "coop")], CPU)
+    episode = one.episode
+    features = episode.features.clone()
+    features[episode.index[episode.y >= 4]] = torch.nan
+    features[episode.val_index[episode.val_y >= 4]] = torch.nan
+    head = make_head(name, {})
+    x = torch.from_numpy(cache.split("test").rows())
+    found = []
+    for matrix in (episode.features, features):
+        half = base_half(replace(episode, features=matrix), 4, episode.text[:, :4])
+        (fitted,) = fit_selected([(head, half)]) if head.searches() else fit_all([(head, half)])
+        found.append((fitted.head, fitted.logits(x)))
+    assert found[0][0] == found[1][0] and torch.equal(found[0][1], found[1][1])
+
+
 def test_base_to_new_of_the_zero_shot_head_is_zero_shot_by_hand(hard):
     cache = open_cache(next(hard.rglob("*.h5")))
     (row,) = base_to_new(folder=hard, head="zero-shot", device="cpu")
@@ -245,7 +336,7 @@ def test_base_to_new_chooses_on_the_base_half_of_validation(hard):
         labels = half.val_y.tolist()
         found.append((share_right(logits, labels), -mean_loss(logits, labels)))
     assert row["selected_on"] == "val"
-    assert row["alpha"] == alphas[found.index(max(found))]
+    assert row["alpha"] == row["found"]["alpha"] == alphas[found.index(max(found))]
 
 
 def test_an_uneven_number_of_classes_is_cut_above_the_middle(tmp_path):
