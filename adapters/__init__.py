@@ -7,6 +7,7 @@ from cliad.adapters.ape import Ape
 from cliad.adapters.auto import Auto
 from cliad.adapters.clap import Clap
 from cliad.adapters.clip_adapter import ClipAdapter
+from cliad.adapters.coop import CoOp
 from cliad.adapters.core.head import Head
 from cliad.adapters.cross_modal import CrossModal
 from cliad.adapters.cross_modal_adapter import CrossModalAdapter
@@ -47,6 +48,7 @@ HEADS: dict[str, type[Head]] = {
     "text-ridge": TextRidge,
     "offset-lr": OffsetLr,
     "vt-clip": VtClip,
+    "coop": CoOp,
     "prototype": Prototype,
     "meta-adapter": MetaAdapter,
     "auto": Auto,

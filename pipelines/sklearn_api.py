@@ -33,7 +33,7 @@ from cliad.adapters.core.rows import COLUMNS
 from cliad.pipelines.fewshot.draw import rows_by_class
 
 # What a matrix of features does not hold: heads that need any of these are not classifiers here.
-NOT_IN_A_MATRIX = {"views", *COLUMNS}
+NOT_IN_A_MATRIX = {"views", "tower", *COLUMNS}
 # How many times as many rows are trained on at most, where rows have weights.
 FINENESS = 8
 

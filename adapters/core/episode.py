@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliad.adapters.core.rows import HeldColumn, WideRows
+from cliad.adapters.core.tower import TextTower
 
 Tensors = dict[str, Tensor]  # every tensor (n_run, ...), or (1, ...) where all runs share it
 
@@ -35,6 +36,8 @@ class Episode:
     pre_projection (n_row, dim_pre): what entered the encoder's last projection; or None.
     tokens (n_row, n_token, dim): the patches of each image in the space of features; or None.
         Both have the precision of the cache.
+    names: of the classes, in the order of their labels; empty where nobody knows them.
+    tower: the encoder's text tower, on the device; or None.
     """
 
     features: Tensor
@@ -49,6 +52,8 @@ class Episode:
     views: Tensor | None = None
     pre_projection: Tensor | None = None
     tokens: Tensor | None = None
+    names: tuple[str, ...] = ()
+    tower: TextTower | None = None
 
     @property
     def shots(self) -> float:
@@ -98,6 +103,7 @@ class Support:
     largest_class: the most items that a class of any run has.
     rows (n_run, n): row numbers in the matrix and in `all_views`; None where there are neither.
     all_views (n_view, n_row, dim): raw views, which all runs share; or None.
+    names, tower: as in `Episode`.
     """
 
     items: Tensor | WideRows
@@ -110,6 +116,8 @@ class Support:
     largest_class: int = field(kw_only=True)
     rows: Tensor | None = None
     all_views: Tensor | None = None
+    names: tuple[str, ...] = ()
+    tower: TextTower | None = None
 
     @cached_property
     def x(self) -> Tensor:
@@ -142,8 +150,17 @@ class Support:
         return self.items.shape[-1] if isinstance(self.items, Tensor) else self.items.width
 
     @classmethod
-    def of_text(cls, text: Tensor, logit_scale: float) -> Support:
-        """The support of one run that has no items, but texts (n_template, n_class, dim)."""
+    def of_text(
+        cls,
+        text: Tensor,
+        logit_scale: float,
+        names: tuple[str, ...] = (),
+        tower: TextTower | None = None,
+    ) -> Support:
+        """The support of one run that has no items, but texts (n_template, n_class, dim).
+
+        names, tower: as in `Episode`, for a head that makes its texts by itself.
+        """
         no_items = text.new_zeros(1, 0, text.shape[-1])  # (n_run, n, dim)
         return cls(
             items=no_items,
@@ -154,6 +171,8 @@ class Support:
             n_class=text.shape[1],
             counts=[0],
             largest_class=0,
+            names=names,
+            tower=tower,
         )
 
     def per_view(self, function: Callable[[Tensor], Tensor] | None = None) -> Tensor | None:
@@ -187,6 +206,16 @@ class Support:
         if self.text is None:
             raise ValueError("expected class texts, got a support without them")
         return self.text
+
+    def need_tower(self) -> TextTower:
+        """The text tower.
+
+        Raises:
+            ValueError: there is none; `fit.require` tells users so before.
+        """
+        if self.tower is None:
+            raise ValueError("expected a text tower, got a support without one")
+        return self.tower
 
     @property
     def scale(self) -> Tensor:
@@ -245,6 +274,8 @@ def stack(episodes: Sequence[Episode], features: Tensor | WideRows) -> tuple[Sup
         counts=counts,
         largest_class=max(_largest_class(episode.y) for episode in episodes),
         rows=rows,
+        names=first.names,
+        tower=first.tower,
     )
     return support, rows
 

@@ -17,11 +17,13 @@ from torch import Tensor
 from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import REMEDIES
 from cliad.adapters.core.rows import COLUMNS, WideRows
+from cliad.adapters.core.tower import TextTower
 from cliad.cache.encoders.base import choose_device
 from cliad.cache.file.layout import DONE, CacheError, covered_rows_array, is_view_array
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.file.rows import Split, gather
 from cliad.pipelines.fewshot.draw import Draw, DrawRequest, draw, index_hash
+from cliad.pipelines.tower import tower_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,9 +165,11 @@ def make_episodes(
         requests: what is drawn, an episode each.
         device: where the tensors go.
         needs: of {"views", "pre_projection", "tokens"}, the optional arrays to load; where the
-            cache lacks them the episode has None. Other words are ignored.
+            cache lacks them the episode has None. "tower": load the text tower. Other words are
+            ignored.
 
     Raises:
+        SpecError, EncoderError: there is no such tower, see `tower_of`.
         CacheError: a drawn image could not be read when its features were extracted.
         DrawError: see `draw`.
     """
@@ -191,6 +195,8 @@ class _SharedTensors:
     text: Tensor | None  # (n_template, n_class, dim)
     logit_scale: float
     n_class: int
+    names: tuple[str, ...]
+    tower: TextTower | None
 
     @classmethod
     def load(
@@ -208,6 +214,8 @@ class _SharedTensors:
         columns = {
             name: _column(cache, rows.by_split, name, device) for name in COLUMNS if name in needs
         }
+        # Without texts there is nothing to check a tower by: `require` then asks for texts.
+        with_tower = "tower" in needs and cache.text is not None
         names = [name for name in ("train", "val") if name in cache.split_names]
         return cls(
             rows=rows,
@@ -219,6 +227,8 @@ class _SharedTensors:
             text=class_texts(cache, device),
             logit_scale=cache.logit_scale,
             n_class=len(cache.classnames),
+            names=tuple(cache.classnames),
+            tower=tower_of(cache, device) if with_tower else None,
         )
 
     def episode(self, drawn: Draw, seed: int) -> Episode:
@@ -236,6 +246,8 @@ class _SharedTensors:
             n_class=self.n_class,
             views=self.views,
             **self.columns,
+            names=self.names,
+            tower=self.tower,
         )
 
 
