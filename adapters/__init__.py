@@ -25,6 +25,7 @@ from cliad.adapters.taskres import TaskRes
 from cliad.adapters.text_ridge import TextRidge
 from cliad.adapters.tip_adapter import TipAdapter
 from cliad.adapters.tip_adapter_f import TipAdapterF
+from cliad.adapters.vt_clip import VtClip
 from cliad.adapters.whitened_lr import WhitenedLr
 from cliad.adapters.zero_shot import ZeroShot
 from cliad.adapters.zs_lp import ZsLp
@@ -48,6 +49,7 @@ HEADS: dict[str, type[Head]] = {
     "whitened-lr": WhitenedLr,
     "text-ridge": TextRidge,
     "offset-lr": OffsetLr,
+    "vt-clip": VtClip,
     "coop": CoOp,
     "cocoop": CoCoOp,
     "cpl": Cpl,

@@ -90,9 +90,9 @@ class Auto(Head):
         return Plan(batch=n)  # no steps: `fit_parts` does all; runs of equal n share it
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
-        dim = support.x.shape[-1]
+        dim = support.width
         if support.text is None:
-            return {"_text_weights": support.x.new_zeros(1, support.n_class, dim)}
+            return {"_text_weights": support.mask.new_zeros(1, support.n_class, dim)}
         text = class_weights(support.text)[None]
         return {"text": text, "scale": support.scale, "_text_weights": support.logit_scale * text}
 

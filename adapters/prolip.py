@@ -46,7 +46,7 @@ class ProLip(Head):
     def bind(self, support: Support, h: Hypers) -> Tensors:
         c = zero_shot_constants(support)
         dim = c["text"].shape[-1]
-        dim_pre = support.x.shape[-1] - dim  # x is the feature and v, one behind the other
+        dim_pre = support.width - dim  # x is the feature and v, one behind the other
         zeros = c["text"].new_zeros(1, dim_pre, dim)
         return c | {"_shots": support.shots, "_zeros": zeros}
 

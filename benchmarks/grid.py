@@ -206,7 +206,7 @@ def exact_gap(run: Run, x: Tensor) -> float:
 def compare(runs: Sequence[Run], shots: int, test: LabelledRows, repeats: int) -> None:
     """Print (a), (b) and (c) for one number of shots."""
     measured = Measured()
-    x = unit(test.x)
+    x = unit(test.features)
     for repeat in range(repeats):
         position = repeat * 5 % len(runs)  # another alpha and seed each time
         alone = runs[position]

@@ -143,7 +143,7 @@ def measure(path: Path, name: str, shots: int) -> dict[str, float]:
     spec = spec_of(cache, HEADS[name](), shots=shots, seed=1)
     needs = spec.head.needs | spec.head.optional_inputs
     (drawn,) = make_episodes(cache, [request_of(spec)], CPU, needs=needs)
-    test = score_rows(cache, "test", CPU, pre_projection="pre_projection" in needs)
+    test = score_rows(cache, "test", CPU, columns=spec.head.columns())
     rate = matmul_rate()
     before = memory("VmRSS")
     runs = [Run(spec.head, drawn.episode)]

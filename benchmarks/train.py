@@ -132,7 +132,7 @@ def measure(
         measured.seconds.append(time.perf_counter() - started)
     if test is not None:
         with torch.no_grad():
-            predicted = trained[0](test.x).argmax(dim=1)
+            predicted = trained[0](test.features).argmax(dim=1)
         measured.top1.append((predicted == test.y).float().mean().item())
 
 

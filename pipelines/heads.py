@@ -120,11 +120,15 @@ def _n_parameter(row: Mapping[str, Any], cache: FeatureCache) -> int | None:
     if "text" in row["needs"] and cache.text is None:
         return None
     sizes = {"n_class": len(cache.classnames), "dim": cache.dim}
-    if "pre_projection" in row["needs"]:
-        pre_projection = cache.column("train", "pre_projection")
-        if pre_projection is None:
+    # Not COLUMNS, which lie beside torch.
+    for name in ("pre_projection", "tokens"):
+        if name not in row["needs"]:
+            continue
+        column = cache.column("train", name)
+        if column is None:
             return None
-        sizes["dim_pre"] = pre_projection.shape[1]
+        if name == "pre_projection":
+            sizes["dim_pre"] = column.shape[1]
     return sum(math.prod(lengths(axes, sizes)) for axes in row["parameters"].values())
 
 

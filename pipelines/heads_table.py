@@ -85,12 +85,13 @@ def shapes(head: Head, n_class: int, dim: int, dim_pre: int) -> dict[str, tuple[
     They are read off what `start` gives for a world of random numbers.
     """
     generator = torch.Generator().manual_seed(0)
-    # A head on features before the projection gets them side by side with the features.
-    width = dim + dim_pre if "pre_projection" in head.needs else dim
+    # A head on columns gets them behind the features; two patches stand for any number of them.
+    widths = {"pre_projection": dim_pre, "tokens": 2 * dim}
+    width = dim + sum(widths[name] for name in head.columns())
     x = torch.randn(1, n_class, width, generator=generator)  # (n_run, n, width)
     text = torch.randn(1, n_class, dim, generator=generator)  # one template
     support = Support(
-        x=x / x.norm(dim=-1, keepdim=True),
+        items=x / x.norm(dim=-1, keepdim=True),
         y=torch.arange(n_class)[None],
         mask=torch.ones(1, n_class),
         text=text / text.norm(dim=-1, keepdim=True),

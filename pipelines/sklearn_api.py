@@ -29,10 +29,11 @@ from cliad.adapters.core.episode import Episode, Tensors
 from cliad.adapters.core.fit import Run, fit
 from cliad.adapters.core.head import Head, default_of
 from cliad.adapters.core.ops import unit
+from cliad.adapters.core.rows import COLUMNS
 from cliad.pipelines.fewshot.draw import rows_by_class
 
 # What a matrix of features does not hold: heads that need any of these are not classifiers here.
-NOT_IN_A_MATRIX = {"views", "pre_projection", "tower"}
+NOT_IN_A_MATRIX = {"views", "tower", *COLUMNS}
 # How many times as many rows are trained on at most, where rows have weights.
 FINENESS = 8
 

@@ -6,7 +6,7 @@ import torch
 
 from cliad.adapters.core.episode import Episode
 
-N_CLASS, DIM, PER_CLASS, N_VAL = 5, 16, 24, 4
+N_CLASS, DIM, PER_CLASS, N_VAL, N_TOKEN = 5, 16, 24, 4, 3
 
 
 class ToyTower:
@@ -117,6 +117,12 @@ class World:
         test_spread = noise * torch.randn(n_row, dim_pre, generator=g)
         test_pre = 10 * (centres[self.labels] + test_spread)
         self.test = test_pre @ self.projection, test_pre, self.labels
+        # A generator of their own: what tests know by number stays.
+        g = torch.Generator().manual_seed(seed + 1)
+        token_noise = torch.randn(2, N_TOKEN, n_row, dim, generator=g)
+        near = 10 * centres[self.labels] @ self.projection
+        spread = 15 * noise * token_noise
+        self.tokens, self.test_tokens = (near + spread).movedim(1, 2).half()
 
     def episode(self, shots=16, seed=1, **other):
         """The run of a seed: `shots` rows per class as support, N_VAL as validation."""
@@ -136,6 +142,7 @@ class World:
             n_class=self.n_class,
             views=self.views,
             pre_projection=self.pre_projection,
+            tokens=self.tokens,
             names=self.names,
             tower=self.tower,
         )
@@ -150,6 +157,8 @@ class World:
         x, pre_projection, y = self.test
         if "pre_projection" in head.needs:
             x = torch.cat([x, pre_projection], dim=-1)
+        if "tokens" in head.needs:
+            x = torch.cat([x, self.test_tokens.float().flatten(1)], dim=-1)
         return x, y
 
 

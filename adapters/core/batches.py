@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from cliad.adapters.core.episode import Batch, Support
 from cliad.adapters.core.head import Plan
 from cliad.adapters.core.ops import unit
+from cliad.adapters.core.rows import WideRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,22 +59,22 @@ class Batches:
     one.
 
     Args:
-        features: (n_row, dim), what the head takes.
+        matrix: what the head takes; the rows of each minibatch are gathered for it alone.
         support: the runs' items.
-        rows: (n_run, n), the items' row numbers in `features` and in the views.
+        rows: (n_run, n), the items' row numbers in `matrix` and in the views.
         plan: how many minibatches an epoch has.
         generators: each run's own; they draw the order of the items and their views.
     """
 
     def __init__(
         self,
-        features: Tensor,
+        matrix: Tensor | WideRows,
         support: Support,
         rows: Tensor,
         plan: Plan,
         generators: Sequence[Generator],
     ):
-        self.features = features
+        self.matrix = WideRows(matrix) if isinstance(matrix, Tensor) else matrix
         self.support = support
         self.rows = rows
         self.per_epoch = plan.per_epoch
@@ -81,15 +82,16 @@ class Batches:
         count = support.mask.sum(dim=1, keepdim=True)  # (n_run, 1)
         self.counts = support.counts
         places = torch.arange(support.y.shape[1], device=support.y.device)
-        self.full = Batch(
-            support.x, support.y, support.mask / count, at=places.expand_as(support.y)
-        )
+        places = places.expand_as(support.y)
         # with every item in every step, the order does not matter: nothing is drawn
-        self.is_full = support.all_views is None and (plan.batch is None or plan.per_epoch == 1)
+        is_full = support.all_views is None and (plan.batch is None or plan.per_epoch == 1)
+        self.full = (
+            Batch(support.x, support.y, support.mask / count, at=places) if is_full else None
+        )
         self.epoch: Epoch | None = None
 
     def __call__(self, step: int) -> Batch:
-        if self.is_full:
+        if self.full is not None:
             return self.full
         step_of_epoch = step % self.per_epoch
         if self.epoch is None or step_of_epoch == 0:
@@ -99,7 +101,7 @@ class Batches:
         rows = self.rows.gather(1, position)
         views = self.support.all_views
         if views is None:
-            x = self.features.index_select(0, rows.flatten()).view(*rows.shape, -1)
+            x = self.matrix.gather(rows)
         else:
             x = unit(views[self.epoch.view[:, step_of_epoch], rows])
         return Batch(x, y, self.epoch.weight[:, step_of_epoch], at=position)
@@ -112,5 +114,5 @@ class Batches:
         return Epoch(
             position=epoch.position.to(self.rows.device),
             view=epoch.view.to(self.rows.device),
-            weight=epoch.weight.to(self.features),
+            weight=epoch.weight.to(self.matrix.features),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,8 +12,7 @@ from cliad.adapters.core.calibrate import Calibration
 from cliad.adapters.core.episode import Episode, Support, Tensors, stack
 from cliad.adapters.core.head import Head, HeadError, hypers, static_fields
 from cliad.adapters.core.ops import on_host, unit
-
-SCORED_AT_ONCE = 4096  # rows of x in one product: more would only take more memory
+from cliad.adapters.core.rows import WideRows
 
 
 def _trained_well() -> Tensor:
@@ -42,17 +41,17 @@ class Classifier:
         """Whether training went wrong."""
         return bool(on_host(self.failed))
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor | WideRows) -> Tensor:
         """(n, n_class) float32 logits of features x (n, dim).
 
-        x: raw features for a head that needs them, raw or unit rows for others.
+        x: raw features for a head that needs them, raw or unit rows for others; wide rows for one
+        with columns, which are gathered block by block.
         """
-        x = rows_for(self.head, x)
-        h = hypers([self.head], x)
         parts = []
         with torch.no_grad():
-            for part in x.split(SCORED_AT_ONCE):
-                logits = self.head.logits(self.p, self.c, h, part[None])  # (1, n, n_class)
+            for part in blocks(self.head, x, self.head.scored_at_once(self.c)):
+                h = hypers([self.head], part)
+                logits = self.head.logits(self.p, self.c, h, part)  # (1, n, n_class)
                 parts.append(logits[0])
             return torch.cat(parts)
 
@@ -74,7 +73,7 @@ class Classifier:
         if "tower" in self.head.needs and support.tower is None:
             name = type(self.head).__name__
             raise HeadError(f"{name} makes the texts of other classes by a text tower; give one")
-        h = hypers([self.head], support.x)
+        h = hypers([self.head], support.mask)
         with torch.no_grad():
             c = self.head.bind(support, h)
             p = self.head.finish(self.p, c, h)
@@ -86,21 +85,22 @@ def lasting(tensors: Tensors) -> Tensors:
     return {name: value for name, value in tensors.items() if not name.startswith("_")}
 
 
-def logits_of(classifiers: Sequence[Classifier], x: Tensor) -> Tensor:
+def logits_of(classifiers: Sequence[Classifier], x: Tensor | WideRows | Support) -> Tensor:
     """(n_run, n, n_class) logits of classifiers of one group, see `can_stack`.
 
-    x (n, dim) for all runs, or (n_run, n, dim) where each run sees its own items. What was fitted
-    is stacked again, so that all runs are scored by the products that trained them.
+    x (n, dim) for all runs, or (n_run, n, dim) where each run sees its own items, as it does of a
+    support. What was fitted is stacked again, so that all runs are scored by the products that
+    trained them.
     """
     head = classifiers[0].head
     p = _stacked([classifier.p for classifier in classifiers])
     c = _stacked([classifier.c for classifier in classifiers])
-    x = rows_for(head, x)
-    h = hypers([classifier.head for classifier in classifiers], x)
-    if x.dim() == 2:
-        x = x[None]
+    heads = [classifier.head for classifier in classifiers]
     with torch.no_grad():
-        parts = [head.logits(p, c, h, part) for part in x.split(SCORED_AT_ONCE, dim=1)]
+        parts = [
+            head.logits(p, c, hypers(heads, part), part)
+            for part in blocks(head, x, head.scored_at_once(c))
+        ]
         logits = torch.cat(parts, dim=1)
     # without parameters or hyper-parameters of their own, all runs have the same logits, once
     return logits.expand(len(classifiers), -1, -1)
@@ -157,10 +157,31 @@ def rows_for(head: Head, x: Tensor) -> Tensor:
     return x if "raw" in head.needs else unit(x)
 
 
-def inputs(head: Head, episode: Episode) -> Tensor:
+def blocks(head: Head, x: Tensor | WideRows | Support, at_once: int) -> Iterator[Tensor]:
+    """Rows in blocks (1 or n_run, at most at_once, width), each as the head takes it.
+
+    x: (n, dim) or (n_run, n, dim), or what rows are gathered from. Of none there is one, empty.
+    """
+    if isinstance(x, WideRows):
+        for block in x.blocks(at_once):
+            yield rows_for(head, block)[None]
+    elif isinstance(x, Support):
+        for block in x.blocks(at_once):
+            yield rows_for(head, block)
+    else:
+        x = rows_for(head, x)
+        yield from (x[None] if x.dim() == 2 else x).split(at_once, dim=1)
+
+
+def width_of(x: Tensor | WideRows) -> int:
+    """The numbers of a row of x (n, width)."""
+    return x.width if isinstance(x, WideRows) else x.shape[-1]
+
+
+def inputs(head: Head, episode: Episode) -> Tensor | WideRows:
     """The feature matrix (n_row, dim) as the head takes it, see Head.needs."""
-    if "pre_projection" in head.needs:
-        return torch.cat([episode.features, episode.need_pre_projection()], dim=-1)
+    if head.columns():
+        return episode.with_columns(head.columns())
     return rows_for(head, episode.features)
 
 
@@ -171,14 +192,13 @@ def support_of(head: Head, episodes: Sequence[Episode]) -> tuple[Support, Tensor
     """
     support, rows = stack(episodes, inputs(head, episodes[0]))
     if "views" in head.needs | head.optional_inputs:
-        support = replace(support, rows=rows, all_views=episodes[0].views)
+        support = replace(support, all_views=episodes[0].views)
     return support, rows
 
 
-def validation(head: Head, episode: Episode) -> tuple[Tensor, Tensor]:
+def validation(head: Head, episode: Episode) -> tuple[Tensor | WideRows, Tensor]:
     """Validation rows as `Classifier.logits` takes them, and labels (n_val,)."""
     x, y = episode.val
-    if "pre_projection" in head.needs:
-        before = episode.need_pre_projection()
-        x = torch.cat([x, before[episode.val_index.to(before.device)]], dim=-1)
+    if head.columns():
+        return episode.with_columns(head.columns()).take(episode.val_index), y
     return x, y

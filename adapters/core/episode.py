@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliad.adapters.core.rows import HeldColumn, WideRows
 from cliad.adapters.core.tower import TextTower
 
 Tensors = dict[str, Tensor]  # every tensor (n_run, ...), or (1, ...) where all runs share it
@@ -32,6 +34,8 @@ class Episode:
     logit_scale: what cosines are multiplied by.
     views (n_view, n_row, dim): raw augmented views of the rows; or None.
     pre_projection (n_row, dim_pre): what entered the encoder's last projection; or None.
+    tokens (n_row, n_token, dim): the patches of each image in the space of features; or None.
+        Both have the precision of the cache.
     names: of the classes, in the order of their labels; empty where nobody knows them.
     tower: the encoder's text tower, on the device; or None.
     """
@@ -47,6 +51,7 @@ class Episode:
     n_class: int
     views: Tensor | None = None
     pre_projection: Tensor | None = None
+    tokens: Tensor | None = None
     names: tuple[str, ...] = ()
     tower: TextTower | None = None
 
@@ -71,33 +76,37 @@ class Episode:
             raise ValueError("expected class texts, got an episode without them")
         return self.text
 
-    def need_pre_projection(self) -> Tensor:
-        """The features before the projection.
+    def with_columns(self, names: Sequence[str]) -> WideRows:
+        """The feature matrix, raw, with these columns of it behind.
 
         Raises:
-            ValueError: there are none; `fit.require` tells users so before.
+            ValueError: it lacks one of them; `fit.require` tells users so before.
         """
-        if self.pre_projection is None:
-            raise ValueError("expected features before the projection, got an episode without them")
-        return self.pre_projection
+        columns = []
+        for name in names:
+            values = getattr(self, name)
+            if values is None:
+                raise ValueError(f"expected an episode with {name}, got one without")
+            columns.append(HeldColumn(values))
+        return WideRows(self.features, tuple(columns))
 
 
 @dataclass(frozen=True, eq=False)
 class Support:
     """The support sets of n_run runs, stacked; shorter ones are padded with rows of zeros to n.
 
-    x (n_run, n, dim): unit rows, or raw ones where the head needs "raw".
+    items: x (n_run, n, dim) itself, or the matrix that `rows` points into.
     y (n_run, n): labels, 0 in the padding.
     mask (n_run, n): 1.0 for an item, 0.0 for padding.
     text (n_template, n_class, dim): raw, or None.
     counts: how many items each run has; they come before its padding.
     largest_class: the most items that a class of any run has.
-    rows (n_run, n): row numbers in `all_views`; None where there are no views.
+    rows (n_run, n): row numbers in the matrix and in `all_views`; None where there are neither.
     all_views (n_view, n_row, dim): raw views, which all runs share; or None.
     names, tower: as in `Episode`.
     """
 
-    x: Tensor
+    items: Tensor | WideRows
     y: Tensor
     mask: Tensor
     text: Tensor | None
@@ -109,6 +118,36 @@ class Support:
     all_views: Tensor | None = None
     names: tuple[str, ...] = ()
     tower: TextTower | None = None
+
+    @cached_property
+    def x(self) -> Tensor:
+        """(n_run, n, width): unit rows, or raw ones where the head needs "raw".
+
+        Gathered on first use, all at once: of wide rows that may be gigabytes.
+        """
+        if isinstance(self.items, Tensor):
+            return self.items
+        return self._gathered(self.items, slice(None))
+
+    def blocks(self, at_once: int) -> Iterator[Tensor]:
+        """All items in blocks (n_run, at most at_once, width); of no items there is one, empty."""
+        for start in range(0, max(self.mask.shape[1], 1), at_once):
+            items = slice(start, start + at_once)
+            # Narrow rows are few numbers: they are kept.
+            if isinstance(self.items, WideRows) and self.items.columns:
+                yield self._gathered(self.items, items)
+            else:
+                yield self.x[:, items]
+
+    def _gathered(self, matrix: WideRows, items: slice) -> Tensor:
+        if self.rows is None:
+            raise ValueError("expected the rows of the items in their matrix, got None")
+        return matrix.gather(self.rows[:, items]) * self.mask[:, items, None]
+
+    @property
+    def width(self) -> int:
+        """The numbers of an item, known before any is gathered."""
+        return self.items.shape[-1] if isinstance(self.items, Tensor) else self.items.width
 
     @classmethod
     def of_text(
@@ -124,7 +163,7 @@ class Support:
         """
         no_items = text.new_zeros(1, 0, text.shape[-1])  # (n_run, n, dim)
         return cls(
-            x=no_items,
+            items=no_items,
             y=no_items[..., 0].long(),
             mask=no_items[..., 0],
             text=text,
@@ -184,7 +223,7 @@ class Support:
 
         It has a run axis as every constant has: those of several runs stack to (n_run, 1, 1).
         """
-        return self.x.new_full((1, 1, 1), self.logit_scale)
+        return self.mask.new_full((1, 1, 1), self.logit_scale)
 
     @property
     def onehot(self) -> Tensor:
@@ -210,11 +249,13 @@ class Batch:
     at: Tensor
 
 
-def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tensor]:
+def stack(episodes: Sequence[Episode], features: Tensor | WideRows) -> tuple[Support, Tensor]:
     """The support of all runs, padded to the longest, and its row numbers (n_run, n).
 
     features (n_row, dim): the matrix that the row numbers point into, as the head takes it.
     """
+    matrix = WideRows(features) if isinstance(features, Tensor) else features
+    features = matrix.features
     counts = [len(episode.index) for episode in episodes]
     n = max(counts)
     # Padded on the host, and copied to the device once.
@@ -224,7 +265,7 @@ def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tenso
     mask = _padded(ones, n).to(features.device)
     first = episodes[0]
     support = Support(
-        x=features[rows] * mask[..., None],
+        items=matrix,
         y=y,
         mask=mask,
         text=first.text,
@@ -232,6 +273,7 @@ def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tenso
         n_class=first.n_class,
         counts=counts,
         largest_class=max(_largest_class(episode.y) for episode in episodes),
+        rows=rows,
         names=first.names,
         tower=first.tower,
     )
@@ -243,7 +285,7 @@ def _largest_class(y: Tensor) -> int:
     return max(Counter(y.tolist()).values(), default=0)
 
 
-def stack_validation(episodes: Sequence[Episode], features: Tensor) -> Support:
+def stack_validation(episodes: Sequence[Episode], features: Tensor | WideRows) -> Support:
     """The validation items of all runs, stacked and padded as `stack` does with the support."""
     as_support = [
         replace(episode, index=episode.val_index, y=episode.val_y) for episode in episodes

@@ -22,6 +22,7 @@ REMEDIES = {
     "text": "text features; import them with --text",
     "views": "augmented views; extract with --views 10",
     "pre_projection": "features before the projection; extract with --pre-projection",
+    "tokens": "patch tokens; extract with --tokens",
     "tower": "a text tower; extract with --text-tower",
 }
 
@@ -117,18 +118,18 @@ def _fit_group(head: Head, episodes: Sequence[Episode], h: Hypers, *, validate: 
 
     head: any of the group's; they differ in what h has.
     """
-    features = inputs(head, episodes[0])
+    matrix = inputs(head, episodes[0])
     support, rows = support_of(head, episodes)
     generators = [Generator().manual_seed(episode.seed) for episode in episodes]
     c = head.bind(support, h)
     p = head.fit_parts(episodes) if head.cross_fits else head.start(c, h, generators)
     plan = head.plan(len(episodes[0].index), episodes[0].shots)
-    failed = torch.zeros(len(episodes), dtype=torch.bool, device=features.device)
+    failed = torch.zeros(len(episodes), dtype=torch.bool, device=support.mask.device)
     if plan.steps:
         best = None
         if validate and plan.keep == "best" and len(episodes[0].val_index):
-            best = Best(head, c, h, episodes, features)
-        batches = Batches(features, support, rows, plan, generators)
+            best = Best(head, c, h, episodes, matrix)
+        batches = Batches(matrix, support, rows, plan, generators)
         trained = train(head, plan, p, c, h, batches, best)
         p = trained.p
         failed = trained.diverged

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from cliad.adapters.core.episode import Batch, Episode, Support, Tensors
+from cliad.adapters.core.rows import COLUMNS
 from cliad.adapters.core.tower import TextTower
 from cliad.errors import CliadError
 
@@ -62,7 +63,7 @@ class Candidates:
 
 
 # What a head may ask for in `needs` and `optional_inputs`.
-INPUTS = frozenset({"text", "raw", "views", "pre_projection", "tower"})
+INPUTS = frozenset({"text", "raw", "views", "tower", *COLUMNS})
 
 # What a head may say in `new_classes`.
 NEW_CLASSES = ("no", "text", "support")
@@ -170,17 +171,19 @@ class Head:
                wins
     refine     bisection steps around the best candidate of a one-field space, in log10 (the linear
                probe's C)
-    needs      of {"text", "raw", "views", "pre_projection", "tower"}; "raw": x comes as the
-               encoder gave it, else in unit rows; "pre_projection" (with "raw"): x (n, dim +
-               dim_pre) is the feature and, behind it, what entered the last projection; "tower":
-               the text tower and the names of the classes
+    needs      of {"text", "raw", "views", "tower", "pre_projection", "tokens"}; "raw": x comes as
+               the encoder gave it, else in unit rows; "tower": the text tower and the names of the
+               classes. The last two, with "raw" and without "views", stand behind the feature in
+               this order: what entered the last projection (dim_pre), and the patches
+               (n_token * dim)
     optional_inputs
                inputs that it uses where the cache has them, and does without elsewhere
     select     the published way: "fixed" values, or chosen on "val" (fields of `space`, or the
                epoch, see Plan.keep), or by folds of the support ("cv")
+    scored     rows that are scored at once: fewer for a head that holds more than logits of a row
     new_classes
-               what serves classes that it was not trained on: "text", their texts alone;
-               "support", a support of them beside; or "no", as parameters have a class axis
+                what serves classes that it was not trained on: "text", their texts alone;
+                "support", a support of them beside; or "no", as parameters have a class axis
     cross_fits whether it is made of heads that it judges out of fold by itself: `select` is "cv",
                and `fit_parts` takes the place of training
     """
@@ -192,6 +195,7 @@ class Head:
     needs: ClassVar[frozenset[str]] = frozenset({"text"})
     optional_inputs: ClassVar[frozenset[str]] = frozenset()
     select: ClassVar[str] = "fixed"
+    scored: ClassVar[int] = 4096
     new_classes: ClassVar[str] = "no"
     cross_fits: ClassVar[bool] = False
 
@@ -203,6 +207,12 @@ class Head:
             raise ValueError(
                 f"expected inputs of {sorted(INPUTS)}, got {sorted(unknown)} in {cls.__name__}"
             )
+        # Rows are made unit rows whole, and views are of the feature alone.
+        takes_views = "views" in cls.needs | cls.optional_inputs
+        if cls.columns() and ("raw" not in cls.needs or takes_views):
+            raise ValueError(
+                f'expected "raw" and no "views" beside columns, got others in {cls.__name__}'
+            )
         if cls.new_classes not in NEW_CLASSES:
             raise ValueError(
                 f"expected new_classes {' or '.join(NEW_CLASSES)}, got {cls.new_classes}"
@@ -212,6 +222,22 @@ class Head:
     def __post_init__(self) -> None:
         for spec in fields(self):
             check(type(self).__name__, spec.name, getattr(self, spec.name), spec.metadata)
+
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """What stands behind the feature of a row, in its order."""
+        return tuple(name for name in COLUMNS if name in cls.needs)
+
+    def scored_at_once(self, c: Tensors) -> int:
+        """How many rows are scored at once, by the constants of runs; at least 1."""
+        return self.scored
+
+    def floats_per_item(self, n_class: int, dim: int, width: int) -> int:
+        """Numbers that a step holds of an item beside its row and its logits: a guess.
+
+        dim: of the feature; width: of the row, with its columns.
+        """
+        return 0
 
     def plan(self, n: int, shots: float) -> Plan:
         """The training plan for a run of n items, `shots` of each class (the mean if uneven)."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cliad.adapters.core.calibrate import Calibration
-from cliad.adapters.core.classifier import Classifier, rows_for, validation
+from cliad.adapters.core.classifier import Classifier, blocks, validation, width_of
 from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import Run, fit, group
 from cliad.adapters.core.folds import (
@@ -305,14 +305,16 @@ def _tune(candidate: Candidate, space: Mapping[str, Sequence], *, by_loss: bool)
     losses = []
     n = 0
     for classifier, episode in candidate.judged:
-        x, y = validation(classifier.head, episode)
-        x = rows_for(classifier.head, x)
+        head = classifier.head
+        x, y = validation(head, episode)
         n += len(y)
         # As many rows at once as memory allows: a row takes n_class logits of each candidate or,
         # with keys, as many cosines as there are support items.
-        floats_per_row = len(heads) * episode.n_class + len(episode.index)
+        work = head.floats_per_item(episode.n_class, episode.features.shape[1], width_of(x))
+        floats_per_row = len(heads) * (episode.n_class + work) + len(episode.index)
         at_once = max(LEAST_ROWS, SWEEP_FLOATS // floats_per_row)
-        for x_part, y_part in zip(x.split(at_once), y.split(at_once), strict=True):
+        x_parts = blocks(head, x, at_once)
+        for x_part, y_part in zip(x_parts, y.split(at_once), strict=True):
             right, loss = _sweep(classifier, heads, x_part, y_part)
             rights.append(right)
             losses.append(loss)
@@ -351,12 +353,12 @@ def _sweep(
 ) -> tuple[Tensor, Tensor]:
     """Right answers (n_head,) and summed loss (n_head,) of a classifier under other heads' fields.
 
-    x (n, dim) as the heads take it, y (n,).
+    x (1, n, dim) as the heads take it, y (n,).
     """
     h = hypers(heads, x)
     right = y.new_zeros(len(heads))
     loss = x.new_zeros(len(heads))
-    for part in classifier.head.candidates(classifier.p, classifier.c, h, x[None]):
+    for part in classifier.head.candidates(classifier.p, classifier.c, h, x):
         logits = part.logits  # (k, n, n_class)
         n_run = len(logits)
         losses = F.cross_entropy(logits.flatten(0, 1), y.repeat(n_run), reduction="none")

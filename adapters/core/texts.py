@@ -26,7 +26,7 @@ def zero_shot_weights(support: Support) -> Tensors:
     Zeros where there are no class texts: zero-shot then says nothing.
     """
     if support.text is None:
-        return {"_zero_shot": support.x.new_zeros(1, support.n_class, support.x.shape[-1])}
+        return {"_zero_shot": support.mask.new_zeros(1, support.n_class, support.width)}
     return {"_zero_shot": support.scale * class_weights(support.text)}
 
 

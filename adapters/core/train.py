@@ -20,6 +20,7 @@ from cliad.adapters.core.head import Head, Hypers, Plan
 from cliad.adapters.core.ops import per_run
 from cliad.adapters.core.optimiser import Optimiser
 from cliad.adapters.core.progress import report
+from cliad.adapters.core.rows import WideRows
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,23 +98,32 @@ class Best:
     """
 
     def __init__(
-        self, head: Head, c: Tensors, h: Hypers, episodes: Sequence[Episode], features: Tensor
+        self,
+        head: Head,
+        c: Tensors,
+        h: Hypers,
+        episodes: Sequence[Episode],
+        matrix: Tensor | WideRows,
     ):
         self.head = head
         self.c = c
         self.h = h
-        validation = stack_validation(episodes, features)
-        self.x = validation.x
-        self.y = validation.y
-        self.mask = validation.mask
-        self.right = features.new_full((len(episodes),), -1.0)  # less than any: the first look wins
+        self.validation = stack_validation(episodes, matrix)
+        self.right = self.validation.mask.new_full(
+            (len(episodes),), -1.0
+        )  # less than any: the first look wins
         self.p: Tensors = {}
 
     @torch.no_grad()
     def look(self, p: Tensors) -> None:
         """Score p (n_run, ...) on validation, and copy the runs that are at least as good."""
-        predicted = self.head.logits(p, self.c, self.h, self.x).argmax(dim=-1)  # (n_run, n_val)
-        right = ((predicted == self.y) * self.mask).sum(dim=1)
+        at_once = self.head.scored_at_once(self.c)
+        parts = [
+            self.head.logits(p, self.c, self.h, part).argmax(dim=-1)
+            for part in self.validation.blocks(at_once)
+        ]
+        predicted = torch.cat(parts, dim=1)  # (n_run, n_val)
+        right = ((predicted == self.validation.y) * self.validation.mask).sum(dim=1)
         better = right >= self.right  # (n_run,)
         self.right = torch.where(better, right, self.right)
         for name, parameter in p.items():

@@ -15,6 +15,7 @@ from cliad.adapters.core.fit import Run, require
 from cliad.adapters.core.head import Head, HeadError
 from cliad.adapters.core.metrics import metrics
 from cliad.adapters.core.progress import Steps, silent, steps_go_to
+from cliad.adapters.core.rows import WideRows
 from cliad.adapters.core.select import fit_all
 from cliad.adapters.prototype import Prototype
 from cliad.cache.equal_texts import note_equal_texts
@@ -52,18 +53,17 @@ class Half:
     """
 
     text: Tensor  # (n_template, n_class of the half, dim), raw
-    rows: LabelledRows  # x as the head takes it, (n, dim) or (n, dim + dim_pre)
+    rows: LabelledRows  # x as the head takes it, (n, dim) or wide
     plain: LabelledRows  # x (n, dim): what zero-shot takes
 
     @classmethod
     def cut(cls, test: LabelledRows, text: Tensor, labels: range) -> Half:
         """The half of the classes with these labels."""
-        inside = (test.y >= labels.start) & (test.y < labels.stop)
-        x = test.x[inside]
-        y = test.y[inside] - labels.start
-        dim = text.shape[-1]
+        inside = ((test.y >= labels.start) & (test.y < labels.stop)).nonzero()[:, 0]
+        x = test.x.take(inside) if isinstance(test.x, WideRows) else test.x[inside]
+        rows = LabelledRows(x, test.y[inside] - labels.start)
         of_half = text[:, labels.start : labels.stop]
-        return cls(of_half, LabelledRows(x, y), LabelledRows(x[:, :dim], y))
+        return cls(of_half, rows, LabelledRows(rows.features, rows.y))
 
 
 def base_to_new(
@@ -144,7 +144,7 @@ def _rows(
     drawn = make_episodes(
         cache, [request_of(spec) for spec in specs], device, needs=head.needs | head.optional_inputs
     )
-    test = score_rows(cache, "test", device, pre_projection="pre_projection" in head.needs)
+    test = score_rows(cache, "test", device, columns=head.columns())
     base = Half.cut(test, text, range(n_base))
     new = Half.cut(test, text, range(n_base, n_class))
     runs = [Run(head, base_half(one.episode, n_base, base.text)) for one in drawn]

@@ -5,6 +5,7 @@ This is the only module of experiments that moves tensors to a device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.core.episode import Episode
+from cliad.adapters.core.fit import REMEDIES
+from cliad.adapters.core.rows import COLUMNS, WideRows
 from cliad.adapters.core.tower import TextTower
 from cliad.cache.encoders.base import choose_device
 from cliad.cache.file.layout import DONE, CacheError, covered_rows_array, is_view_array
 from cliad.cache.file.read import FeatureCache
-from cliad.cache.file.rows import Split
+from cliad.cache.file.rows import Split, gather
 from cliad.pipelines.fewshot.draw import Draw, DrawRequest, draw, index_hash
 from cliad.pipelines.tower import tower_of
 
@@ -33,10 +36,41 @@ class DrawnEpisode:
 
 
 class LabelledRows(NamedTuple):
-    """Raw features x (n, dim) and labels y (n,): what a classifier is scored on."""
+    """Raw features x (n, dim) and labels y (n,): what a classifier is scored on.
 
-    x: Tensor
+    Wide rows where columns stand behind the features.
+    """
+
+    x: Tensor | WideRows
     y: Tensor
+
+    @property
+    def features(self) -> Tensor:
+        """(n, dim), without what may stand behind them."""
+        return self.x.features if isinstance(self.x, WideRows) else self.x
+
+
+@dataclass(frozen=True, eq=False)
+class MappedColumn:
+    """A column that stays in the cache's file until rows of it are gathered."""
+
+    array: np.ndarray  # (n_image, ...), memory-mapped
+    members: np.ndarray  # (n_row,) which of its rows these are
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    @property
+    def width(self) -> int:
+        return math.prod(self.array.shape[1:])
+
+    def gather(self, rows: Tensor) -> Tensor:
+        values = gather(self.array, self.members[rows.cpu().numpy()])
+        return torch.from_numpy(np.array(values)).flatten(1).to(self.device)
+
+    def take(self, rows: Tensor) -> MappedColumn:
+        return MappedColumn(self.array, self.members[rows.cpu().numpy()], self.device)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -130,8 +164,9 @@ def make_episodes(
         cache: the cache.
         requests: what is drawn, an episode each.
         device: where the tensors go.
-        needs: of {"views", "pre_projection"}, the optional arrays to load; where the cache lacks
-            them the episode has None. "tower": load the text tower. Other words are ignored.
+        needs: of {"views", "pre_projection", "tokens"}, the optional arrays to load; where the
+            cache lacks them the episode has None. "tower": load the text tower. Other words are
+            ignored.
 
     Raises:
         SpecError, EncoderError: there is no such tower, see `tower_of`.
@@ -156,7 +191,7 @@ class _SharedTensors:
     labels: Mapping[str, np.ndarray]  # of all images of a split, by its name
     features: Tensor  # (n_row, dim)
     views: Tensor | None  # (n_view, n_row, dim)
-    pre_projection: Tensor | None  # (n_row, dim_pre)
+    columns: Mapping[str, Tensor | None]  # (n_row, ...) by name, as the cache stores them
     text: Tensor | None  # (n_template, n_class, dim)
     logit_scale: float
     n_class: int
@@ -176,9 +211,9 @@ class _SharedTensors:
             _check_readable(cache, name, members)
         parts = [_finite_rows(cache, name, members) for name, members in rows.by_split.items()]
         views = _views(cache, rows.train, device) if "views" in needs else None
-        pre_projection = None
-        if "pre_projection" in needs:
-            pre_projection = _column(cache, rows.by_split, "pre_projection", device)
+        columns = {
+            name: _column(cache, rows.by_split, name, device) for name in COLUMNS if name in needs
+        }
         # Without texts there is nothing to check a tower by: `require` then asks for texts.
         with_tower = "tower" in needs and cache.text is not None
         names = [name for name in ("train", "val") if name in cache.split_names]
@@ -188,7 +223,7 @@ class _SharedTensors:
             # One matrix for all episodes: a grid of many draws holds each row once.
             features=torch.from_numpy(np.concatenate(parts)).to(device),
             views=views,
-            pre_projection=pre_projection,
+            columns=columns,
             text=class_texts(cache, device),
             logit_scale=cache.logit_scale,
             n_class=len(cache.classnames),
@@ -210,7 +245,7 @@ class _SharedTensors:
             seed=seed,
             n_class=self.n_class,
             views=self.views,
-            pre_projection=self.pre_projection,
+            **self.columns,
             names=self.names,
             tower=self.tower,
         )
@@ -259,13 +294,16 @@ def _finite_rows(cache: FeatureCache, split: str, rows: np.ndarray) -> np.ndarra
 def _column(
     cache: FeatureCache, rows: Mapping[str, np.ndarray], name: str, device: torch.device
 ) -> Tensor | None:
-    """An optional array (n_row, ...) at rows of each split, in order; None where it is missing."""
+    """An optional array (n_row, ...) at rows of each split, in order; None where it is missing.
+
+    It stays in the precision of the file: patches of an image take twice as much in single.
+    """
     parts = []
     for split, members in rows.items():
         column = cache.column(split, name)
         if column is None:
             return None
-        parts.append(np.asarray(column[members], np.float32))
+        parts.append(np.asarray(gather(column, members)))
     return torch.from_numpy(np.concatenate(parts)).to(device)
 
 
@@ -294,15 +332,16 @@ def _views(cache: FeatureCache, rows: np.ndarray, device: torch.device) -> Tenso
 
 
 def score_rows(
-    cache: FeatureCache, split: str, device: torch.device, *, pre_projection: bool = False
+    cache: FeatureCache, split: str, device: torch.device, *, columns: Sequence[str] = ()
 ) -> LabelledRows:
     """All readable rows (n, dim) raw and labels (n,) of a split: what a classifier is scored on.
 
-    With `pre_projection` the features before the projection stand behind the others,
-    (n, dim + dim_pre).
+    With `columns` the rows are wide, see `Head.columns`; these stay in the file until rows of them
+    are scored.
 
     Raises:
-        CacheError: no image of the split could be read, or its features are not finite.
+        CacheError: no image of the split could be read, its features are not finite, or there is no
+            such column.
     """
     data = cache.split(split)
     # An image that could not be read has a row of zeros, which is no image's feature.
@@ -313,13 +352,13 @@ def score_rows(
             " so there is nothing to score on; repair the images and extract with --force"
         )
     x = torch.from_numpy(_finite_rows(cache, split, readable)).to(device)
-    if pre_projection:
-        before = _column(cache, {split: readable}, "pre_projection", device)
-        if before is None:
-            raise CacheError(
-                f"{cache.path.name} has no pre-projection features of its {split} split;"
-                " extract with --pre-projection"
-            )
-        x = torch.cat([x, before], dim=-1)
     y = torch.as_tensor(np.asarray(data.y[readable], np.int64), device=device)
-    return LabelledRows(x, y)
+    if not columns:
+        return LabelledRows(x, y)
+    behind = []
+    for name in columns:
+        array = cache.column(split, name)
+        if array is None:
+            raise CacheError(f"the {split} split of {cache.path.name} has no {REMEDIES[name]}")
+        behind.append(MappedColumn(array, readable, device))
+    return LabelledRows(WideRows(x, tuple(behind)), y)

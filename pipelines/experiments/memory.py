@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -117,15 +118,27 @@ def _bytes_per_run(head: Head, cache: FeatureCache, shots: int) -> int:
     parameters += _hidden_parameters(head, cache)
     # One minibatch, forward and backward; a closed form works on classes instead. Of logits, the
     # linear probe and LP++ hold 23 and 26 at once (benchmarks/scale.py, 1,000 classes x 16).
+    width = dim + _columns_width(head, cache)
     step = 10 * n_class * dim
     if plan.steps or plan.batch:
-        step = (plan.batch or n) * (8 * dim + 26 * n_class)
-    support = n * (3 * dim + 2 * n_class)
+        per_item = 8 * width + 26 * n_class + head.floats_per_item(n_class, dim, width)
+        step = (plan.batch or n) * per_item
+    support = n * (3 * width + 2 * n_class)
     step += _tower_floats(head, cache, plan.batch or n)
     # Test logits, and their softmax while they are scored.
     test_logits = 2 * len(cache.split("test")) * n_class
     floats = 6 * parameters + support + step + test_logits
     return 4 * floats  # bytes of float32
+
+
+def _columns_width(head: Head, cache: FeatureCache) -> int:
+    """The numbers of a row that stand behind its feature; of a column that is missing, none."""
+    width = 0
+    for name in head.columns():
+        column = cache.column("train", name)
+        if column is not None:
+            width += math.prod(column.shape[1:])
+    return width
 
 
 def in_parts(

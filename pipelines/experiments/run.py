@@ -89,8 +89,8 @@ class _Experiment:
     device: torch.device
     drawn: dict[DrawRequest, DrawnEpisode] = field(init=False)
     zero_shot: float | None = field(init=False)
-    # By whether features before the projection stand behind the others.
-    _test_rows: dict[bool, LabelledRows] = field(init=False, default_factory=dict)
+    # By what stands behind the features.
+    _test_rows: dict[tuple[str, ...], LabelledRows] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         # Specs that differ in the head alone share a draw.
@@ -104,14 +104,14 @@ class _Experiment:
         # Each once, in order: of several, the same one is reported in every call.
         for head in dict.fromkeys(spec.head for spec in self.specs):
             require(head, episodes[0].episode)
-        self.zero_shot = zero_shot_top1(self.cache, self.test_rows(pre_projection=False))
+        self.zero_shot = zero_shot_top1(self.cache, self.test_rows(()))
 
-    def test_rows(self, *, pre_projection: bool) -> LabelledRows:
+    def test_rows(self, columns: tuple[str, ...]) -> LabelledRows:
         """The test split as a head takes it; read once."""
-        if pre_projection not in self._test_rows:
-            rows = score_rows(self.cache, "test", self.device, pre_projection=pre_projection)
-            self._test_rows[pre_projection] = rows
-        return self._test_rows[pre_projection]
+        if columns not in self._test_rows:
+            rows = score_rows(self.cache, "test", self.device, columns=columns)
+            self._test_rows[columns] = rows
+        return self._test_rows[columns]
 
     def results_of(self, members: list[int]) -> list[Result]:
         """Train and score the specs at these positions, all of one group."""
@@ -119,7 +119,7 @@ class _Experiment:
         drawn = [self.drawn[request_of(spec)] for spec in specs]
         runs = [Run(spec.head, one.episode) for spec, one in zip(specs, drawn, strict=True)]
         fitted, timing = fit_timed(runs, specs[0], self.device, largest=len(runs))
-        test = self.test_rows(pre_projection="pre_projection" in specs[0].head.needs)
+        test = self.test_rows(specs[0].head.columns())
         episodes = [one.episode for one in drawn]
         scores = score_runs(fitted, episodes, test, transductive=specs[0].transductive)
         return [

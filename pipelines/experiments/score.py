@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cliad.adapters import HEADS
-from cliad.adapters.core.classifier import Classifier, can_stack, inputs, logits_of
+from cliad.adapters.core.classifier import Classifier, can_stack, inputs, logits_of, width_of
 from cliad.adapters.core.episode import Episode, Support, stack_validation
 from cliad.adapters.core.metrics import calibration, metrics, reliability, supported_temperature
 from cliad.adapters.core.ops import unit
@@ -132,7 +132,7 @@ class Result:
 
 def zero_shot_top1(cache: FeatureCache, rows: LabelledRows) -> float | None:
     """The accuracy of a cache's class texts alone on rows of it; None for a cache without text."""
-    text = class_texts(cache, rows.x.device)
+    text = class_texts(cache, rows.y.device)
     return None if text is None else text_top1(text, cache.logit_scale, rows)
 
 
@@ -140,7 +140,7 @@ def text_top1(text: Tensor, logit_scale: float, rows: LabelledRows) -> float:
     """The accuracy of class texts (n_template, n_class, dim) alone on labelled rows."""
     # Zero-shot has no parameters, and `rebind` makes its constants from the text.
     empty = Classifier(HEADS["zero-shot"](), p={}, c={}, logit_scale=logit_scale)
-    logits = empty.rebind(Support.of_text(text, logit_scale)).logits(rows.x)
+    logits = empty.rebind(Support.of_text(text, logit_scale)).logits(rows.features)
     return metrics(logits, rows.y)["top1"]
 
 
@@ -159,8 +159,7 @@ def score_runs(
     at_once = 1
     # Runs of one group are scored by the same stacked products that trained them.
     if can_stack(fitted):
-        n, dim = test.x.shape
-        floats_per_run = n * (dim + episodes[0].n_class)
+        floats_per_run = len(test.y) * (width_of(test.x) + episodes[0].n_class)
         at_once = max(1, SCORED_FLOATS // floats_per_run)
     scores = []
     for start in range(0, len(fitted), at_once):
@@ -201,7 +200,7 @@ def _rescore(
         return inductive
     x = episode.features
     support = unit(x[episode.index.to(x.device)])
-    images = unit(test.x[:, : x.shape[1]])  # without what may stand behind the features
+    images = unit(test.features)
     tempered = logits / (inductive.temperature or 1)
     adapted = adapt_to_batch(tempered, images, support, episode.y.to(x.device))
     return TestScores(
@@ -228,7 +227,7 @@ def _temperatures(
     if not all(len(episode.val_index) for episode in episodes):
         return [None] * len(fitted), None
     validation = stack_validation(episodes, inputs(fitted[0].head, episodes[0]))
-    logits = logits_of(fitted, validation.x)  # (n_run, n_val, n_class)
+    logits = logits_of(fitted, validation)  # (n_run, n_val, n_class)
     found = supported_temperature(logits, validation.y, validation.mask.to(logits))
     return found.tolist(), "val"
 

@@ -10,6 +10,7 @@ import torch
 
 from cliad.adapters import HEADS
 from cliad.adapters.core.episode import Support
+from cliad.adapters.core.fit import REMEDIES
 from cliad.adapters.core.head import Head
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir
@@ -78,7 +79,7 @@ def transfer(
         )
     head = results[0].classifier.head
     check_target(type(head), source, target)
-    test = score_rows(target, "test", device, pre_projection="pre_projection" in head.needs)
+    test = score_rows(target, "test", device, columns=head.columns())
     columns = _columns(source, target)
     # One unknown class is enough: then all classes are served by their texts, as one softmax.
     of_target = _classes_of(target, head, device) if None in columns else None
@@ -125,11 +126,9 @@ def check_target(head: type[Head], source: FeatureCache, target: FeatureCache) -
             f" features of {source.encoder}"
         )
     target.split("test")  # raises where there is none
-    if "pre_projection" in head.needs and target.column("test", "pre_projection") is None:
-        raise SpecError(
-            f"{head.__name__} needs features before the projection; extract {target.dataset}"
-            " with --pre-projection"
-        )
+    for name in head.columns():
+        if target.column("test", name) is None:
+            raise SpecError(f"{head.__name__} needs {target.dataset} with {REMEDIES[name]}")
     columns = _columns(source, target)
     missing = [
         name for name, column in zip(target.classnames, columns, strict=True) if column is None

@@ -45,7 +45,7 @@ def equals_zero_shot(head: str, setting: Mapping[str, object]) -> bool:
 def _gives_zero_shot(name: str, values: tuple[tuple[str, object], ...]) -> bool:
     kind = HEADS[name]
     # Without texts there is no zero-shot; the others are of no small world.
-    if "text" not in kind.needs | kind.optional_inputs or "pre_projection" in kind.needs:
+    if "text" not in kind.needs | kind.optional_inputs or kind.columns():
         return False
     settings = dict(values)
     # What it answers does not depend on its width, its memory does.
@@ -80,7 +80,7 @@ def _world() -> Support:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(1, N, DIM, generator=generator, dtype=torch.float64)
     return Support(
-        x=x / x.norm(dim=-1, keepdim=True),
+        items=x / x.norm(dim=-1, keepdim=True),
         y=torch.arange(N_CLASS).repeat(2)[None],
         mask=torch.ones(1, N, dtype=torch.float64),
         text=torch.randn(1, N_CLASS, DIM, generator=generator, dtype=torch.float64),

@@ -79,8 +79,13 @@ def _check_request(saved: SavedRun, format: str, with_encoder: bool) -> None:
         raise ExportError(f"--with-encoder is for --format onnx; {format} holds the head alone")
     if with_encoder and saved.about["parts"] != ["features"]:
         raise ExportError(
-            f"{saved.about['head']} takes features before the projection too;"
-            " export it without --with-encoder"
+            f"{saved.about['head']} takes {' and '.join(saved.about['parts'][1:])} beside features,"
+            " which the exported encoder does not give; export it without --with-encoder"
+        )
+    if format == "npz" and saved.about["parts"] != ["features"]:
+        raise ExportError(
+            f"{saved.about['head']} takes {' and '.join(saved.about['parts'][1:])} beside features,"
+            " so it has no class weights; use --format onnx or safetensors"
         )
 
 

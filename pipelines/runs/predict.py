@@ -81,8 +81,8 @@ class SavedRun:
     def logits(self, x: Tensor | np.ndarray) -> Tensor:
         """Logits (n, n_class) of raw features x (n, width) of the run's encoder.
 
-        The width is the features' own, and for a head on features before the projection theirs
-        behind it. Features are first rounded as the cache rounded its own.
+        The width is the features' own, and that of the columns behind them for a head that takes
+        some, see `Head.columns`. Features are first rounded as the cache rounded its own.
 
         Raises:
             PredictError: another width, or the training had diverged.
@@ -107,7 +107,10 @@ class SavedRun:
         # A cache stores float16 or float32; the head was trained on what it read from there.
         x = x.to(getattr(torch, self.about["dtype"])).float()
         if self.about["unit_rows"]:
-            x = torch.nn.functional.normalize(x, dim=-1)
+            # Of the feature alone: what stands behind it is as the encoder gave it.
+            dim = self.about["dim"]
+            features = torch.nn.functional.normalize(x[:, :dim], dim=-1)
+            x = torch.cat([features, x[:, dim:]], dim=-1)
         return x
 
     def probabilities(self, x: Tensor | np.ndarray, support: RunSupport | None = None) -> Tensor:
@@ -177,7 +180,7 @@ class SavedRun:
         """
         names = self.about["parts"]
         parts = encoder.encode_parts(images, names)
-        return torch.cat([parts[name].cpu() for name in names], dim=-1)
+        return torch.cat([parts[name].cpu().flatten(1) for name in names], dim=-1)
 
     def predict(
         self,

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from cliad.adapters.core.classifier import Classifier
 from cliad.adapters.core.metrics import HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
+from cliad.adapters.core.rows import COLUMNS
 from cliad.cache.documents import read_bytes, read_json
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.files import check_place, replacing, sha256_of
@@ -178,9 +179,7 @@ def tensors_of(classifier: Classifier) -> dict[str, Tensor]:
 
 def _about(result: Result, cache: FeatureCache) -> dict:
     """What run.json says, but for the hash of head.safetensors and the command."""
-    parts = ["features"]
-    if "pre_projection" in result.classifier.head.needs:
-        parts.append("pre_projection")
+    parts = ["features", *result.classifier.head.columns()]
     return {
         "schema": SCHEMA,
         "head": result.spec.head_name,
@@ -221,7 +220,7 @@ def _width(cache: FeatureCache, parts: Sequence[str]) -> int:
         column = cache.column("test", part)
         if column is None:
             raise ValueError(f"expected a cache with {part} in its test split, found none")
-        width += column.shape[-1]
+        width += math.prod(column.shape[1:])
     return width
 
 
@@ -370,10 +369,11 @@ def _check_numbers(about: Mapping) -> None:
     if not is_thresholds(about.get("sets")):
         raise ValueError("sets in run.json: expected 50 ascending numbers from 0 to 1, or null")
     # They are put side by side in this order: features first.
-    if about["parts"] not in (["features"], ["features", "pre_projection"]):
+    parts = about["parts"]
+    if parts != ["features", *(name for name in COLUMNS if name in parts)]:
         raise ValueError(
-            "parts in run.json: expected features, or features and pre_projection,"
-            f" got {str(about['parts'])[:40]}"
+            f"parts in run.json: expected features, and of {', '.join(COLUMNS)} those that the head"
+            f" needs, got {str(parts)[:40]}"
         )
     if about["dtype"] not in ("float16", "float32"):
         raise ValueError(f"invalid dtype in run.json: {about['dtype'][:40]}")

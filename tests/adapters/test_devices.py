@@ -117,6 +117,7 @@ def episodes(device, *, views):
         n_class=N_CLASS,
         views=torch.empty(2, n_row, DIM, device=device) if views else None,
         pre_projection=torch.empty(n_row, DIM + 8, device=device),
+        tokens=torch.empty(n_row, 3, DIM, dtype=torch.float16, device=device),
         names=NAMES,
         tower=ToyTower(NAMES, torch.empty(N_CLASS, DIM, device=device)),
     )
@@ -146,8 +147,9 @@ def test_a_head_is_fitted_and_scored_without_asking_for_a_value(cuda, name, view
         constants = [value for value in classifier.c.values() if isinstance(value, torch.Tensor)]
         for tensor in (*classifier.p.values(), *constants, classifier.failed):
             assert tensor.device.type == "cuda"
-    dim = DIM if "pre_projection" not in HEADS[name].needs else 2 * DIM + 8
-    x = torch.empty(7, dim, device=cuda)
+    widths = {"pre_projection": DIM + 8, "tokens": 3 * DIM}
+    width = DIM + sum(widths[column] for column in HEADS[name].columns())
+    x = torch.empty(7, width, device=cuda)
     alone = fitted[0].logits(x)
     together = logits_of(fitted, x)
     assert (alone.device.type, alone.shape) == ("cuda", (7, N_CLASS))

@@ -197,6 +197,13 @@ PUBLISHED = {
         searched={"strength": (1.0, 10.0, 0.1, 0.01), "lr": (1e-3, 1e-4, 1e-5)},
         needs=frozenset({"text", "raw", "pre_projection"}),
     ),
+    # ours: the paper has no code, and its abstract no numbers
+    "vt-clip": Published(
+        defaults={"alpha": 1.0, "lr": 1e-3, "weight_decay": 0.01, "epochs": 30, "batch": 64},
+        plan=NO_TRAINING | {"steps": 750, "per_epoch": 25, "batch": 64},
+        searched={"lr": (1e-3, 1e-4), "alpha": (1.0, 0.3)},
+        needs=frozenset({"text", "raw", "tokens"}),
+    ),
     # ours: what was measured on validation images of caltech65 and oxford_pets
     "whitened-lr": Published(
         defaults={
@@ -435,6 +442,7 @@ SPANS = {
     ("clap", "strength"): (0, None),
     ("reg-linear", "strength"): (0, None),
     ("prolip", "strength"): (0, None),
+    ("vt-clip", "alpha"): (0, 1000),
     ("whitened-lr", "strength"): (1e-12, 1e12),
     ("whitened-lr", "bias_strength"): (0, 1e12),
     ("whitened-lr", "text_weight"): (0, 1000),

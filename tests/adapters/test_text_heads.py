@@ -403,7 +403,7 @@ def test_claps_trust_in_a_class_is_the_mean_probability_of_its_own_items():
         [[0.7, 0.2, 0.1], [0.5, 0.3, 0.2], [0.1, 0.6, 0.3], [0.9, 0.05, 0.05]]
     )
     support = Support(
-        x=torch.zeros(1, 4, 2),
+        items=torch.zeros(1, 4, 2),
         y=torch.tensor([[0, 0, 1, 0]]),
         mask=torch.tensor([[1.0, 1.0, 1.0, 0.0]]),
         text=None,

@@ -209,7 +209,8 @@ def test_scoring_leaves_out_rows_that_could_not_be_read(tmp_path):
     np.testing.assert_array_equal(x, world.x["test"][keep])
     np.testing.assert_array_equal(y, world.y["test"][keep])
     assert y.dtype == torch.int64
-    both, _ = score_rows(world.cache, "test", CPU, pre_projection=True)
+    wide, _ = score_rows(world.cache, "test", CPU, columns=("pre_projection",))
+    both = wide.gather(torch.arange(len(wide)))
     expected = np.concatenate([world.x["test"][keep], world.pre["test"][keep]], axis=1)
     np.testing.assert_array_equal(both, expected)
 

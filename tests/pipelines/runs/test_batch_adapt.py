@@ -69,14 +69,15 @@ def test_a_head_on_features_before_the_projection_is_adapted_by_the_features_alo
     )
     result, cache = train(folder=tmp_path, head="prolip", shots=2, transductive=True)
     run = load(run_folder.save(result, cache, tmp_path / "run"))
-    test = score_rows(cache, "test", pick_device("cpu"), pre_projection=True)
+    test = score_rows(cache, "test", pick_device("cpu"), columns=("pre_projection",))
     support = support_of(run.about, run.folder, tmp_path)
-    found = run.probabilities(test.x, support)
+    x = test.x.gather(torch.arange(len(test.x)))
+    found = run.probabilities(x, support)
     # By the rows of the cache: it is what the row of the run says.
     right = (found.argmax(dim=1) == test.y).float().mean().item()
     assert right == pytest.approx(result.test.scores.top1)
-    logits = run.logits(test.x) / run.about["temperature"]
-    features = F.normalize(test.x[:, : cache.dim], dim=1)
+    logits = run.logits(x) / run.about["temperature"]
+    features = F.normalize(test.features, dim=1)
     expected = adapt_to_batch(logits, features, support.x, support.y)
     torch.testing.assert_close(found, expected.softmax(dim=1), rtol=1e-4, atol=1e-5)
 
