@@ -7,6 +7,7 @@ from cliad.adapters.ape import Ape
 from cliad.adapters.auto import Auto
 from cliad.adapters.clap import Clap
 from cliad.adapters.clip_adapter import ClipAdapter
+from cliad.adapters.coop import CoOp
 from cliad.adapters.core.head import Head
 from cliad.adapters.cross_modal import CrossModal
 from cliad.adapters.cross_modal_adapter import CrossModalAdapter
@@ -45,6 +46,7 @@ HEADS: dict[str, type[Head]] = {
     "whitened-lr": WhitenedLr,
     "text-ridge": TextRidge,
     "offset-lr": OffsetLr,
+    "coop": CoOp,
     "prototype": Prototype,
     "meta-adapter": MetaAdapter,
     "auto": Auto,

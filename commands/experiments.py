@@ -125,6 +125,7 @@ def train(
             select=select,
             device=device,
             log=show.log,
+            steps=show.step_lines(),
         )
         print_row = show.print_halves
     else:
@@ -145,6 +146,7 @@ def train(
             transductive=transductive,
             device=device,
             log=show.log,
+            steps=show.step_lines(),
         )
         row = _scored_and_saved(result, features, test=test, out=out, folder=folder, device=device)
         print_row = show.print_run
@@ -280,6 +282,7 @@ def grid(
                 device=device,
                 log=show.log,
                 progress=progress,
+                steps=show.step_lines(),
             )
         except KeyboardInterrupt:
             # Rows are written as they come, so there is nothing to save here.

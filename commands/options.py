@@ -166,6 +166,10 @@ PreProjectionOption = Annotated[
     bool, Option("--pre-projection", help="Store features before the last projection too.")
 ]
 TokensOption = Annotated[bool, Option("--tokens", help="Store projected patch tokens too.")]
+TextTowerOption = Annotated[
+    bool,
+    Option("--text-tower", help="Keep the text tower beside the caches: for learned prompts."),
+]
 ExtractBatchOption = Annotated[
     int | None, Option(help="Images per encoder call; found when not given.")
 ]

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -179,6 +180,42 @@ def row_bar() -> Iterator[Callable[[GridProgress], None]]:
             bar.update(task, completed=state.done, total=state.total, rate=state.rate)
 
         yield show
+
+
+FIRST_LINE = 10.0  # seconds of training without a word
+BETWEEN_LINES = 60.0
+
+
+def step_lines() -> Callable[[int, int], None]:
+    """Takes how many steps of training are done; logs a line a minute where that takes so long."""
+    began = last = time.monotonic()
+    first = done_before = 0
+
+    def show(done: int, total: int) -> None:
+        nonlocal began, last, first, done_before
+        now = time.monotonic()
+        if done <= done_before or not done_before:  # another training
+            began = last = now
+            first = done
+        done_before = done
+        silent_for = FIRST_LINE if last == began else BETWEEN_LINES
+        if now - last < silent_for or done == total:
+            return
+        last = now
+        left = (now - began) / (done - first) * (total - done)
+        log(f"step {done:,} of {total:,}, about {duration(left)} left")
+
+    return show
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `40 s`, `3 min`, `2 h 5 min`."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 @contextmanager

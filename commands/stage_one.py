@@ -48,6 +48,7 @@ from cliad.commands.options import (
     RootOption,
     SqueezeOption,
     TemplateOption,
+    TextTowerOption,
     TokensOption,
     ViewsForOption,
     ViewsOption,
@@ -83,6 +84,7 @@ def extract(
     flip: FlipOption = False,
     pre_projection: PreProjectionOption = False,
     tokens: TokensOption = False,
+    text_tower: TextTowerOption = False,
     dtype: DtypeOption = "float16",
     batch: ExtractBatchOption = None,
     workers: WorkersOption = None,
@@ -128,6 +130,7 @@ def extract(
         views_for=views_for,
         pre_projection=pre_projection,
         tokens=tokens,
+        text_tower=text_tower,
     )
     with show.image_bar() as progress:
         path = run_extract(

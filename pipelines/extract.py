@@ -7,7 +7,9 @@ from pathlib import Path
 
 from cliad.cache.datasets.base import Listing
 from cliad.cache.datasets.download import Fetching
-from cliad.cache.encoders.base import EncoderError, choose_device
+from cliad.cache.encoders.base import Encoder, EncoderError, choose_device
+from cliad.cache.encoders.clip import Clip
+from cliad.cache.encoders.text_tower import CausalTower
 from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.extract.choices import EncoderChoice, Extras, Log, PromptChoice, silent
 from cliad.cache.extract.extraction import Extraction
@@ -20,6 +22,7 @@ from cliad.cache.folder import cache_dir, cache_path
 from cliad.cache.views import parse_draws
 from cliad.pipelines.fewshot.draw import draw
 from cliad.pipelines.found_images import FoundImages, find_images
+from cliad.pipelines.tower import keep
 
 MOST_AT_ONCE = 65_536  # images in one call of the encoder
 
@@ -105,6 +108,8 @@ def extract(
         view_rows=_support_rows(extras.views_for, listing),
     )
     extraction.check()
+    # A tower that cannot be kept is refused before any image is encoded.
+    tower = _text_tower(extraction.encoder) if extras.text_tower else None
     prepared = PreparedExtraction(
         extraction=extraction,
         texts=texts,
@@ -119,7 +124,18 @@ def extract(
     path = ensure_cache(path, prepared, batch=batch, force=force)
     cache = open_cache(path, prompt_set.key)
     note_equal_texts(cache.text, cache.classnames, cache.encoder, log)
+    if tower is not None:
+        log(f"kept the text tower in {keep(cache, tower)}")
     return path
+
+
+def _text_tower(encoder: Encoder) -> CausalTower:
+    """The text tower of an encoder that has one to be taken apart."""
+    if not isinstance(encoder, Clip):
+        raise EncoderError(
+            f"the text tower of {encoder.name} cannot be kept; leave --text-tower out"
+        )
+    return encoder.text_tower()
 
 
 def _check_dtype(dtype: str) -> None:

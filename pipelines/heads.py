@@ -50,7 +50,7 @@ class HeadInfo:
     """A head: what it is, what it needs from a cache, its hyper-parameters.
 
     `parameters` is how many numbers it learns on the cache that `cache` names; both are None
-    without a cache, and `parameters` where the cache lacks what the head needs.
+    without a cache, and `parameters` where the cache lacks what the head needs, or does not tell.
     """
 
     head: str
@@ -111,7 +111,12 @@ def _field_info(field: Mapping[str, Any]) -> FieldInfo:
 
 
 def _n_parameter(row: Mapping[str, Any], cache: FeatureCache) -> int | None:
-    """Learned numbers for the cache's classes at one shot; None where the cache lacks an input."""
+    """Learned numbers for the cache's classes at one shot.
+
+    None where the cache lacks an input, or does not tell it: the width of a text tower's words.
+    """
+    if "tower" in row["needs"]:
+        return None
     if "text" in row["needs"] and cache.text is None:
         return None
     sizes = {"n_class": len(cache.classnames), "dim": cache.dim}

@@ -66,7 +66,12 @@ def _range_text(rule: Mapping) -> str:
 
 
 def _axes_of_parameters(head: Head) -> dict[str, list[str | int]]:
-    """What each axis of a parameter is, but for the runs': a name of SIZES, or a number."""
+    """What each axis of a parameter is, but for the runs': a name of SIZES, or a number.
+
+    A head that learns prompts has none: the width of words is that of a text tower.
+    """
+    if "tower" in head.needs:
+        return {}
     name_of_size = {size: name for name, size in SIZES.items()}
     axes = {}
     for name, shape in shapes(head, SIZES["n_class"], SIZES["dim"], SIZES["dim_pre"]).items():

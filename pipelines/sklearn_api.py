@@ -32,7 +32,7 @@ from cliad.adapters.core.ops import unit
 from cliad.pipelines.fewshot.draw import rows_by_class
 
 # What a matrix of features does not hold: heads that need any of these are not classifiers here.
-NOT_IN_A_MATRIX = {"views", "pre_projection"}
+NOT_IN_A_MATRIX = {"views", "pre_projection", "tower"}
 # How many times as many rows are trained on at most, where rows have weights.
 FINENESS = 8
 

@@ -64,7 +64,11 @@ ROOMS = {
         "cache/views.py",
     },
     "pipelines/fewshot": set(),
-    "pipelines/experiments": {"pipelines/fewshot", "pipelines/extract.py"},
+    "pipelines/experiments": {
+        "pipelines/fewshot",
+        "pipelines/extract.py",
+        "pipelines/tower.py",
+    },
     "pipelines/report": {"pipelines/experiments"},
     "pipelines/runs": {"pipelines/experiments", "pipelines/fewshot"},
     "commands/options.py": set(),

@@ -54,7 +54,7 @@ def test_the_table_of_heads_is_what_the_heads_say():
 
 # Sizes unlike those that the table was read off; at dim 3 a share of the width rounds down to 0.
 @pytest.mark.parametrize("n_class, dim, dim_pre", [(5, 3, 9), (3, 130, 70)])
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", [name for name in HEADS if "tower" not in HEADS[name].needs])
 def test_the_table_counts_the_parameters_that_a_head_starts_with(name, n_class, dim, dim_pre):
     sizes = {"n_class": n_class, "dim": dim, "dim_pre": dim_pre}
     row = json.loads(heads.TABLE.read_text(encoding="utf-8"))[name]

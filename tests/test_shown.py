@@ -110,3 +110,33 @@ def test_without_any_cache_there_is_one_line(tmp_path):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err.startswith("cliad: there is no cache in") and err.count("\n") == 1
+
+
+def test_training_that_takes_minutes_says_how_far_it_is_once_a_minute(capsys, monkeypatch):
+    clock = 100.0
+    monkeypatch.setattr(show.time, "monotonic", lambda: clock)
+    steps = show.step_lines()
+    said = []
+    for done in range(1, 101):  # 100 steps of 3 seconds
+        steps(done, 100)
+        clock += 3
+        said += capsys.readouterr().err.splitlines()
+    assert said == [
+        "step 5 of 100, about 5 min left",
+        "step 25 of 100, about 4 min left",
+        "step 45 of 100, about 3 min left",
+        "step 65 of 100, about 2 min left",
+        "step 85 of 100, about 45 s left",
+    ]
+    for done in range(1, 11):  # the next training is quick, and says nothing
+        steps(done, 10)
+        clock += 0.9
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [(0.4, "0 s"), (59, "59 s"), (60, "1 min"), (3540, "59 min"), (7500, "2 h 5 min")],
+)
+def test_a_duration_reads_as_people_say_it(seconds, text):
+    assert show.duration(seconds) == text

@@ -9,6 +9,70 @@ from cliad.adapters.core.episode import Episode
 N_CLASS, DIM, PER_CLASS, N_VAL = 5, 16, 24, 4
 
 
+class ToyTower:
+    """A text tower of one causal layer with random weights, which computes every prompt whole.
+
+    names: the classes; the last word of each has its row of vectors (n_class, dim), so that what
+    the tower says of a class lies near its row. Other words are small and random. It lies where
+    the vectors do.
+    """
+
+    width: int
+
+    def __init__(self, names, vectors, length=32):
+        dim = vectors.shape[-1]
+        self.width, self.length, self.floats = dim, length, 17 * dim
+        g = torch.Generator().manual_seed(5)
+        self.vectors = vectors / vectors.norm(dim=-1, keepdim=True)
+        self.places = {name.split()[-1]: place for place, name in enumerate(names)}
+        self.vocabulary = 0.1 * self._random(97, dim, generator=g)
+        self.queries = self._random(dim, dim, generator=g) / dim**0.5
+        self.values = 0.2 * self._random(dim, dim, generator=g) / dim**0.5
+        self.values += torch.eye(dim, device=vectors.device)
+        self.positions = 0.05 * self._random(length, dim, generator=g)
+        self.start = self.vocabulary[:1]
+        self.end = self.vocabulary[1:2]
+
+    def _random(self, *shape, generator):
+        return torch.randn(shape, generator=generator, device="cpu").to(self.vectors)
+
+    def _word(self, word):
+        if word in self.places:
+            return self.vectors[self.places[word]]
+        return self.vocabulary[2 + sum(map(ord, word)) % 95]
+
+    def words(self, lines):
+        rows = [line.replace(".", " .").split() for line in lines]
+        counts = [len(row) for row in rows]
+        embeddings = self.vectors.new_zeros(len(rows), max(counts), self.width)
+        for line, row in enumerate(rows):
+            for place, word in enumerate(row):
+                embeddings[line, place] = self._word(word)
+        return embeddings, counts
+
+    def __call__(self, prefix, suffix, last):
+        n_run, (n_class, n_suffix) = max(len(prefix), len(suffix)), suffix.shape[1:3]
+        before = prefix[:, None].expand(n_run, n_class, -1, -1)
+        x = torch.cat([before, suffix.expand(n_run, -1, -1, -1)], dim=2)
+        x = x + self.positions[: x.shape[2]]
+        places = torch.arange(x.shape[2], device=x.device)
+        scores = x @ self.queries @ x.mT
+        scores = scores.masked_fill(places > places[:, None], -torch.inf)
+        x = x + scores.softmax(dim=-1) @ x @ self.values
+        end = (x.shape[2] - n_suffix + last.to(x.device))[None, :, None, None]
+        ends = x.gather(2, end.expand(n_run, -1, 1, self.width))
+        return torch.tanh(ends[:, :, 0]) @ self.values
+
+    def __eq__(self, other):
+        return all(torch.equal(a, b) for a, b in zip(self._state(), other._state(), strict=True))
+
+    def __hash__(self):
+        return id(self)
+
+    def _state(self):
+        return self.vectors, self.vocabulary, self.queries, self.values, self.positions
+
+
 class World:
     """`n_class` blobs around random directions with text near them.
 
@@ -44,6 +108,9 @@ class World:
         self.text = 3 * (centres @ self.projection + 0.4 * text_noise)
         for template, class_ in missing:
             self.text[template, class_] = 0
+        # Of uneven length, as names are.
+        self.names = tuple(f"class {i}" if i % 2 else f"{i}" for i in range(n_class))
+        self.tower = ToyTower(self.names, (centres @ self.projection).float())
         self.views = None
         if n_view:
             self.views = self.features + 2 * torch.randn(n_view, n_row, dim, generator=g)
@@ -69,6 +136,8 @@ class World:
             n_class=self.n_class,
             views=self.views,
             pre_projection=self.pre_projection,
+            names=self.names,
+            tower=self.tower,
         )
         return replace(episode, **other)
 

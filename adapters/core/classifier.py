@@ -63,13 +63,17 @@ class Classifier:
             texts, as `Support.of_text` has them, and images of them, as `support_of` has those.
 
         Raises:
-            HeadError: the parameters have a class axis.
+            HeadError: the parameters have a class axis, or there is no text tower where the head
+                needs one.
         """
         if self.head.new_classes == "no":
             name = type(self.head).__name__
             raise HeadError(
                 f"{name} has parameters for each of its classes; it cannot serve others"
             )
+        if "tower" in self.head.needs and support.tower is None:
+            name = type(self.head).__name__
+            raise HeadError(f"{name} makes the texts of other classes by a text tower; give one")
         h = hypers([self.head], support.x)
         with torch.no_grad():
             c = self.head.bind(support, h)

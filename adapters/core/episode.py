@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cliad.adapters.core.tower import TextTower
+
 Tensors = dict[str, Tensor]  # every tensor (n_run, ...), or (1, ...) where all runs share it
 
 
@@ -30,6 +32,8 @@ class Episode:
     logit_scale: what cosines are multiplied by.
     views (n_view, n_row, dim): raw augmented views of the rows; or None.
     pre_projection (n_row, dim_pre): what entered the encoder's last projection; or None.
+    names: of the classes, in the order of their labels; empty where nobody knows them.
+    tower: the encoder's text tower, on the device; or None.
     """
 
     features: Tensor
@@ -43,6 +47,8 @@ class Episode:
     n_class: int
     views: Tensor | None = None
     pre_projection: Tensor | None = None
+    names: tuple[str, ...] = ()
+    tower: TextTower | None = None
 
     @property
     def shots(self) -> float:
@@ -88,6 +94,7 @@ class Support:
     largest_class: the most items that a class of any run has.
     rows (n_run, n): row numbers in `all_views`; None where there are no views.
     all_views (n_view, n_row, dim): raw views, which all runs share; or None.
+    names, tower: as in `Episode`.
     """
 
     x: Tensor
@@ -100,10 +107,21 @@ class Support:
     largest_class: int = field(kw_only=True)
     rows: Tensor | None = None
     all_views: Tensor | None = None
+    names: tuple[str, ...] = ()
+    tower: TextTower | None = None
 
     @classmethod
-    def of_text(cls, text: Tensor, logit_scale: float) -> Support:
-        """The support of one run that has no items, but texts (n_template, n_class, dim)."""
+    def of_text(
+        cls,
+        text: Tensor,
+        logit_scale: float,
+        names: tuple[str, ...] = (),
+        tower: TextTower | None = None,
+    ) -> Support:
+        """The support of one run that has no items, but texts (n_template, n_class, dim).
+
+        names, tower: as in `Episode`, for a head that makes its texts by itself.
+        """
         no_items = text.new_zeros(1, 0, text.shape[-1])  # (n_run, n, dim)
         return cls(
             x=no_items,
@@ -114,6 +132,8 @@ class Support:
             n_class=text.shape[1],
             counts=[0],
             largest_class=0,
+            names=names,
+            tower=tower,
         )
 
     def per_view(self, function: Callable[[Tensor], Tensor] | None = None) -> Tensor | None:
@@ -147,6 +167,16 @@ class Support:
         if self.text is None:
             raise ValueError("expected class texts, got a support without them")
         return self.text
+
+    def need_tower(self) -> TextTower:
+        """The text tower.
+
+        Raises:
+            ValueError: there is none; `fit.require` tells users so before.
+        """
+        if self.tower is None:
+            raise ValueError("expected a text tower, got a support without one")
+        return self.tower
 
     @property
     def scale(self) -> Tensor:
@@ -202,6 +232,8 @@ def stack(episodes: Sequence[Episode], features: Tensor) -> tuple[Support, Tenso
         n_class=first.n_class,
         counts=counts,
         largest_class=max(_largest_class(episode.y) for episode in episodes),
+        names=first.names,
+        tower=first.tower,
     )
     return support, rows
 

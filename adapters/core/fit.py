@@ -22,6 +22,7 @@ REMEDIES = {
     "text": "text features; import them with --text",
     "views": "augmented views; extract with --views 10",
     "pre_projection": "features before the projection; extract with --pre-projection",
+    "tower": "a text tower; extract with --text-tower",
 }
 
 
@@ -41,6 +42,8 @@ def group_key(run: Run) -> Hashable:
         head.plan(len(episode.index), episode.shots),
         id(episode.features),
         id(episode.text),
+        id(episode.tower),
+        episode.names,
         episode.n_class,
         episode.logit_scale,
     )
@@ -129,9 +132,10 @@ def _fit_group(head: Head, episodes: Sequence[Episode], h: Hypers, *, validate: 
         trained = train(head, plan, p, c, h, batches, best)
         p = trained.p
         failed = trained.diverged
+    # without a graph: that of a text tower would be larger than all that training holds
     with torch.no_grad():
-        p = head.finish(p, c, h)
-    p = {name: value.detach() for name, value in p.items()}
+        finished = head.finish(p, c, h)
+    p = {name: value.detach() for name, value in finished.items()}
     for value in lasting(p).values():
         failed = failed | ~torch.isfinite(value).reshape(len(value), -1).all(dim=1)
     return _Fitted(p, c, failed)

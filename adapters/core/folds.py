@@ -32,7 +32,9 @@ class Trial(NamedTuple):
         text = self.judged_on.text
         if text is not None and text is not self.fitted_on.text:
             # their texts alone: their images are those that it is judged on
-            classifier = classifier.rebind(Support.of_text(text, classifier.logit_scale))
+            unseen = self.judged_on
+            classes = Support.of_text(text, classifier.logit_scale, unseen.names, unseen.tower)
+            classifier = classifier.rebind(classes)
         return Judged(classifier, self.judged_on)
 
 
@@ -136,5 +138,13 @@ def _of_classes(episode: Episode, classes: Tensor, text: Tensor) -> Episode:
         val_index=none,
         val_y=none,
         text=text,
+        names=_names_of(episode, classes),
         n_class=len(classes),
     )
+
+
+def _names_of(episode: Episode, classes: Tensor) -> tuple[str, ...]:
+    """The names of some classes (k,); none where an episode does not know them."""
+    if not episode.names:
+        return ()
+    return tuple(episode.names[label] for label in classes.tolist())

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from cliad.adapters.core.episode import Batch, Episode, Support, Tensors
+from cliad.adapters.core.tower import TextTower
 from cliad.errors import CliadError
 
 
@@ -61,7 +62,7 @@ class Candidates:
 
 
 # What a head may ask for in `needs` and `optional_inputs`.
-INPUTS = frozenset({"text", "raw", "views", "pre_projection"})
+INPUTS = frozenset({"text", "raw", "views", "pre_projection", "tower"})
 
 # What a head may say in `new_classes`.
 NEW_CLASSES = ("no", "text", "support")
@@ -167,9 +168,10 @@ class Head:
                wins
     refine     bisection steps around the best candidate of a one-field space, in log10 (the linear
                probe's C)
-    needs      of {"text", "raw", "views", "pre_projection"}; "raw": x comes as the encoder gave it,
-               else in unit rows; "pre_projection" (with "raw"): x (n, dim + dim_pre) is the
-               feature and, behind it, what entered the last projection
+    needs      of {"text", "raw", "views", "pre_projection", "tower"}; "raw": x comes as the
+               encoder gave it, else in unit rows; "pre_projection" (with "raw"): x (n, dim +
+               dim_pre) is the feature and, behind it, what entered the last projection; "tower":
+               the text tower and the names of the classes
     optional_inputs
                inputs that it uses where the cache has them, and does without elsewhere
     select     the published way: "fixed" values, or chosen on "val" (fields of `space`, or the
@@ -216,6 +218,16 @@ class Head:
     def searches(self) -> dict[str, tuple]:
         """The part of `space` that means something for this head's other fields."""
         return dict(self.space)
+
+    def prompt_tokens(self, tower: TextTower, names: Sequence[str], batch: int) -> int:
+        """How many tokens go through a text tower at a step on a batch, for a guess of memory.
+
+        names: of the classes.
+
+        Raises:
+            HeadError: the prompt of a class is too long.
+        """
+        return 0
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
         """The constants c that logits need: class weights, keys, ...

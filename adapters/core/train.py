@@ -19,6 +19,7 @@ from cliad.adapters.core.episode import Episode, Tensors, stack_validation
 from cliad.adapters.core.head import Head, Hypers, Plan
 from cliad.adapters.core.ops import per_run
 from cliad.adapters.core.optimiser import Optimiser
+from cliad.adapters.core.progress import report
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,7 @@ def train(
         last = step + 1 == plan.steps
         if best is not None and (last or (step + 1) % plan.look == 0):
             best.look(p)
+        report(step + 1, plan.steps)
     diverged = watch.diverged(batches.support.n_class)
     return Trained(p if best is None else best.p, diverged)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cliad.cache.encoders.base import Box, EncoderError
 from cliad.cache.encoders.network import build_network, register_tiny
 from cliad.cache.encoders.preprocessing import Preprocessing, config_of
+from cliad.cache.encoders.text_tower import CausalTower, take_apart
 from cliad.cache.encoders.towers import NormalisedTower, all_parts, swapped
 from cliad.cache.encoders.weights import (
     EXTRA,
@@ -226,6 +227,14 @@ class Clip:
         """
         steps = self._preprocessing
         return NormalisedTower(self._network.visual, steps.scale, steps.shift)
+
+    def text_tower(self) -> CausalTower:
+        """The text tower in plain torch, for heads that learn prompts; a copy.
+
+        Raises:
+            EncoderError: it is not a causal transformer of CLIP's own kind.
+        """
+        return take_apart(self._text_tower, self.tokenizer, self.name)
 
     @property
     def _text_tower(self) -> nn.Module:

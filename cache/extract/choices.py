@@ -181,6 +181,7 @@ class Extras:
     views_for: str | None = None  # `coop:16:1,2,3`: only images that these draws use
     pre_projection: bool = False
     tokens: bool = False
+    text_tower: bool = False  # kept in a file of its own, beside the caches
 
     def check(self) -> None:
         """Refuse choices about views where there are none.

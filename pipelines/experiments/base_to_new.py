@@ -14,6 +14,7 @@ from cliad.adapters.core.episode import Episode, Support
 from cliad.adapters.core.fit import Run, require
 from cliad.adapters.core.head import Head, HeadError
 from cliad.adapters.core.metrics import metrics
+from cliad.adapters.core.progress import Steps, silent, steps_go_to
 from cliad.adapters.core.select import fit_all
 from cliad.adapters.prototype import Prototype
 from cliad.cache.equal_texts import note_equal_texts
@@ -79,6 +80,7 @@ def base_to_new(
     select: str | None = None,
     device: str = "auto",
     log: Callable[[str], None] = lambda message: None,
+    steps: Steps = silent,
 ) -> list[dict]:
     """Train on the first ceil(n_class / 2) classes by label, score on both halves: a row per seed.
 
@@ -92,8 +94,8 @@ def base_to_new(
     images without training; else they are null.
 
     Args:
-        folder, dataset, encoder, prompts, head, hyper, shots, protocol, select, device, log: as
-            `train`.
+        folder, dataset, encoder, prompts, head, hyper, shots, protocol, select, device, log,
+            steps: as `train`.
         seeds: a run for each.
 
     Raises:
@@ -123,7 +125,8 @@ def base_to_new(
         )
         for seed in seeds
     ]
-    return _rows(cache, text, specs, torch_device)
+    with steps_go_to(steps):
+        return _rows(cache, text, specs, torch_device)
 
 
 def _rows(
@@ -195,6 +198,7 @@ def base_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
         val_index=episode.val_index[in_validation],
         val_y=episode.val_y[in_validation],
         text=text,
+        names=episode.names[:n_base],
         n_class=n_base,
     )
 
@@ -213,6 +217,7 @@ def new_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
         val_index=none,
         val_y=none,
         text=text,
+        names=episode.names[n_base:],
         n_class=episode.n_class - n_base,
     )
 
@@ -223,7 +228,8 @@ def _support_of_new(head: Head, episode: Episode) -> Support:
     episode: of the new classes.
     """
     if head.new_classes == "text":
-        return Support.of_text(episode.need_text(), episode.logit_scale)
+        text = episode.need_text()
+        return Support.of_text(text, episode.logit_scale, episode.names, episode.tower)
     support, _ = support_of(head, [episode])
     return support
 

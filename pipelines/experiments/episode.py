@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.core.episode import Episode
+from cliad.adapters.core.tower import TextTower
 from cliad.cache.encoders.base import choose_device
 from cliad.cache.file.layout import DONE, CacheError, covered_rows_array, is_view_array
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.file.rows import Split
 from cliad.pipelines.fewshot.draw import Draw, DrawRequest, draw, index_hash
+from cliad.pipelines.tower import tower_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +131,10 @@ def make_episodes(
         requests: what is drawn, an episode each.
         device: where the tensors go.
         needs: of {"views", "pre_projection"}, the optional arrays to load; where the cache lacks
-            them the episode has None. Other words are ignored.
+            them the episode has None. "tower": load the text tower. Other words are ignored.
 
     Raises:
+        SpecError, EncoderError: there is no such tower, see `tower_of`.
         CacheError: a drawn image could not be read when its features were extracted.
         DrawError: see `draw`.
     """
@@ -157,6 +160,8 @@ class _SharedTensors:
     text: Tensor | None  # (n_template, n_class, dim)
     logit_scale: float
     n_class: int
+    names: tuple[str, ...]
+    tower: TextTower | None
 
     @classmethod
     def load(
@@ -174,6 +179,8 @@ class _SharedTensors:
         pre_projection = None
         if "pre_projection" in needs:
             pre_projection = _column(cache, rows.by_split, "pre_projection", device)
+        # Without texts there is nothing to check a tower by: `require` then asks for texts.
+        with_tower = "tower" in needs and cache.text is not None
         names = [name for name in ("train", "val") if name in cache.split_names]
         return cls(
             rows=rows,
@@ -185,6 +192,8 @@ class _SharedTensors:
             text=class_texts(cache, device),
             logit_scale=cache.logit_scale,
             n_class=len(cache.classnames),
+            names=tuple(cache.classnames),
+            tower=tower_of(cache, device) if with_tower else None,
         )
 
     def episode(self, drawn: Draw, seed: int) -> Episode:
@@ -202,6 +211,8 @@ class _SharedTensors:
             n_class=self.n_class,
             views=self.views,
             pre_projection=self.pre_projection,
+            names=self.names,
+            tower=self.tower,
         )
 
 

@@ -19,6 +19,7 @@ import torch
 from cliad.adapters import HEADS
 from cliad.adapters.core.fit import require
 from cliad.adapters.core.head import Head
+from cliad.adapters.core.progress import Steps, silent, steps_go_to
 from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir, slug
@@ -123,6 +124,7 @@ def grid(
     device: str | None = None,
     log: Callable[[str], None] = lambda message: None,
     progress: Callable[[Progress], None] = lambda state: None,
+    steps: Steps = silent,
 ) -> Grid:
     """Run what a results file lacks of a grid.
 
@@ -134,6 +136,7 @@ def grid(
         out: the results file; default the configuration's, else results.jsonl.
         device: auto, cpu, cuda, ...
         log, progress: called with messages, and with how far it is.
+        steps: called with how far the training of a batch of runs is.
 
     Raises:
         AxisError, SpecError, HeadError, DrawError, CacheError, RowsError: what is wrong and what to
@@ -154,11 +157,12 @@ def grid(
         log("; ".join([_plan_line(left, asked, total, results_path, torch_device), *axes.notes()]))
         started = time.perf_counter()
         done = 0
-        for rows in _rows(left, torch_device):
-            results.append(rows)
-            done += len(rows)
-            rate = done / (time.perf_counter() - started)
-            progress(Progress(done, total, rate))
+        with steps_go_to(steps):
+            for rows in _rows(left, torch_device):
+                results.append(rows)
+                done += len(rows)
+                rate = done / (time.perf_counter() - started)
+                progress(Progress(done, total, rate))
         return Grid(
             out=results_path,
             asked=asked,

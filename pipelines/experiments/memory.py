@@ -14,6 +14,7 @@ from cliad.adapters.core.head import Head
 from cliad.cache.encoders.base import is_out_of_memory
 from cliad.cache.file.read import FeatureCache
 from cliad.pipelines.experiments.spec import SpecError
+from cliad.pipelines.tower import load_tower
 
 Done = TypeVar("Done")
 CPU_GROUP = 16  # wider groups leave the processor's own memory and are slower
@@ -49,8 +50,10 @@ def check_size(head: Head, cache: FeatureCache, shots: int) -> None:
     """Check that a run of a head has an end and fits into memory, before either is tried.
 
     Raises:
-        HeadError: its width is none, see `cliad.adapters.clip_adapter.width`.
-        SpecError: more steps, or more memory, than a run can have here.
+        HeadError: its width is none, see `cliad.adapters.clip_adapter.width`; or the prompt of a
+            class is too long for the text tower.
+        SpecError: more steps, or more memory, than a run can have here; or there is no text tower
+            for a head that needs one.
     """
     steps = head.plan(shots * len(cache.classnames), shots).steps
     if steps > MOST_STEPS:
@@ -60,6 +63,7 @@ def check_size(head: Head, cache: FeatureCache, shots: int) -> None:
         )
     # A head is trained on a GPU only where its data fit into the machine's memory first.
     free = free_memory(torch.device("cpu"))
+    _tower_floats(head, cache, batch=1)  # finds prompts that are too long
     needed = 4 * 6 * _hidden_parameters(head, cache)  # as below: six copies of float32
     if free is not None and needed > 2 * free:
         raise SpecError(
@@ -68,6 +72,19 @@ def check_size(head: Head, cache: FeatureCache, shots: int) -> None:
             f" {_number(needed // 10**9)} GB are needed and {2 * free / 1e9:.1f} GB are free;"
             " give a smaller --hidden"
         )
+
+
+def _tower_floats(head: Head, cache: FeatureCache, batch: int) -> int:
+    """What a text tower keeps for the gradient of one run at a step on a batch.
+
+    Raises:
+        HeadError, SpecError, EncoderError: see `check_size`.
+    """
+    # Without texts, `require` asks for these first.
+    if "tower" not in head.needs or cache.text is None:
+        return 0
+    tower = load_tower(cache)
+    return head.prompt_tokens(tower, cache.classnames, batch) * tower.floats
 
 
 def _number(value: int) -> str:
@@ -104,6 +121,7 @@ def _bytes_per_run(head: Head, cache: FeatureCache, shots: int) -> int:
     if plan.steps or plan.batch:
         step = (plan.batch or n) * (8 * dim + 26 * n_class)
     support = n * (3 * dim + 2 * n_class)
+    step += _tower_floats(head, cache, plan.batch or n)
     # Test logits, and their softmax while they are scored.
     test_logits = 2 * len(cache.split("test")) * n_class
     floats = 6 * parameters + support + step + test_logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cliad.adapters.core.progress import Steps, silent, steps_go_to
 from cliad.cache.equal_texts import note_equal_texts
 from cliad.cache.file.read import FeatureCache
 from cliad.cache.folder import cache_dir
@@ -32,6 +33,7 @@ def train(
     transductive: bool = False,
     device: str = "auto",
     log: Callable[[str], None] = lambda message: None,
+    steps: Steps = silent,
 ) -> tuple[Result, FeatureCache]:
     """One run: the verb `cliad train`.
 
@@ -48,6 +50,7 @@ def train(
             that of the same run without it.
         device: auto, cpu, cuda, cuda:1, mps.
         log: takes messages for the user.
+        steps: takes how many steps of training are done, and how many there are.
 
     Returns:
         The result (`.row()`: accuracies as fractions, seconds; `.classifier`) and the cache that it
@@ -74,6 +77,7 @@ def train(
         log(CAUTION)
     torch_device = pick_device(device)
     check_size(untrained, cache, shots)
-    (results,) = run(cache, [spec], torch_device)
+    with steps_go_to(steps):
+        (results,) = run(cache, [spec], torch_device)
     (result,) = results
     return result, cache

@@ -17,6 +17,7 @@ from cliad.pipelines.experiments.episode import class_texts, pick_device, score_
 from cliad.pipelines.experiments.find_cache import CacheChoice, find_cache
 from cliad.pipelines.experiments.score import Result, Scores, is_finite, score, zero_shot_top1
 from cliad.pipelines.experiments.spec import SpecError
+from cliad.pipelines.tower import tower_of
 
 
 def score_elsewhere(
@@ -80,10 +81,7 @@ def transfer(
     test = score_rows(target, "test", device, pre_projection="pre_projection" in head.needs)
     columns = _columns(source, target)
     # One unknown class is enough: then all classes are served by their texts, as one softmax.
-    target_text = class_texts(target, device) if None in columns else None
-    of_target = None
-    if target_text is not None:
-        of_target = Support.of_text(target_text, target.logit_scale)
+    of_target = _classes_of(target, head, device) if None in columns else None
     about_target = {
         "zero_shot_top1": zero_shot_top1(target, score_rows(target, "test", device)),
         "test_fingerprint": target.fingerprint,
@@ -102,6 +100,15 @@ def transfer(
         changed = {**scores.json(), "ece_t": None, "nll_t": None, "diverged": diverged}
         rows.append({**result.row(), **changed, **about_target})
     return rows
+
+
+def _classes_of(target: FeatureCache, head: Head, device: torch.device) -> Support | None:
+    """What serves the classes of a target to a head that was not trained on them."""
+    text = class_texts(target, device)
+    if text is None:
+        return None
+    tower = tower_of(target, device) if "tower" in head.needs else None
+    return Support.of_text(text, target.logit_scale, tuple(target.classnames), tower)
 
 
 def check_target(head: type[Head], source: FeatureCache, target: FeatureCache) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cliad.cache.encoders.base import Encoder, choose_device
+from cliad.cache.encoders.names import FROM_FILE, MODEL_NAME, TAG
 from cliad.errors import CliadError
 
 if TYPE_CHECKING:
@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 
 # What decides an encoder's numbers, in the order in which a difference is reported.
 CHECKED_PARTS = ("weights", "activation", "preprocess")
-
-# Names that open_clip looks up. A path or another scheme would load a file of the sender's choice.
-MODEL_NAME = re.compile(r"[\w.@-]+|hf-hub:[\w.@-]+/[\w.@-]+")
-TAG = re.compile(r"[\w.-]*")
 
 
 class PredictError(CliadError):
@@ -123,8 +119,7 @@ def _named_in(recipe: Mapping, pretrained: str | None) -> tuple[str, str | None]
         )
     if pretrained:
         return model, pretrained
-    # Weights given as a file are recorded as this word; their path means nothing elsewhere.
-    if tag == "file":
+    if tag == FROM_FILE:
         raise PredictError(
             f"the weights of this run's encoder {model} were a file; give it with --pretrained FILE"
         )

@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.utils._python_dispatch import TorchDispatchMode
-from worlds import DIM, N_CLASS, World
+from worlds import DIM, N_CLASS, ToyTower, World
 
 from cliad.adapters import HEADS, auto
 from cliad.adapters.core import lbfgs, logistic, ops, transductive
@@ -29,6 +29,7 @@ from cliad.adapters.core.metrics import supported_temperature
 from cliad.adapters.core.select import fit_selected
 from cliad.adapters.core.stacking import Judgement, stacking_weights
 
+NAMES = tuple(f"class {label}" for label in range(N_CLASS))
 LABELS = torch.arange(3 * N_CLASS) % N_CLASS
 ROWS = torch.arange(3 * N_CLASS)
 # Made here, where tensors have values.
@@ -116,6 +117,8 @@ def episodes(device, *, views):
         n_class=N_CLASS,
         views=torch.empty(2, n_row, DIM, device=device) if views else None,
         pre_projection=torch.empty(n_row, DIM + 8, device=device),
+        names=NAMES,
+        tower=ToyTower(NAMES, torch.empty(N_CLASS, DIM, device=device)),
     )
     return first, replace(first, index=LAST_ROWS, y=LAST_LABELS, seed=2)
 

@@ -207,7 +207,7 @@ def test_sixteen_shots_solve_the_toy_world(name):
 @EVERY
 def test_an_input_that_the_episode_lacks_is_a_one_line_error(name):
     head = HEADS[name]
-    for need in head.needs & {"text", "pre_projection", "views"}:
+    for need in head.needs & {"text", "pre_projection", "views", "tower"}:
         with pytest.raises(HeadError, match="needs a cache with") as caught:
             fitted(head(), WORLD.episode(1, **{need: None}))
         assert "\n" not in str(caught.value)
@@ -275,7 +275,8 @@ def test_what_serves_new_classes_serves_its_own_and_others_say_that_they_cannot(
     again = classifier.rebind(support).rebind(support)
     assert torch.equal(again.logits(x), classifier.logits(x))
     if head.new_classes == "text":
-        by_text = classifier.rebind(Support.of_text(episode.text, episode.logit_scale))
+        texts = Support.of_text(episode.text, episode.logit_scale, episode.names, episode.tower)
+        by_text = classifier.rebind(texts)
         assert torch.equal(by_text.logits(x), classifier.logits(x))
 
 

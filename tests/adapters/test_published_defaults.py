@@ -1,11 +1,13 @@
 """What each head does where nothing is asked, as literals beside their source."""
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 
 import pytest
 
 from cliad.adapters import HEADS
 from cliad.adapters.clip_adapter import ClipAdapter
+from cliad.adapters.coop import CoOp
 from cliad.adapters.core.head import default_of
 from cliad.adapters.meta_adapter import MetaAdapter
 from cliad.adapters.taskres import TaskRes
@@ -225,6 +227,23 @@ PUBLISHED = {
         searched={"ridge": (0.3, 0.1, 1.0, 0.03, 3.0)},
     ),
     # ours
+    # CoOp's configs (lr, decay), its "a photo of a"; the plan of 100 steps of Adam is ours
+    "coop": Published(
+        defaults={
+            "init": "a photo of a",
+            "words": 16,
+            "csc": False,
+            "position": "end",
+            "preset": "fast",
+            "lr": 2e-3,
+            "weight_decay": 5e-4,
+            "epochs": None,
+            "batch": 4096,
+        },
+        plan=NO_TRAINING | {"steps": 100, "batch": 1600, "optimiser": "adam"},
+        needs=frozenset({"text", "tower"}),
+        optional_inputs=frozenset({"views"}),
+    ),
     "auto": Published(
         defaults={"folds": 4},
         plan=NO_TRAINING | {"batch": 1600},
@@ -325,10 +344,24 @@ def test_clip_adapters_epochs_follow_the_shots(preset, n, epochs):
     assert plan.steps / plan.per_epoch == epochs
 
 
+@pytest.mark.parametrize(
+    "n, epochs", [(10, 50), (11, 100), (40, 100), (41, 200), (80, 200), (160, 200)]
+)
+def test_coop_s_published_recipe_is_its_trainer_s(n, epochs):
+    plan = CoOp(preset="paper").plan(n, n / 10)
+    assert plan.steps / plan.per_epoch == epochs
+    assert (plan.optimiser, plan.momentum, plan.schedule) == ("sgd", 0.9, "cosine-epoch")
+    assert (plan.warmup, plan.warmup_rate) == (plan.per_epoch, 1e-5)
+    assert plan.per_epoch == math.ceil(n / 32)
+    assert (CoOp(preset="paper").lr, CoOp(preset="paper").weight_decay) == (2e-3, 5e-4)
+
+
 def test_epochs_that_are_given_are_kept():
     assert ClipAdapter(preset="paper", epochs=7).plan(32, 16).steps == 7
     assert ClipAdapter(epochs=7).plan(32, 16).steps == 7
     assert TaskRes(epochs=7).plan(32, 16).steps == 7
+    assert CoOp(preset="paper", epochs=7).plan(32, 16).steps == 7
+    assert CoOp(epochs=7).plan(32, 16).steps == 7
 
 
 @pytest.mark.parametrize("n, epochs", [(10, 100), (40, 100), (41, 200), (80, 200), (160, 200)])
@@ -377,6 +410,7 @@ SPANS = {
     ("text-ridge", "ridge"): (1e-9, 1e9),
     ("prototype", "alpha"): (0, 1000),
     ("auto", "folds"): (2, 20),
+    ("coop", "words"): (1, 1000),
     ("cross-modal", "wise"): (0, 1),
     ("cross-modal-adapter", "wise"): (0, 1),
     ("cross-modal-adapter", "ratio"): (0, 1),

@@ -16,6 +16,7 @@ from cliad.adapters.core.episode import Episode, Support, stack
 from cliad.adapters.core.fit import fit, group
 from cliad.adapters.core.head import Head, HeadError, Hypers, Plan, hyper, hypers
 from cliad.adapters.core.optimiser import Optimiser, rate
+from cliad.adapters.core.progress import steps_go_to
 from cliad.adapters.core.train import Best
 from cliad.adapters.linear_probe import LinearProbe
 from cliad.adapters.lp_plus_plus import LpPlusPlus
@@ -568,3 +569,11 @@ def test_constants_that_served_training_only_are_left_behind():
     classifier = fit([(LpPlusPlus(), HARD.episode(1))])[0]
     assert classifier.c and not [name for name in classifier.c if name.startswith("_")]
     assert all(len(value) == 1 for value in (*classifier.p.values(), *classifier.c.values()))
+
+
+def test_a_listener_hears_of_every_step_and_of_none_outside():
+    heard = []
+    with steps_go_to(lambda done, total: heard.append((done, total))):
+        fit([(Walker(steps=3, keep="last"), walk())])
+    fit([(Walker(steps=2, keep="last"), walk())])
+    assert heard == [(1, 3), (2, 3), (3, 3)]
