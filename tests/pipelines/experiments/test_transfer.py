@@ -257,7 +257,7 @@ def test_a_head_of_keys_has_the_drawn_images_of_the_new_classes(hard):
 @pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.new_classes != "no"])
 def test_rows_say_how_many_images_a_head_has_of_each_new_class(toy, name):
     if HEADS[name].needs & {"pre_projection", "tower"}:
-        pytest.skip("the toy cache has none")
+        pytest.skip("the toy cache lacks what it needs")
     (row,) = base_to_new(folder=toy, head=name, shots=2, device="cpu")
     assert row["new_shots"] == {"text": 0, "support": 2}[HEADS[name].new_classes]
     assert (row["prototype_new_top1"] is None) == (row["new_shots"] == 0)
@@ -294,7 +294,7 @@ def test_the_means_of_the_images_stand_beside_every_head_that_has_them(hard, nam
 @pytest.mark.parametrize("name", [name for name, head in HEADS.items() if head.new_classes != "no"])
 def test_images_of_new_classes_never_reach_what_is_fitted(hard, name):
     if HEADS[name].needs & {"pre_projection", "tower"}:
-        pytest.skip("the cache has none")
+        pytest.skip("the cache lacks what it needs")
     cache = open_cache(next(hard.rglob("*.h5")))
     (one,) = make_episodes(cache, [DrawRequest(4, 1, "coop")], CPU)
     episode = one.episode
