@@ -7,8 +7,10 @@ from cliad.adapters.ape import Ape
 from cliad.adapters.auto import Auto
 from cliad.adapters.clap import Clap
 from cliad.adapters.clip_adapter import ClipAdapter
+from cliad.adapters.cocoop import CoCoOp
 from cliad.adapters.coop import CoOp
 from cliad.adapters.core.head import Head
+from cliad.adapters.cpl import Cpl
 from cliad.adapters.cross_modal import CrossModal
 from cliad.adapters.cross_modal_adapter import CrossModalAdapter
 from cliad.adapters.gda import Gda
@@ -49,6 +51,8 @@ HEADS: dict[str, type[Head]] = {
     "offset-lr": OffsetLr,
     "vt-clip": VtClip,
     "coop": CoOp,
+    "cocoop": CoCoOp,
+    "cpl": Cpl,
     "prototype": Prototype,
     "meta-adapter": MetaAdapter,
     "auto": Auto,

@@ -111,8 +111,11 @@ class CoOp(Head):
             first, _ = support.need_tower().words([self.init])  # (1, m, width)
             c["_init"] = first
             n_word = first.shape[1]
-        c |= prompt_constants(support, n_word=n_word, position=self.position, per_class=self.csc)
-        return c
+        prompts = prompt_constants(
+            support, n_word=n_word, position=self.position, per_class=self.csc
+        )
+        # Needed until `finish` has folded them into the class weights.
+        return c | {f"_{name}": value for name, value in prompts.items()}
 
     def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         n_run = len(generators)
@@ -138,7 +141,8 @@ class CoOp(Head):
 
 def _weights(p: Tensors, c: Tensors) -> Tensor:
     """The class weights (n_run, n_class, dim), unit rows: the features of the prompts."""
-    return unit(prompt_features(c, p["words"]))
+    prompts = {name.removeprefix("_"): value for name, value in c.items()}
+    return unit(prompt_features(prompts, p["words"]))
 
 
 def _published_epochs(shots: float) -> int:

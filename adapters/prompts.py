@@ -69,10 +69,10 @@ def prompt_constants(support: Support, *, n_word: int, position: str, per_class:
     last = [place + n_word - n_shared for place in rest.last]
     device = rest.tokens.device
     return {
-        "_tower": cast(Tensor, tower),  # no tensor, but dropped after training like the others here
-        "_rest": rest.tokens[None],
-        "_order": torch.tensor(order, device=device)[None],
-        "_last": torch.tensor(last, device=device)[None],
+        "tower": cast(Tensor, tower),  # no tensor, but a constant like the others
+        "rest": rest.tokens[None],
+        "order": torch.tensor(order, device=device)[None],
+        "last": torch.tensor(last, device=device)[None],
     }
 
 
@@ -94,23 +94,23 @@ def prompt_features(c: Tensors, words: Tensor) -> Tensor:
 
     words (n_run, m, width), or (n_run, k, m, width) where each class has its own.
     """
-    tower = cast(TextTower, c["_tower"])
-    rest = c["_rest"]  # (1, k, l, width)
-    order = c["_order"][0]
+    tower = cast(TextTower, c["tower"])
+    rest = c["rest"]  # (1, k, l, width)
+    order = c["order"][0]
     n_run = len(words)
     n_class = rest.shape[1]
     n_word = words.shape[-2]
     n_shared = n_word + rest.shape[2] - order.shape[1]
     start = tower.start.expand(n_run, 1, -1)
     if n_shared == n_word:
-        return tower(torch.cat([start, words], dim=1), rest, c["_last"][0])
+        return tower(torch.cat([start, words], dim=1), rest, c["last"][0])
     per_class = words if words.dim() == 4 else words[:, None].expand(-1, n_class, -1, -1)
     tokens = torch.cat([per_class, rest.expand(n_run, -1, -1, -1)], dim=2)
     classes = torch.arange(n_class, device=order.device)[:, None]
     prefix = start
     if n_shared:
         prefix = torch.cat([start, words[:, :n_shared]], dim=1)
-    return tower(prefix, tokens[:, classes, order], c["_last"][0])
+    return tower(prefix, tokens[:, classes, order], c["last"][0])
 
 
 def _n_shared(n_word: int, position: str, *, per_class: bool) -> int:

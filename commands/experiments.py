@@ -181,8 +181,12 @@ def _scored_and_saved(
         out = run_folder.folder_of(Path("runs"), result)
     # run.json holds the command as it was typed, so that it can be pasted again.
     command = shlex.join(["cliad", *sys.argv[1:]])
-    saved = run_folder.save(result, features, out, command=command)
-    row = result.row(str(saved))
+    if run_folder.can_save(result.classifier):
+        saved = run_folder.save(result, features, out, command=command)
+        row = result.row(str(saved))
+    else:
+        show.log(f"{result.spec.head_name} asks the text tower for each image: no run is saved")
+        row = result.row()
     line = caution(row, largest_class(features))
     if line:
         show.log(line)

@@ -270,7 +270,8 @@ def print_run(row: Mapping[str, Any]) -> None:
     )
     if row["found"]:
         line(", ".join(_setting(name, value) for name, value in row["found"].items()))
-    line(f"run folder: {row['run']}")
+    if row["run"]:
+        line(f"run folder: {row['run']}")
     for other in row.get("transfer", []):
         top1 = percent(other["top1"])
         zero_shot = percent(other["zero_shot_top1"])

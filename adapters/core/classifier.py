@@ -142,9 +142,14 @@ def _stack_key(classifier: Classifier) -> tuple[object, ...]:
         type(classifier.head),
         static_fields(classifier.head),
         [(name, value.shape) for name, value in classifier.p.items()],
-        [(name, value.shape) for name, value in classifier.c.items()],
+        [(name, _shape(value)) for name, value in classifier.c.items()],
         classifier.logit_scale,
     )
+
+
+def _shape(constant: Tensor) -> object:
+    """The shape of a constant; a text tower, which is no tensor, is the same or another."""
+    return constant.shape if isinstance(constant, Tensor) else id(constant)
 
 
 def rows_for(head: Head, x: Tensor) -> Tensor:

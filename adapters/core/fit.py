@@ -153,6 +153,7 @@ def _own(tensors: Tensors, run: int) -> Tensors:
     """One run's part (1, ...) of what lasts, without copying; all of what the runs share."""
     own = {}
     for name, value in lasting(tensors).items():
-        shared = len(value) == 1
+        # a text tower is no tensor, and all share it
+        shared = not isinstance(value, Tensor) or len(value) == 1
         own[name] = value if shared else value[run : run + 1]
     return own

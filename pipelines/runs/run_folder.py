@@ -102,8 +102,13 @@ def save(result: Result, cache: FeatureCache, out: Path, command: str = "") -> P
     An earlier run there is replaced, another kind of folder is not.
 
     Raises:
-        RunFolderError: the place cannot be written, or holds something else.
+        RunFolderError: the place cannot be written, or holds something else; or the run cannot
+            be saved.
     """
+    if not can_save(result.classifier):
+        raise RunFolderError(
+            f"a run of {result.spec.head_name} is not saved: it asks the text tower for each image"
+        )
     out = Path(out)
     check_out(out)
     try:
@@ -113,6 +118,11 @@ def save(result: Result, cache: FeatureCache, out: Path, command: str = "") -> P
     except OSError as error:
         raise _cannot_write(out, error) from None
     return out
+
+
+def can_save(classifier: Classifier) -> bool:
+    """Whether a classifier is made of tensors alone; one that asks the text tower is not."""
+    return all(isinstance(value, Tensor) for value in classifier.c.values())
 
 
 def check_out(out: Path) -> None:

@@ -251,6 +251,35 @@ PUBLISHED = {
         needs=frozenset({"text", "tower"}),
         optional_inputs=frozenset({"views"}),
     ),
+    # CoCoOp's config vit_b16_c4_ep10_batch1_ctxv1: one image a step, so an epoch is 1,600 steps
+    "cocoop": Published(
+        defaults={
+            "init": "a photo of a",
+            "lr": 2e-3,
+            "weight_decay": 5e-4,
+            "epochs": 10,
+            "batch": 1,
+        },
+        plan=DASSL
+        | {"steps": 16000, "per_epoch": 1600, "batch": 1, "warmup": 1600, "optimiser": "sgd"},
+        needs=frozenset({"text", "tower"}),
+        optional_inputs=frozenset({"views"}),
+    ),
+    # CPL's code is on CoCoOp's; its lambda is 1
+    "cpl": Published(
+        defaults={
+            "init": "a photo of a",
+            "lr": 2e-3,
+            "weight_decay": 5e-4,
+            "epochs": 10,
+            "batch": 1,
+            "contrast": 1.0,
+        },
+        plan=DASSL
+        | {"steps": 16000, "per_epoch": 1600, "batch": 1, "warmup": 1600, "optimiser": "sgd"},
+        needs=frozenset({"text", "tower"}),
+        optional_inputs=frozenset({"views"}),
+    ),
     "auto": Published(
         defaults={"folds": 4},
         plan=NO_TRAINING | {"batch": 1600},
@@ -419,6 +448,7 @@ SPANS = {
     ("prototype", "alpha"): (0, 1000),
     ("auto", "folds"): (2, 20),
     ("coop", "words"): (1, 1000),
+    ("cpl", "contrast"): (0, None),
     ("cross-modal", "wise"): (0, 1),
     ("cross-modal-adapter", "wise"): (0, 1),
     ("cross-modal-adapter", "ratio"): (0, 1),

@@ -1,4 +1,4 @@
-"""CoOp against a short loop through open_clip's own encode_text."""
+"""CoOp and CoCoOp against short loops through open_clip's own encode_text."""
 
 import math
 
@@ -7,9 +7,12 @@ import torch
 import toy_clip
 from torch.nn import functional as F
 
+from cliad.adapters.cocoop import CoCoOp
 from cliad.adapters.coop import CoOp
+from cliad.adapters.core.classifier import support_of
 from cliad.adapters.core.episode import Episode
 from cliad.adapters.core.fit import fit
+from cliad.adapters.core.head import hypers
 from cliad.cache.encoders import clip
 
 NAMES = ("red apple", "cat", "golden retriever puppy", "car")
@@ -46,8 +49,8 @@ def episode_of(encoder):
     )
 
 
-def loss_of(encoder, words, x, y):
-    """The cross-entropy of prompts whose words take the place of X in "X X X X name."."""
+def features_of(encoder, words):
+    """The features of prompts whose words take the place of X in "X X X X name."."""
     tokens = encoder.tokenizer([f"X X X X {name}." for name in NAMES])
 
     def put_words(module, inputs, embeddings):
@@ -56,6 +59,12 @@ def loss_of(encoder, words, x, y):
     handle = encoder.model.token_embedding.register_forward_hook(put_words)
     features = encoder.model.encode_text(tokens)
     handle.remove()
+    return features
+
+
+def loss_of(encoder, words, x, y):
+    """The cross-entropy of images by such prompts."""
+    features = features_of(encoder, words)
     return F.cross_entropy(20 * F.normalize(x, dim=-1) @ F.normalize(features, dim=-1).T, y)
 
 
@@ -66,8 +75,7 @@ def test_several_steps_are_those_of_a_loop_through_encode_text(encoder):
     optimiser = torch.optim.SGD([words], momentum=0.9, weight_decay=5e-4)
     losses = []
     for step in range(EPOCHS):
-        rate = 1e-5 if step == 0 else LR * (1 + math.cos(math.pi * (step - 1) / EPOCHS)) / 2
-        optimiser.param_groups[0]["lr"] = rate
+        optimiser.param_groups[0]["lr"] = rate_at(step)
         loss = loss_of(encoder, words, episode.features, episode.y)
         losses.append(loss.item())
         optimiser.zero_grad()
@@ -82,3 +90,45 @@ def test_several_steps_are_those_of_a_loop_through_encode_text(encoder):
     got = F.cross_entropy(classifier.logits(episode.features), episode.y)
     expected = loss_of(encoder, words, episode.features, episode.y)
     torch.testing.assert_close(got, expected.detach(), rtol=1e-5, atol=1e-5)
+
+
+def rate_at(step):
+    """The learning rate of a step that is an epoch."""
+    if step == 0:
+        return 1e-5
+    return LR * (1 + math.cos(math.pi * (step - 1) / EPOCHS)) / 2
+
+
+def test_several_steps_of_cocoop_are_those_of_a_loop_over_images(encoder):
+    episode = episode_of(encoder)
+    x = F.normalize(episode.features, dim=-1)
+    head = CoCoOp(epochs=EPOCHS, lr=LR, batch=12)
+    support, _ = support_of(head, [episode])
+    h = hypers([head], x)
+    start = head.start(head.bind(support, h), h, [torch.Generator().manual_seed(episode.seed)])
+    p = {name: value[0].clone().requires_grad_() for name, value in start.items()}
+    optimiser = torch.optim.SGD(p.values(), momentum=0.9, weight_decay=5e-4)
+
+    def loss():
+        total = 0
+        for image, label in zip(x, episode.y, strict=True):
+            shift = torch.relu(image @ p["w1"] + p["b1"]) @ p["w2"] + p["b2"]
+            total = total + loss_of(encoder, p["words"] + shift, image[None], label[None])
+        return total / len(x)
+
+    first = loss().item()
+    for step in range(EPOCHS):
+        optimiser.param_groups[0]["lr"] = rate_at(step)
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+    last = loss()
+    assert last.item() < first - 0.1
+    classifier = fit([(head, episode)])[0]
+    for name, value in p.items():
+        moved = (value - start[name][0]).abs().max().item()
+        assert moved > 1e-3, name
+        found = classifier.p[name][0]
+        torch.testing.assert_close(found, value.detach(), rtol=0, atol=1e-3 * moved)
+    got = F.cross_entropy(classifier.logits(episode.features), episode.y)
+    torch.testing.assert_close(got, last.detach(), rtol=1e-4, atol=1e-4)

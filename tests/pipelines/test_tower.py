@@ -217,3 +217,11 @@ def test_runs_are_grouped_by_what_the_tower_keeps_of_them(digits, monkeypatch):
 def test_a_prompt_that_is_too_long_ends_a_run_before_it_begins(digits):
     with pytest.raises(HeadError, match="has 43 tokens with 39 learned words"):
         train(folder=folder_of(digits), head="coop", hyper={"init": "random", "words": 39})
+
+
+def test_a_run_that_asks_the_tower_for_each_image_is_not_saved(digits, tmp_path):
+    result, cache = train(folder=folder_of(digits), head="cocoop", hyper={"epochs": 1}, shots=1)
+    with pytest.raises(run_folder.RunFolderError, match="a run of cocoop is not saved") as caught:
+        run_folder.save(result, cache, tmp_path / "run")
+    one_line(caught)
+    assert not (tmp_path / "run").exists() and result.row()["run"] is None
