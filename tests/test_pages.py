@@ -232,6 +232,11 @@ def digits(place):
     shutil.copyfile(cache.path, folder / f"tiny-{cache.image_id}.h5")
 
 
+def oxford_pets(place):
+    """A cache of that name."""
+    toy_cache(place / "cliad-caches", dataset="oxford_pets")
+
+
 def caltech65(place):
     """An older cache of another data set."""
     os.utime(toy_cache(place / "cliad-caches", dataset="caltech65"), (1, 1))
@@ -272,6 +277,7 @@ STAND_INS = {
     "docs/own-images.md": [birds],
     "docs/transductive.md": [photos],
     "docs/best-head.md": [digits, photos],
+    "docs/base-to-new.md": [oxford_pets],
 }
 
 
