@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from cliad.adapters import HEADS
 from cliad.adapters.core.head import HeadError
-from cliad.pipelines.experiments.spec_error import SpecError
 from cliad.cache.files import sha256_of
+from cliad.pipelines.experiments.spec_error import SpecError
 from cliad.pipelines.experiments.train import train
 from cliad.pipelines.runs import run_folder
 from cliad.pipelines.runs.predict import PredictError, load
