@@ -272,6 +272,7 @@ STAND_INS = {
     "docs/own-images.md": [birds],
     "docs/transductive.md": [photos],
     "docs/best-head.md": [digits, photos],
+    "docs/prompt-learning.md": [photos],
 }
 
 
