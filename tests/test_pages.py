@@ -278,6 +278,7 @@ STAND_INS = {
     "docs/transductive.md": [photos],
     "docs/best-head.md": [digits, photos],
     "docs/base-to-new.md": [oxford_pets],
+    "docs/prompt-learning.md": [photos],
 }
 
 
