@@ -237,6 +237,10 @@ def caltech65(place):
     os.utime(toy_cache(place / "cliad-caches", dataset="caltech65"), (1, 1))
 
 
+def oxford_pets(place):
+    toy_cache(place / "cliad-caches", dataset="oxford_pets")
+
+
 def runs(place):
     """A run folder under all names that pages give it, and an image for it."""
     digits(place)
@@ -272,6 +276,7 @@ STAND_INS = {
     "docs/own-images.md": [birds],
     "docs/transductive.md": [photos],
     "docs/best-head.md": [digits, photos],
+    "docs/base-to-new.md": [oxford_pets],
     "docs/prompt-learning.md": [photos],
 }
 
