@@ -242,10 +242,6 @@ def caltech65(place):
     os.utime(toy_cache(place / "cliad-caches", dataset="caltech65"), (1, 1))
 
 
-def oxford_pets(place):
-    toy_cache(place / "cliad-caches", dataset="oxford_pets")
-
-
 def runs(place):
     """A run folder under all names that pages give it, and an image for it."""
     digits(place)

@@ -237,7 +237,10 @@ def test_only_rows_that_are_missing_are_made(shifted, tmp_path):
     "words, said",
     [
         ({"test": "nosiy"}, "no cache of nosiy"),
-        ({"test": "noisy,more"}, "2 classes that source lacks, such as 'class 5'; Gda needs images"),
+        (
+            {"test": "noisy,more"},
+            "2 classes that source lacks, such as 'class 5'; Gda needs images",
+        ),
         ({"test": "elsewhere"}, "no cache of elsewhere"),
         ({"test": "weights"}, "encoded by Toy, the head was trained on features of toy"),
         ({"test": "noisy,,more"}, "test is a value, a list"),
