@@ -13,7 +13,15 @@ from cliad.adapters.clip_adapter import ClipAdapter, width
 from cliad.adapters.core.classifier import Classifier, linear_map, logits_of
 from cliad.adapters.core.episode import Episode, Support, Tensors, stack_validation
 from cliad.adapters.core.fit import Run
-from cliad.adapters.core.folds import FEWEST_CLASSES, Trial, class_folds, item_folds, n_fold_of
+from cliad.adapters.core.folds import (
+    FEWEST_CLASSES,
+    Trial,
+    class_folds,
+    classes_with_images,
+    images_per_class,
+    item_folds,
+    n_fold_of,
+)
 from cliad.adapters.core.head import Head, Hypers, Plan, hyper
 from cliad.adapters.core.ops import bottleneck, class_weights, cosine_logits, unit
 from cliad.adapters.core.select import fit_all
@@ -112,7 +120,7 @@ class Auto(Head):
     def fit_parts(self, episodes: Sequence[Episode]) -> Tensors:
         first = episodes[0]
         n_fold = min(n_fold_of(episode, self.folds) for episode in episodes)
-        shots = min(int(episode.shots) for episode in episodes)
+        shots = min(images_per_class(episode) for episode in episodes)
         members = _members(has_text=first.text is not None, shots=shots)
         largest = max(1, FLOATS_AT_ONCE // (FLOATS_PER_LOGIT * len(first.index) * first.n_class))
         weights, found = _weights(members, episodes, n_fold, largest)
@@ -158,10 +166,10 @@ def _weights(
     """Weights (n_run, n_member), and what the folds say of the stack, see `Head.fit_parts`."""
     first = episodes[0]
     prior = first.features.new_tensor([member.prior for member in members.values()])
-    judged_by_classes = first.text is not None and first.n_class >= FEWEST_CLASSES
+    can_be_halved = len(classes_with_images(episodes)) >= FEWEST_CLASSES
     if n_fold > 1:
         trials = [item_folds(episode, n_fold) for episode in episodes]
-    elif judged_by_classes:
+    elif first.text is not None and can_be_halved:
         trials = class_folds(episodes)
     else:
         return prior.expand(len(episodes), -1), {}

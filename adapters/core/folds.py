@@ -45,13 +45,20 @@ class Judged(NamedTuple):
     episode: Episode
 
 
-def n_fold_of(episode: Episode, most: int = MOST_FOLDS) -> int:
-    """How many folds a support allows: as many as it has shots, at most `most`.
+def images_per_class(episode: Episode) -> int:
+    """The mean number of a class's images, rounded down; an image that counts twice is one.
 
-    Below 2 there are none: a class of one image cannot be judged by its other images. An image that
-    counts several times is one.
+    Classes without images, which only texts know, do not count.
     """
-    return min(len(episode.index.unique()) // episode.n_class, most)
+    return len(episode.index.unique()) // max(len(episode.y.unique()), 1)
+
+
+def n_fold_of(episode: Episode, most: int = MOST_FOLDS) -> int:
+    """How many folds a support allows: as many as a class has images, at most `most`.
+
+    Below 2 there are none: a class of one image cannot be judged by its other images.
+    """
+    return min(images_per_class(episode), most)
 
 
 def folds_of(y: Tensor, n_fold: int, seed: int) -> Tensor:
@@ -96,7 +103,7 @@ def item_folds(episode: Episode, n_fold: int) -> list[Trial]:
 
 
 def class_folds(episodes: Sequence[Episode]) -> list[list[Trial]]:
-    """The two trials of each episode, by halves of its classes; all episodes share the halves.
+    """The two trials of each episode, by halves of the classes that have images in all episodes.
 
     Each is fitted on the items and texts of one half, and judged on those of the other: see
     `Trial.judge`. The episodes are of one group, which share features and texts.
@@ -107,7 +114,8 @@ def class_folds(episodes: Sequence[Episode]) -> list[list[Trial]]:
     first = episodes[0]
     if first.text is None:
         raise ValueError("expected class texts, got an episode without them")
-    halves = class_halves(first.n_class)
+    seen_by_all = classes_with_images(episodes)
+    halves = [seen_by_all[half] for half in class_halves(len(seen_by_all))]
     # One tensor for all runs: runs train together where they share their texts.
     texts = [first.text[:, half.to(first.text.device)] for half in halves]
     trials = []
@@ -119,6 +127,14 @@ def class_folds(episodes: Sequence[Episode]) -> list[list[Trial]]:
             of_run.append(Trial(fitted_on=parts[seen], judged_on=judged_on))
         trials.append(of_run)
     return trials
+
+
+def classes_with_images(episodes: Sequence[Episode]) -> Tensor:
+    """The classes (k,), ascending, that have an image in every episode."""
+    seen = torch.zeros(episodes[0].n_class, dtype=torch.long)
+    for episode in episodes:
+        seen[episode.y.unique()] += 1
+    return (seen == len(episodes)).nonzero()[:, 0]
 
 
 def class_halves(n_class: int) -> tuple[Tensor, Tensor]:

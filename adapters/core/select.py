@@ -23,6 +23,7 @@ from cliad.adapters.core.folds import (
     Judged,
     Trial,
     class_folds,
+    classes_with_images,
     item_folds,
     n_fold_of,
 )
@@ -142,15 +143,15 @@ def fit_cross_validated(
     Raises:
         HeadError: the head has parameters of each class, which need two images of it.
     """
-    head, first = runs[0]
+    head, _ = runs[0]
     if head.cross_fits:
         return fit_all(runs, largest)
     by_items = all(n_fold_of(episode) > 1 for _, episode in runs)
     if by_items:
         trials = {id(one): item_folds(one, n_fold_of(one)) for _, one in runs}
     else:
-        check_class_folds(head, first)
         episodes = [episode for _, episode in runs]
+        check_class_folds(head, episodes)
         trials = dict(zip(map(id, episodes), class_folds(episodes), strict=True))
     chosen = _choose(runs, given, _Search(trials, by_loss=True, largest=largest))
     final = [Run(one.head, episode) for one, (_, episode) in zip(chosen, runs, strict=True)]
@@ -163,7 +164,7 @@ def fit_cross_validated(
     ]
 
 
-def check_class_folds(head: Head, episode: Episode) -> None:
+def check_class_folds(head: Head, episodes: Sequence[Episode]) -> None:
     """Check that a head can be judged at one shot, by classes that it has not seen.
 
     Raises:
@@ -175,10 +176,11 @@ def check_class_folds(head: Head, episode: Episode) -> None:
             f"{name} knows each class by its images, so that with one image per class nothing can"
             " be left out to select on; use --select val or fixed, or more shots"
         )
-    if episode.n_class < FEWEST_CLASSES or episode.text is None:
+    n_class = len(classes_with_images(episodes))
+    if n_class < FEWEST_CLASSES or episodes[0].text is None:
         raise HeadError(
             "with one image per class, --select cv leaves half of the classes out, for which at"
-            f" least {FEWEST_CLASSES} classes with texts are needed; there are {episode.n_class}"
+            f" least {FEWEST_CLASSES} classes with texts are needed; there are {n_class}"
         )
 
 

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from cliad.adapters.core.ops import cholesky_solve, where_all_works
 
+# On the diagonal of the Hessian, in summed squares of margins: what single precision has lost in
+# their difference from squared means may leave it indefinite. The minimum stays where it is.
+DAMPING = 1e-6
 ROUNDS = 15  # of Newton's method; 5 to 10 suffice
 STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.02)  # tried in this order until the value falls
 
@@ -117,9 +120,12 @@ class _Part:
             products.append(torch.einsum("rmnk,rnk->rmn", self.margins, of_member))
         second = torch.stack(products, dim=1).double()  # (n_run, n_member, n_member, n)
         covariance = second - mean[:, :, None] * mean[:, None]
+        squares = second.diagonal(dim1=1, dim2=2)  # (n_run, n, n_member)
+        damping = DAMPING * torch.einsum("rnm,rn->rm", squares, self.weight)
+        hessian = torch.einsum("rabn,rn->rab", covariance, self.weight)
         return (
             torch.einsum("rmn,rn->rm", mean, self.weight),
-            torch.einsum("rabn,rn->rab", covariance, self.weight),
+            hessian + torch.diag_embed(damping),
         )
 
     def _stacked(self, w: Tensor) -> Tensor:

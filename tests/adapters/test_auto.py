@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 import torch
 from torch.nn import functional as F
-from worlds import DIM, N_CLASS, World
+from worlds import DIM, N_CLASS, World, without
 
 from cliad.adapters.auto import MEMBERS, OF_ONE_SHOT, Auto
 from cliad.adapters.core.episode import Support
@@ -189,3 +189,18 @@ def test_few_classes_work(n_class, shots):
     world = World(n_class=n_class)
     (ours,) = fit([(Auto(), world.episode(shots))])
     assert torch.isfinite(ours.logits(world.test[0])).all() and not ours.diverged
+
+
+def test_one_image_a_class_that_counts_thrice_is_one_shot():
+    episode = WORLD.episode(1)
+    thrice = replace(episode, index=episode.index.repeat(3), y=episode.y.repeat(3))
+    (classifier,) = fit([(Auto(), thrice)])
+    assert not classifier.diverged and classifier.calibration is None
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_classes_that_only_texts_know_stop_nothing(shots):
+    episode = WORLD.episode(shots)
+    absent = (episode.y > 1).nonzero()[:, 0].tolist()
+    (classifier,) = fit([(Auto(), without(episode, *absent))])
+    assert torch.isfinite(classifier.logits(WORLD.test[0])).all()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional as F
-from worlds import N_CLASS, World
+from worlds import N_CLASS, World, without
 
 from cliad.adapters.core.classifier import validation
 from cliad.adapters.core.fit import fit
@@ -13,6 +13,7 @@ from cliad.adapters.core.folds import (
     NO_FOLD,
     class_folds,
     class_halves,
+    classes_with_images,
     folds_of,
     item_folds,
     n_fold_of,
@@ -113,3 +114,23 @@ def test_an_image_that_counts_twice_is_in_one_fold():
         held_out = set(trial.judged_on.val_index.tolist())
         assert not held_out & set(trial.fitted_on.index.tolist())
         assert len(trial.judged_on.val_index) == 2 * len(held_out)
+
+
+@pytest.mark.parametrize("shots, n_fold", [(1, 1), (2, 2), (3, 3)])
+def test_a_class_that_only_texts_know_has_no_say_in_the_folds(shots, n_fold):
+    episode = WORLD.episode(shots)
+    absent = (episode.y > 3).nonzero()[:, 0].tolist()
+    assert n_fold_of(without(episode, *absent)) == n_fold
+
+
+def test_halves_are_of_classes_that_have_images_in_all_episodes():
+    first = without(WORLD.episode(1), 0)
+    second = without(WORLD.episode(1, seed=2), 1)
+    seen = set(range(7)) - {int(WORLD.episode(1).y[0]), int(WORLD.episode(1, seed=2).y[1])}
+    assert set(classes_with_images([first, second]).tolist()) == seen
+    for one, other in class_folds([first, second]):
+        halves = (
+            set(WORLD.labels[one.fitted_on.index].tolist()),
+            set(WORLD.labels[other.fitted_on.index].tolist()),
+        )
+        assert halves[0] | halves[1] == seen and not halves[0] & halves[1]

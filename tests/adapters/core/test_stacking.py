@@ -84,3 +84,14 @@ def test_the_stack_is_the_weighted_sum_of_its_members():
     w = torch.tensor([[0.5, 0.0, 2.0]])
     expected = 0.5 * one.logits[0, 0] + 2 * one.logits[0, 2]
     torch.testing.assert_close(one.stacked(w)[0], expected)
+
+
+def test_two_large_members_that_say_nearly_the_same_are_weighed():
+    """In single precision their Hessian has a negative eigenvalue."""
+    y = torch.zeros(1, 6, dtype=torch.long)
+    wrong = torch.zeros(1, 6, 3)
+    wrong[..., 1:] = torch.tensor([20000.0, 19999.5])
+    logits = torch.stack([wrong, 0.999 * wrong, torch.zeros_like(wrong)], dim=1)
+    part = Judgement(logits, y, torch.ones(1, 6))
+    weights = stacking_weights([part], PRIOR, 1.0)[0].double().numpy()
+    assert objective(weights, [part], 1.0) < objective(PRIOR.double().numpy(), [part], 1.0) / 100
