@@ -249,6 +249,11 @@ class Batch:
     at: Tensor
 
 
+def without_validation(episode: Episode) -> Episode:
+    """The episode without its validation items."""
+    return replace(episode, val_index=episode.val_index[:0], val_y=episode.val_y[:0])
+
+
 def stack(episodes: Sequence[Episode], features: Tensor | WideRows) -> tuple[Support, Tensor]:
     """The support of all runs, padded to the longest, and its row numbers (n_run, n).
 

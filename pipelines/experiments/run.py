@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from cliad.adapters.core.classifier import Classifier
+from cliad.adapters.core.episode import without_validation
 from cliad.adapters.core.fit import Run, require
 from cliad.adapters.core.head import static_fields
 from cliad.adapters.core.select import (
@@ -121,6 +122,9 @@ class _Experiment:
         fitted, timing = fit_timed(runs, specs[0], self.device, largest=len(runs))
         test = self.test_rows(specs[0].head.columns())
         episodes = [one.episode for one in drawn]
+        if specs[0].select == "cv":
+            # At one shot there is no temperature, rather than one of validation images.
+            episodes = [without_validation(episode) for episode in episodes]
         scores = score_runs(fitted, episodes, test, transductive=specs[0].transductive)
         return [
             Result(

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 
 import h5py
 import numpy as np
@@ -458,3 +459,24 @@ def test_a_row_says_how_many_runs_were_trained_with_it(toy):
     assert [result.spec for result in results] == specs
     assert [result.timing.group_size for result in results] == [2, 2, 2, 2, 1]
     assert {result.timing.device for result in results} == {"cpu"}
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_by_folds_no_validation_image_of_a_cache_is_read(hard, tmp_path, shots):
+    """The same rows, though the file's validation images are others with wrong labels."""
+    poisoned = tmp_path / "poisoned"
+    shutil.copytree(hard, poisoned)
+    with h5py.File(next(poisoned.rglob("*.h5")), "r+") as file:
+        val = file["splits/val"]
+        val["features"][...] = -val["features"][...]
+        val["labels"][...] = (val["labels"][...] + 1) % 7
+    rows = []
+    for folder in (hard, poisoned):
+        of_folder = []
+        for head in ("auto", "clip-adapter"):
+            result, _ = train(folder=folder, head=head, shots=shots, select="cv")
+            row = result.row()
+            of_folder.append({word: row[word] for word in ("top1", "nll", "temperature", "ece_t")})
+        rows.append(of_folder)
+    assert rows[0] == rows[1]
+    assert all((row["temperature"] is None) == (shots == 1) for row in rows[0])
