@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
@@ -49,7 +50,10 @@ class Member(NamedTuple):
 
 
 # In the stack fewer steps at a higher rate do as well as the default, which one shot needs.
-ADAPTER = ClipAdapter(alpha=0.2, lr=3e-3, weight_decay=0.01, epochs=30, batch=256)
+BATCH = 256
+EPOCHS = 30
+MOST_STEPS = 120  # of the adapter: of more than a thousand items, fewer passes are enough
+ADAPTER = ClipAdapter(alpha=0.2, lr=3e-3, weight_decay=0.01, epochs=EPOCHS, batch=BATCH)
 MEMBERS: Mapping[str, Member] = {
     "zero-shot": Member(ZeroShot(), 0.1, True),
     "clip-adapter": Member(ADAPTER, 0.5, True),
@@ -121,7 +125,7 @@ class Auto(Head):
         first = episodes[0]
         n_fold = min(n_fold_of(episode, self.folds) for episode in episodes)
         shots = min(images_per_class(episode) for episode in episodes)
-        members = _members(has_text=first.text is not None, shots=shots)
+        members = _members(has_text=first.text is not None, shots=shots, n=len(first.index))
         largest = max(1, FLOATS_AT_ONCE // (FLOATS_PER_LOGIT * len(first.index) * first.n_class))
         weights, found = _weights(members, episodes, n_fold, largest)
         fitted = {
@@ -149,15 +153,22 @@ class Auto(Head):
         return linear + p["share"][:, None, None] * adapter
 
 
-def _members(*, has_text: bool, shots: int) -> Mapping[str, Member]:
-    """The heads of the stack, for so many whole shots."""
+def _members(*, has_text: bool, shots: int, n: int) -> Mapping[str, Member]:
+    """The heads of the stack, for so many whole shots and n items."""
     if not has_text:
         return WITHOUT_TEXT
     if shots < 2:
         return OF_ONE_SHOT
+    per_epoch = math.ceil(n / BATCH)
+    epochs = max(1, min(EPOCHS, MOST_STEPS // per_epoch))
+    adapter = MEMBERS["clip-adapter"]
+    members = {
+        **MEMBERS,
+        "clip-adapter": adapter._replace(head=replace(ADAPTER, epochs=epochs)),
+    }
     if shots < FEWEST_SHOTS_OF_GDA:
-        return {name: member for name, member in MEMBERS.items() if name != "gda"}
-    return MEMBERS
+        del members["gda"]
+    return members
 
 
 def _weights(
