@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shutil
 import statistics
 import tempfile
 import time
@@ -68,12 +69,12 @@ def register_small_model(folder: Path) -> str:
 
 
 def data_set(folder: Path, photos: Path, count: int) -> Path:
-    """A test-only folder of `count` links to the photographs, over and over."""
+    """A test-only folder of `count` copies of the photographs, over and over."""
     names = image_files(photos)
     (folder / "test" / "photo").mkdir(parents=True)
     for i in range(count):
         source = (photos / names[i % len(names)]).resolve()
-        (folder / "test" / "photo" / f"{i:05d}{source.suffix}").symlink_to(source)
+        shutil.copyfile(source, folder / "test" / "photo" / f"{i:05d}{source.suffix}")
     return folder
 
 
