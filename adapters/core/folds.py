@@ -131,7 +131,7 @@ def class_folds(episodes: Sequence[Episode]) -> list[list[Trial]]:
 
 def classes_with_images(episodes: Sequence[Episode]) -> Tensor:
     """The classes (k,), ascending, that have an image in every episode."""
-    seen = torch.zeros(episodes[0].n_class, dtype=torch.long)
+    seen = episodes[0].y.new_zeros(episodes[0].n_class)
     for episode in episodes:
         seen[episode.y.unique()] += 1
     return (seen == len(episodes)).nonzero()[:, 0]
