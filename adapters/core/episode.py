@@ -254,6 +254,26 @@ def without_validation(episode: Episode) -> Episode:
     return replace(episode, val_index=episode.val_index[:0], val_y=episode.val_y[:0])
 
 
+def of_classes(episode: Episode, classes: Tensor, text: Tensor) -> Episode:
+    """The episode's items of some classes (k,) in ascending order, labelled 0 to k - 1.
+
+    text (n_template, k, dim) is theirs.
+    """
+    in_support = torch.isin(episode.y, classes)
+    in_validation = torch.isin(episode.val_y, classes)
+    names = episode.names  # () where they are not known
+    return replace(
+        episode,
+        index=episode.index[in_support],
+        y=torch.searchsorted(classes, episode.y[in_support]),
+        val_index=episode.val_index[in_validation],
+        val_y=torch.searchsorted(classes, episode.val_y[in_validation]),
+        text=text,
+        names=tuple(names[label] for label in classes.tolist()) if names else (),
+        n_class=len(classes),
+    )
+
+
 def stack(episodes: Sequence[Episode], features: Tensor | WideRows) -> tuple[Support, Tensor]:
     """The support of all runs, padded to the longest, and its row numbers (n_run, n).
 

@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.classifier import Classifier
-from cliad.adapters.core.episode import Episode, Support
+from cliad.adapters.core.episode import Episode, Support, of_classes, without_validation
 
 MOST_FOLDS = 4
 FEWEST_CLASSES = 4  # that can be cut in halves
@@ -120,7 +120,10 @@ def class_folds(episodes: Sequence[Episode]) -> list[list[Trial]]:
     texts = [first.text[:, half.to(first.text.device)] for half in halves]
     trials = []
     for episode in episodes:
-        parts = [_of_classes(episode, half, text) for half, text in zip(halves, texts, strict=True)]
+        parts = [
+            without_validation(of_classes(episode, half, text))
+            for half, text in zip(halves, texts, strict=True)
+        ]
         of_run = []
         for seen, unseen in ((0, 1), (1, 0)):
             judged_on = replace(parts[unseen], val_index=parts[unseen].index, val_y=parts[unseen].y)
@@ -142,29 +145,3 @@ def class_halves(n_class: int) -> tuple[Tensor, Tensor]:
     order = torch.randperm(n_class, generator=Generator().manual_seed(0), device="cpu")
     first, second = order.tensor_split(2)
     return first.sort().values, second.sort().values
-
-
-def _of_classes(episode: Episode, classes: Tensor, text: Tensor) -> Episode:
-    """The support of some classes (k,) in ascending order, labelled 0 to k - 1; no validation.
-
-    text (n_template, k, dim) is theirs.
-    """
-    chosen = torch.isin(episode.y, classes)
-    none = episode.index[:0]
-    return replace(
-        episode,
-        index=episode.index[chosen],
-        y=torch.searchsorted(classes, episode.y[chosen]),
-        val_index=none,
-        val_y=none,
-        text=text,
-        names=_names_of(episode, classes),
-        n_class=len(classes),
-    )
-
-
-def _names_of(episode: Episode, classes: Tensor) -> tuple[str, ...]:
-    """The names of some classes (k,); none where an episode does not know them."""
-    if not episode.names:
-        return ()
-    return tuple(episode.names[label] for label in classes.tolist())

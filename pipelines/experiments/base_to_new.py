@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cliad.adapters.core.classifier import Classifier, support_of
-from cliad.adapters.core.episode import Episode, Support
+from cliad.adapters.core.episode import Episode, Support, of_classes, without_validation
 from cliad.adapters.core.fit import Run, require
 from cliad.adapters.core.head import Head, HeadError
 from cliad.adapters.core.metrics import metrics
@@ -189,18 +189,7 @@ def _words_of_halves(cache: FeatureCache, base: Half, new: Half) -> dict:
 
 def base_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
     """The episode's items of the labels under n_base, and their text."""
-    in_support = episode.y < n_base
-    in_validation = episode.val_y < n_base
-    return replace(
-        episode,
-        index=episode.index[in_support],
-        y=episode.y[in_support],
-        val_index=episode.val_index[in_validation],
-        val_y=episode.val_y[in_validation],
-        text=text,
-        names=episode.names[:n_base],
-        n_class=n_base,
-    )
+    return of_classes(episode, torch.arange(n_base), text)
 
 
 def new_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
@@ -208,18 +197,8 @@ def new_half(episode: Episode, n_base: int, text: Tensor) -> Episode:
 
     Without validation: nothing is chosen on new classes.
     """
-    in_support = episode.y >= n_base
-    none = episode.index[:0]
-    return replace(
-        episode,
-        index=episode.index[in_support],
-        y=episode.y[in_support] - n_base,
-        val_index=none,
-        val_y=none,
-        text=text,
-        names=episode.names[n_base:],
-        n_class=episode.n_class - n_base,
-    )
+    new = torch.arange(n_base, episode.n_class)
+    return without_validation(of_classes(episode, new, text))
 
 
 def _support_of_new(head: Head, episode: Episode) -> Support:
