@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, HeadError, Hypers, Plan, hyper
+from cliad.adapters.core.head import Head, HeadError, Hypers, Plan, fill_in, hyper
 from cliad.adapters.core.ops import bottleneck, bottleneck_start, cosine_logits, unit
 from cliad.adapters.core.texts import zero_shot_constants
 
@@ -103,11 +103,8 @@ class ClipAdapter(Head):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # What was not given is filled in, so that a result's row says what it was trained with;
-        # but for the epochs, which depend on the shots. The class is frozen, hence object's setter.
-        for name in ("lr", "weight_decay", "batch"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(PRESETS[self.preset], name))
+        # Not the epochs, which depend on the shots.
+        fill_in(self, PRESETS[self.preset], "lr", "weight_decay", "batch")
         if self.ratio != "fixed":
             self._check_first_ratios()
 

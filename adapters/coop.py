@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
-from cliad.adapters.core.head import Head, HeadError, Hypers, Plan, hyper
+from cliad.adapters.core.head import Head, HeadError, Hypers, Plan, fill_in, hyper
 from cliad.adapters.core.ops import cosine_logits, unit
 from cliad.adapters.core.tower import TextTower
 from cliad.adapters.prompts import (
@@ -80,10 +80,8 @@ class CoOp(Head):
         super().__post_init__()
         if not self.init.strip():
             raise HeadError(f"expected init to be words, or {RANDOM}; got none")
-        # What was not given is filled in, so that a result's row says what it was trained with.
-        for name in ("lr", "weight_decay", "batch"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(PRESETS[self.preset], name))
+        # Not the epochs, which depend on the shots.
+        fill_in(self, PRESETS[self.preset], "lr", "weight_decay", "batch")
         if self.csc:
             # words of one class say nothing of another
             object.__setattr__(self, "new_classes", "no")

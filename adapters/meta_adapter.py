@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from cliad.adapters.core.episode import Batch, Support, Tensors
-from cliad.adapters.core.head import Head, Hypers, Plan, cross_entropy, hyper
+from cliad.adapters.core.head import Head, Hypers, Plan, cross_entropy, fill_in, hyper
 from cliad.adapters.core.keys import keys_by_class, slots
 from cliad.adapters.core.ops import cosine_logits, unit
 from cliad.adapters.core.texts import zero_shot_constants
@@ -69,11 +69,7 @@ class MetaAdapter(Head):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # What was not given is filled in, so that a result's row says what it was trained with.
-        # The class is frozen, hence object's setter.
-        for name in ("lr", "epochs", "batch"):
-            if getattr(self, name) is None:
-                object.__setattr__(self, name, getattr(PRESETS[self.preset], name))
+        fill_in(self, PRESETS[self.preset], "lr", "epochs", "batch")
 
     def plan(self, n: int, shots: float) -> Plan:
         epochs = cast(int, self.epochs)  # filled in by __post_init__

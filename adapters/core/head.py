@@ -318,6 +318,16 @@ class Head:
         return p
 
 
+def fill_in(head: Head, preset: object, *names: str) -> None:
+    """Give the fields that are None the values of a preset, while a head is being made.
+
+    So a result's row says what a head was trained with. The class is frozen, hence object's setter.
+    """
+    for name in names:
+        if getattr(head, name) is None:
+            object.__setattr__(head, name, getattr(preset, name))
+
+
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     """The weighted mean (n_run,) of the items' cross-entropy at logits (n_run, b, n_class)."""
     y = batch.y
