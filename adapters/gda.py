@@ -11,10 +11,8 @@ from torch import Tensor
 
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, Hypers, hyper
-from cliad.adapters.core.ops import cholesky_solve, cosine_logits, unit
+from cliad.adapters.core.ops import cholesky_solve, cosine_logits, is_point, unit
 from cliad.adapters.core.texts import zero_shot_constants
-
-NO_SCATTER = 1e-12  # mean square of unit rows about their means, below which they are equal
 
 
 @dataclass(frozen=True)
@@ -124,11 +122,6 @@ def natural_weight(x: Tensor, y: Tensor, n_class: int) -> Tensor:
     n_seen = (count > 0).sum()
     dof = torch.where(is_point(x - mean[y]), len(x) - 1, len(x) - n_seen)
     return dof.clamp(min=1).to(x) / x.shape[1]
-
-
-def is_point(within: Tensor) -> Tensor:
-    """Whether () the differences (n, dim) of samples from their class means are none."""
-    return within.square().mean() < NO_SCATTER
 
 
 def class_means(x: Tensor, y: Tensor, n_class: int) -> Tensor:

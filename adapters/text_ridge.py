@@ -12,9 +12,7 @@ from torch import Generator, Tensor
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, Hypers, hyper
 from cliad.adapters.core.logistic import items
-from cliad.adapters.core.ops import SHORTEST, cholesky_solve, class_weights
-
-NO_SCATTER = 1e-12  # mean square of unit rows about their mean, below which they are equal
+from cliad.adapters.core.ops import SHORTEST, cholesky_solve, class_weights, is_point
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,7 @@ class TextRidge(Head):
         mean = c["_x"].sum(dim=1, keepdim=True) / mask.sum(dim=1, keepdim=True).clamp(min=1)
         z = (c["_x"] - mean) * mask
         # Of items that are all one point only rounding is left, which would be made large.
-        point = z.square().mean(dim=(1, 2), keepdim=True) < NO_SCATTER
-        z = z.masked_fill(point, 0.0)
+        z = z.masked_fill(is_point(z)[:, None, None], 0.0)
         scatter = z.mT @ z  # A (n_run, dim, dim)
         dim = z.shape[-1]
         size = scatter.diagonal(dim1=1, dim2=2).sum(dim=1) / dim  # mean eigenvalue (n_run,)

@@ -12,10 +12,9 @@ from torch import Generator, Tensor
 from cliad.adapters.core.episode import Support, Tensors
 from cliad.adapters.core.head import Head, Hypers, Plan, hyper
 from cliad.adapters.core.logistic import items, solve
-from cliad.adapters.core.ops import where_all_works
+from cliad.adapters.core.ops import NO_SCATTER, is_point, where_all_works
 from cliad.adapters.core.texts import zero_shot_weights
 
-NO_SCATTER = 1e-12  # mean square of unit rows about their class means, below which they are equal
 SHARE_WITHIN = 0.6  # of the variance about the mean of all, where one image a class shows no other
 
 
@@ -94,7 +93,7 @@ def whitening(x: Tensor, onehot: Tensor) -> tuple[Tensor, Tensor]:
     within = x - onehot @ class_mean
     n_seen = (in_class > 0).sum(dim=1)[:, None, None]
     # where() and not `if`: on a GPU the program need not wait for the comparison.
-    none = within.square().mean(dim=(1, 2), keepdim=True) < NO_SCATTER
+    none = is_point(within)[:, None, None]
     about_mean = SHARE_WITHIN**0.5 * (x - mean) * is_item
     within = torch.where(none, about_mean, within)
     dof = torch.where(none, count - 1, count - n_seen).clamp(min=1)

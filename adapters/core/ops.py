@@ -13,12 +13,18 @@ from torch.nn import functional as F
 from cliad.adapters.core.episode import Tensors
 
 SHORTEST = 1e-12  # a length below this counts as this, so that a row of zeros can be divided by it
+NO_SCATTER = 1e-12  # mean square of unit rows about their means, below which they are equal
 CLIP_TEXT_LENGTH = 10.0  # about the length of CLIP's raw text features
 
 
 def unit(x: Tensor) -> Tensor:
     """Rows of length one; a row of zeros stays zero."""
     return F.normalize(x, dim=-1, eps=SHORTEST)
+
+
+def is_point(differences: Tensor) -> Tensor:
+    """Whether (...) unit rows are at their means, from differences (..., n, dim) to these."""
+    return differences.square().mean(dim=(-2, -1)) < NO_SCATTER
 
 
 def per_run(values: Tensor, like: Tensor) -> Tensor:
