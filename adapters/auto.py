@@ -21,12 +21,13 @@ from cliad.adapters.core.folds import (
     classes_with_images,
     images_per_class,
     item_folds,
-    n_fold_of,
 )
 from cliad.adapters.core.head import Head, Hypers, Plan, hyper
-from cliad.adapters.core.ops import bottleneck, class_weights, cosine_logits, unit
+from cliad.adapters.core.lbfgs import FLOATS_PER_LOGIT
+from cliad.adapters.core.ops import bottleneck, cosine_logits, unit
 from cliad.adapters.core.select import fit_all
 from cliad.adapters.core.stacking import Judgement, stacking_weights
+from cliad.adapters.core.texts import zero_shot_constants, zero_shot_weights
 from cliad.adapters.gda import Gda
 from cliad.adapters.offset_lr import OffsetLr
 from cliad.adapters.text_ridge import TextRidge
@@ -49,10 +50,10 @@ class Member(NamedTuple):
         return episode if self.takes_text else replace(episode, text=None)
 
 
-# In the stack fewer steps at a higher rate do as well as the default, which one shot needs.
 BATCH = 256
 EPOCHS = 30
 MOST_STEPS = 120  # of the adapter: of more than a thousand items, fewer passes are enough
+# In the stack fewer steps at a higher rate do as well as the default, which one shot needs.
 ADAPTER = ClipAdapter(alpha=0.2, lr=3e-3, weight_decay=0.01, epochs=EPOCHS, batch=BATCH)
 MEMBERS: Mapping[str, Member] = {
     "zero-shot": Member(ZeroShot(), 0.1, True),
@@ -72,10 +73,7 @@ WITHOUT_TEXT: Mapping[str, Member] = {
     "whitened-lr": Member(WhitenedLr(), 0.6, False),
     "gda": Member(Gda(), 0.4, False),
 }
-# L-BFGS keeps so many numbers for each logit of the support; all that train at once have at most
-# so many together (1 GB).
-FLOATS_PER_LOGIT = 26
-FLOATS_AT_ONCE = 2**28
+FLOATS_AT_ONCE = 2**28  # of all that train at once (1 GB)
 PRIOR_DEVIATION = 1.0  # of a weight, in units of its prior
 
 
@@ -102,16 +100,13 @@ class Auto(Head):
         return Plan(batch=n)  # no steps: `fit_parts` does all; runs of equal n share it
 
     def bind(self, support: Support, h: Hypers) -> Tensors:
-        dim = support.width
-        if support.text is None:
-            return {"_text_weights": support.mask.new_zeros(1, support.n_class, dim)}
-        text = class_weights(support.text)[None]
-        return {"text": text, "scale": support.scale, "_text_weights": support.logit_scale * text}
+        c = zero_shot_weights(support)
+        return c if support.text is None else c | zero_shot_constants(support)
 
     def start(self, c: Tensors, h: Hypers, generators: Sequence[Generator]) -> Tensors:
         """Zero-shot: what the stack is before an image is seen."""
         n_run = len(generators)
-        w = c["_text_weights"].repeat(n_run, 1, 1)
+        w = c["_zero_shot"].repeat(n_run, 1, 1)
         p = {"w": w, "b": w.new_zeros(w.shape[:2])}
         if "text" in c:
             dim = w.shape[-1]
@@ -123,8 +118,8 @@ class Auto(Head):
 
     def fit_parts(self, episodes: Sequence[Episode]) -> Tensors:
         first = episodes[0]
-        n_fold = min(n_fold_of(episode, self.folds) for episode in episodes)
         shots = min(images_per_class(episode) for episode in episodes)
+        n_fold = min(shots, self.folds)
         members = _members(has_text=first.text is not None, shots=shots, n=len(first.index))
         largest = max(1, FLOATS_AT_ONCE // (FLOATS_PER_LOGIT * len(first.index) * first.n_class))
         weights, found = _weights(members, episodes, n_fold, largest)

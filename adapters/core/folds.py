@@ -53,12 +53,12 @@ def images_per_class(episode: Episode) -> int:
     return len(episode.index.unique()) // max(len(episode.y.unique()), 1)
 
 
-def n_fold_of(episode: Episode, most: int = MOST_FOLDS) -> int:
-    """How many folds a support allows: as many as a class has images, at most `most`.
+def n_fold_of(episode: Episode) -> int:
+    """How many folds a support allows: as many as a class has images, at most MOST_FOLDS.
 
     Below 2 there are none: a class of one image cannot be judged by its other images.
     """
-    return min(images_per_class(episode), most)
+    return min(images_per_class(episode), MOST_FOLDS)
 
 
 def folds_of(y: Tensor, n_fold: int, seed: int) -> Tensor:

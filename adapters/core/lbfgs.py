@@ -15,6 +15,9 @@ MEMORY = 10  # past steps that the guess of the Hessian uses
 PATIENCE = 3  # steps
 MOST_HALVINGS = 25
 ARMIJO = 1e-4  # share of the promised descent that a step must bring (Nocedal and Wright, Eq. 3.4)
+# Numbers held for each logit of the support, by the heads that take all items in each step: the
+# linear probe 23, LP++ 26 (benchmarks/scale.py, 1,000 classes x 16).
+FLOATS_PER_LOGIT = 26
 TINY = 1e-30  # keeps a divisor above zero
 
 # Weights w (n, n_class, dim) and run numbers (n,) -> values (n,) and gradients like w.

@@ -12,6 +12,7 @@ import torch
 from cliad.adapters import name_of
 from cliad.adapters.clip_adapter import ClipAdapter, width
 from cliad.adapters.core.head import Head
+from cliad.adapters.core.lbfgs import FLOATS_PER_LOGIT
 from cliad.cache.encoders.base import is_out_of_memory
 from cliad.cache.file.read import FeatureCache
 from cliad.pipelines.experiments.spec import SpecError
@@ -116,12 +117,12 @@ def _bytes_per_run(head: Head, cache: FeatureCache, shots: int) -> int:
     if head.new_classes != "text":
         parameters += n * dim
     parameters += _hidden_parameters(head, cache)
-    # One minibatch, forward and backward; a closed form works on classes instead. Of logits, the
-    # linear probe and LP++ hold 23 and 26 at once (benchmarks/scale.py, 1,000 classes x 16).
+    # One minibatch, forward and backward; a closed form works on classes instead.
     width = dim + _columns_width(head, cache)
     step = 10 * n_class * dim
     if plan.steps or plan.batch:
-        per_item = 8 * width + 26 * n_class + head.floats_per_item(n_class, dim, width)
+        of_logits = FLOATS_PER_LOGIT * n_class
+        per_item = 8 * width + of_logits + head.floats_per_item(n_class, dim, width)
         step = (plan.batch or n) * per_item
     support = n * (3 * width + 2 * n_class)
     step += _tower_floats(head, cache, plan.batch or n)
