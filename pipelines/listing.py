@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cliad.cache.datasets import DATASETS, data_dir
 from cliad.cache.datasets.base import Dataset, DatasetError, find_folder
-from cliad.cache.encoders.listed import listed
+from cliad.cache.encoders.listed import Listed, listed
 from cliad.cache.file.layout import CacheError
 from cliad.cache.file.read import open_cache
 from cliad.cache.folder import cached, slug
@@ -80,20 +80,8 @@ def _place(dataset: Dataset, data: Path | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class ModelRow:
-    """An encoder: the names of its weights, and the one taken by default.
-
-    default is None where --pretrained must say; parameters, image_size (pixels) and dim (length of
-    a feature) are None where they are not known. activations: of each of the weights.
-    """
-
-    name: str
-    pretrained: list[str]
-    default: str | None
-    parameters: int | None
-    image_size: int | list[int] | None
-    dim: int | None
-    activations: list[str]
+class ModelRow(Listed):
+    """An encoder, as it is looked for."""
 
     def matches(self, word: str) -> bool:
         """Whether `word` is part of the name, or of name/weights; case and dashes do not matter."""

@@ -16,7 +16,12 @@ TABLE = Path(__file__).with_name("listed.json")
 
 @dataclass(frozen=True)
 class Listed:
-    """An encoder by its name: its weights, the ones meant by default, and facts (weights.Facts)."""
+    """An encoder: the names of its weights, and the one taken by default.
+
+    default is None where --pretrained must say; parameters, image_size (pixels) and dim (length of
+    a feature) are None where they are not known (weights.Facts). activations: of each of the
+    weights.
+    """
 
     name: str
     pretrained: list[str]
