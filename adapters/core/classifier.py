@@ -49,7 +49,7 @@ class Classifier:
         """
         parts = []
         with torch.no_grad():
-            for part in blocks(self.head, x, self.head.scored_at_once(self.c)):
+            for part in blocks(self.head, x, self.head.scored):
                 h = hypers([self.head], part)
                 logits = self.head.logits(self.p, self.c, h, part)  # (1, n, n_class)
                 parts.append(logits[0])
@@ -98,8 +98,7 @@ def logits_of(classifiers: Sequence[Classifier], x: Tensor | WideRows | Support)
     heads = [classifier.head for classifier in classifiers]
     with torch.no_grad():
         parts = [
-            head.logits(p, c, hypers(heads, part), part)
-            for part in blocks(head, x, head.scored_at_once(c))
+            head.logits(p, c, hypers(heads, part), part) for part in blocks(head, x, head.scored)
         ]
         logits = torch.cat(parts, dim=1)
     # without parameters or hyper-parameters of their own, all runs have the same logits, once

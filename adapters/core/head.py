@@ -228,10 +228,6 @@ class Head:
         """What stands behind the feature of a row, in its order."""
         return tuple(name for name in COLUMNS if name in cls.needs)
 
-    def scored_at_once(self, c: Tensors) -> int:
-        """How many rows are scored at once, by the constants of runs; at least 1."""
-        return self.scored
-
     def floats_per_item(self, n_class: int, dim: int, width: int) -> int:
         """Numbers that a step holds of an item beside its row and its logits: a guess.
 

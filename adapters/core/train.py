@@ -117,7 +117,7 @@ class Best:
     @torch.no_grad()
     def look(self, p: Tensors) -> None:
         """Score p (n_run, ...) on validation, and copy the runs that are at least as good."""
-        at_once = self.head.scored_at_once(self.c)
+        at_once = self.head.scored
         parts = [
             self.head.logits(p, self.c, self.h, part).argmax(dim=-1)
             for part in self.validation.blocks(at_once)
