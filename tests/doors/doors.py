@@ -143,7 +143,7 @@ def odd_tensor(file: Path, rng: random.Random) -> None:
 
     x = torch.load(file, weights_only=True)
     odd = [
-        x.T,
+        x.permute(*reversed(range(x.dim()))),
         x[:0],
         x[None],
         x.double() * 1e30,

@@ -150,6 +150,8 @@ def _wait(child: int, until: float):
 
 def _become(words: list[str], home: Path, logs: Path) -> None:
     """The rest of the forked process: the command, then its end."""
+    # What Python compiles of packages at their first import is none of the command's files.
+    sys.dont_write_bytecode = True
     code = 70
     has_begun = False
     try:
